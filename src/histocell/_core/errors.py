@@ -1,0 +1,58 @@
+"""Errors that say what is missing, what exists and what to run; warnings that point at the user's line."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PACKAGE = str(Path(__file__).parent.parent)
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the first line outside of histocell."""
+    warnings.warn(message, category, skip_file_prefixes=(_PACKAGE,))  # noqa: TID251
+
+
+def listing(names: Iterable[Any], limit: int = 12) -> str:
+    """Names for a message: the first few, then how many more."""
+    names = [str(name) for name in names]
+    shown = ", ".join(names[:limit]) or "none"
+    return shown if len(names) <= limit else f"{shown} ... ({len(names)} in all)"
+
+
+def missing_key(container: str, key: str, available: Iterable[Any], hint: str = "") -> KeyError:
+    """A `KeyError` that lists what exists and says what to run.
+
+    Parameters
+    ----------
+    container
+        The slot that was searched, for example ``"obsm"``.
+    key
+        The key that was not found.
+    available
+        The keys that are there.
+    hint
+        What to run, a whole sentence.
+    """
+    return MissingKeyError(f'{container}["{key}"] not found; available: {listing(available)}. {hint}'.rstrip())
+
+
+class MissingKeyError(KeyError):
+    """A slot that is not there; prints its message as it is."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def import_optional(module: str, extra: str) -> Any:
+    """Import a package of an extra, or say which extra brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        msg = f'{module} is needed for this: pip install "histocell[{extra}]"'
+        raise ImportError(msg) from error

@@ -1,0 +1,100 @@
+"""Between micrometres and pixels: pitch, resolution, square windows around points."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+def spot_pitch(xy: ArrayLike) -> float:
+    """Distance between neighbouring spots in px: the median over spots of the distance to the nearest other one.
+
+    Parameters
+    ----------
+    xy
+        Coordinates of the spots of one section, shape ``(n, 2)``, in px.
+    """
+    from scipy.spatial import cKDTree
+
+    xy = np.unique(np.asarray(xy, dtype=np.float64), axis=0)
+    if len(xy) < 2:
+        msg = "a spot pitch needs at least two spots at different places"
+        raise ValueError(msg)
+    distance, _ = cKDTree(xy).query(xy, k=2)
+    return float(np.median(distance[:, 1]))
+
+
+def mpp_from_pitch(xy: ArrayLike, pitch_um: float) -> float:
+    """Micrometres per px from the known distance of neighbouring spots (200 um legacy ST, 100 um Visium)."""
+    return check_mpp(pitch_um / spot_pitch(xy), source=f"a spot pitch of {pitch_um:g} um")
+
+
+def check_mpp(mpp: float, *, source: str = "the argument mpp") -> float:
+    """`mpp` as a float, if a microscope could have made it."""
+    if not np.isfinite(mpp) or not 0.05 <= mpp <= 100:
+        msg = f"{source} gives {mpp:g} um per px; a slide image has between 0.05 and 100"
+        raise ValueError(msg)
+    return float(mpp)
+
+
+def square_windows(xy: ArrayLike, size_px: ArrayLike) -> NDArray[np.int32]:
+    """Squares centred on points.
+
+    Parameters
+    ----------
+    xy
+        Centres, shape ``(n, 2)``, x and y in px.
+    size_px
+        Edge in px, one for all or one for each.
+
+    Returns
+    -------
+    Integer windows, shape ``(n, 4)``: y0, x0, y1, x1; the edge is rounded to whole px.
+    """
+    xy = np.asarray(xy, dtype=np.float64)
+    edge = np.broadcast_to(np.rint(np.asarray(size_px, dtype=np.float64)), len(xy))
+    start = np.rint(xy[:, ::-1] - edge[:, None] / 2)
+    return np.hstack([start, start + edge[:, None]]).astype(np.int32)
+
+
+def windows_inside(windows: NDArray[np.integer], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which windows ``(y0, x0, y1, x1)`` lie wholly in an image of `shape` (height, width)."""
+    return (windows[:, :2] >= 0).all(axis=1) & (windows[:, 2] <= shape[0]) & (windows[:, 3] <= shape[1])
+
+
+def check_inside(xy: NDArray[np.float64], shape: tuple[int, int], name: str) -> NDArray[np.bool_]:
+    """Which points lie in the image; an error when x and y look swapped or none of them does.
+
+    Parameters
+    ----------
+    xy
+        Points, shape ``(n, 2)``, x and y in px.
+    shape
+        Height and width of the image in px.
+    name
+        What the points are, for the message.
+    """
+    limit = np.array([shape[1], shape[0]])
+    inside = ((xy >= 0) & (xy < limit)).all(axis=1)
+    if inside.all() or len(xy) == 0:
+        return inside
+    swapped = ((xy[:, ::-1] >= 0) & (xy[:, ::-1] < limit)).all(axis=1)
+    where = f"the image of {name} is {shape[1]} px wide and {shape[0]} px high"
+    if swapped.mean() > inside.mean() + 0.05:
+        msg = (
+            f"x and y look swapped: {inside.sum()} of {len(xy)} points of {name} lie in the image, {swapped.sum()} would "
+            f"with x and y exchanged; {where}. Coordinates are (x, y) in full-resolution px."
+        )
+        raise ValueError(msg)
+    if not inside.any():
+        msg = (
+            f"none of the {len(xy)} points of {name} lies in the image; {where}, the points span x "
+            f"{xy[:, 0].min():.0f} to {xy[:, 0].max():.0f}, y {xy[:, 1].min():.0f} to {xy[:, 1].max():.0f}. "
+            "Coordinates are (x, y) in px of this very image, not of a downscaled one."
+        )
+        raise ValueError(msg)
+    return inside

@@ -1,0 +1,86 @@
+"""Names of the slots that histocell reads and writes, and the provenance kept beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from histocell._core.errors import warn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from anndata import AnnData
+
+# obsm
+SPATIAL = "spatial"  # (n, 2) float64: x, y in full-resolution pixels
+PATCHES = "patches"  # (n, 4) int32: y0, x0, y1, x1 in full-resolution pixels
+ABUNDANCE = "cell_abundance"  # DataFrame, one column per cell type
+PREDICTED = "predicted_abundance"  # DataFrame; with _lower and _upper the interval
+
+# obs
+SECTION = "section"
+PATIENT = "patient"
+MPP = "mpp"  # um per full-resolution pixel of the row's image
+INSIDE = "patch_inside"
+SPLIT = "split"
+TISSUE_FRACTION = "tissue_fraction"
+FOCUS = "focus"
+
+# uns
+PROVENANCE = "histocell"
+MODEL = "abundance_model"
+EVALUATION = "abundance_evaluation"
+
+# SpatialData elements
+IMAGE = "he"
+SPOTS = "spots"
+TILES = "tiles"
+TISSUE = "tissue"
+TABLE = "table"
+PIXELS = "global"  # coordinate system of full-resolution pixels
+MICRONS = "um"  # coordinate system of micrometres; carries the mpp of an image
+REGION = "region"
+INSTANCE = "spot_id"
+
+
+def safe_key(name: str) -> str:
+    """A key that anndata and SpatialData can write: letters, digits, ``.``, ``_`` and ``-``."""
+    key = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_")
+    if not key:
+        msg = f"{name!r} holds no character that a slot name may hold"
+        raise ValueError(msg)
+    return key
+
+
+def safe_names(names: Iterable[Any]) -> tuple[list[str], dict[str, str]]:
+    """Column names without ``/``, which anndata cannot write, and the originals of those that changed.
+
+    Warns once when a name had to change; raises `ValueError` when two names become the same.
+    """
+    originals = [str(name) for name in names]
+    safe = [name.replace("/", "_") for name in originals]
+    changed = {new: old for new, old in zip(safe, originals, strict=True) if new != old}
+    if len(set(safe)) != len(safe):
+        clash = sorted({name for name in safe if safe.count(name) > 1})
+        msg = f"column names are not unique (after '/' became '_'): {', '.join(clash)}"
+        raise ValueError(msg)
+    if changed:
+        warn(f"'/' cannot be written in column names; replaced by '_' in: {', '.join(changed.values())}")
+    return safe, changed
+
+
+def write_provenance(table: AnnData, slot: str, **facts: Any) -> None:
+    """Record how a slot came about in ``uns["histocell"][slot]``, as one JSON string that survives every format."""
+    facts = {"histocell": version("histocell"), **facts}
+    store = dict(table.uns.get(PROVENANCE, {}))
+    store[slot] = json.dumps(facts)
+    table.uns[PROVENANCE] = store
+
+
+def read_provenance(table: AnnData, slot: str) -> dict[str, Any]:
+    """What `write_provenance` recorded, an empty dict where nothing is."""
+    text = table.uns.get(PROVENANCE, {}).get(slot)
+    return {} if text is None else json.loads(str(text))

@@ -1,0 +1,61 @@
+"""One place for the switches of the package, its logger and its progress bars."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+logger = logging.getLogger("histocell")
+
+
+def _default_data_dir() -> Path:
+    if path := os.environ.get("HISTOCELL_DATA_DIR"):
+        return Path(path)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "histocell"
+
+
+@dataclass
+class Settings:
+    """Settings of the session, ``hc.settings``.
+
+    Attributes
+    ----------
+    progress
+        Whether long work shows progress bars. From the environment variable ``HISTOCELL_PROGRESS``, else on.
+    device
+        The torch device that ``device=None`` means; `None` picks the best there is.
+    data_dir
+        Where datasets are looked for and downloaded to. From ``HISTOCELL_DATA_DIR``, else the user's cache folder.
+    """
+
+    progress: bool = field(default_factory=lambda: os.environ.get("HISTOCELL_PROGRESS", "1") not in {"0", "false", ""})
+    device: str | None = None
+    data_dir: Path = field(default_factory=_default_data_dir)
+
+
+settings = Settings()
+
+
+def progress_bar(
+    iterable: Iterable[Any] | None = None, *, total: int | None = None, desc: str = "", unit: str = "it"
+) -> Any:
+    """A tqdm bar that ``hc.settings.progress`` switches and that appears only on work of over two seconds."""
+    from tqdm.auto import tqdm
+
+    return tqdm(
+        iterable,
+        total=total,
+        desc=desc,
+        unit=unit,
+        disable=not settings.progress,
+        delay=2,
+        leave=False,
+        dynamic_ncols=True,
+    )

@@ -1,0 +1,24 @@
+"""What turns raw input into embeddings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from histocell._core.lazy import attach
+
+if TYPE_CHECKING:
+    from histocell.encoders.inference import encode
+    from histocell.encoders.loading import load
+    from histocell.encoders.spec import EncoderSpec, get_spec, list_encoders, register
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "EncoderSpec": "histocell.encoders.spec",
+        "encode": "histocell.encoders.inference",
+        "get_spec": "histocell.encoders.spec",
+        "list_encoders": "histocell.encoders.spec",
+        "load": "histocell.encoders.loading",
+        "register": "histocell.encoders.spec",
+    },
+)

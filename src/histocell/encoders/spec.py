@@ -1,0 +1,133 @@
+"""What is known of an encoder, and the registry of those that are known."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from histocell._core.errors import listing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """An image encoder: how to build it, what to feed it, what one may do with it.
+
+    Attributes
+    ----------
+    name
+        Key of the registry; ``obsm["X_<name>"]`` holds its embeddings.
+    library
+        ``"builtin"`` or ``"timm"``.
+    arch, arch_kwargs
+        Architecture and its arguments, as the library names them.
+    dim
+        Width of the embedding; `None` where the model tells.
+    input_px, mpp
+        Edge of the input in px and the resolution in um per px that it expects.
+    mean, std
+        Normalisation of the channels, on a scale from 0 to 1.
+    revision
+        Version of the weights.
+    license, commercial
+        Licence of the weights, and whether it allows commercial use; `None` where it is not known.
+    summary
+        One line.
+    """
+
+    name: str
+    library: str
+    arch: str = ""
+    arch_kwargs: dict[str, Any] = field(default_factory=dict)
+    dim: int | None = None
+    input_px: int = 224
+    mpp: float = 0.5
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    revision: str = ""
+    license: str = ""
+    commercial: bool | None = None
+    summary: str = ""
+
+
+_REGISTRY: dict[str, EncoderSpec] = {}
+
+
+def _registry() -> dict[str, EncoderSpec]:
+    if not _REGISTRY:
+        from histocell.encoders.catalog import CATALOG
+
+        _REGISTRY.update({spec.name: spec for spec in CATALOG})
+    return _REGISTRY
+
+
+def register(spec: EncoderSpec, *, overwrite: bool = False) -> None:
+    """Make an encoder known under ``spec.name``.
+
+    Parameters
+    ----------
+    spec
+        The encoder.
+    overwrite
+        Whether a known encoder of that name may be replaced; else `ValueError`.
+    """
+    if spec.name in _registry() and not overwrite:
+        msg = f"encoder {spec.name!r} is registered already; pass overwrite=True to replace it"
+        raise ValueError(msg)
+    _registry()[spec.name] = spec
+
+
+def get_spec(name: str) -> EncoderSpec:
+    """What is known of an encoder.
+
+    Parameters
+    ----------
+    name
+        A registered name, or ``"timm/<model>"`` for any model of timm.
+
+    Raises
+    ------
+    KeyError
+        When the name is neither; the message lists the registered ones.
+    """
+    if name in _registry():
+        return _registry()[name]
+    if name.startswith("timm/"):
+        return _timm_spec(name)
+    msg = f'encoder {name!r} is not known; registered: {listing(_registry())}. Any timm model works as "timm/<model>"'
+    raise KeyError(msg)
+
+
+def _timm_spec(name: str) -> EncoderSpec:
+    import timm
+
+    model = name.removeprefix("timm/")
+    config = timm.get_pretrained_cfg(model, allow_unregistered=False) if timm.is_model(model) else None
+    if config is None:
+        near = timm.list_models(f"*{model.partition('.')[0]}*")[:8]
+        msg = f"timm has no model {model!r}; similar: {listing(near)}"
+        raise KeyError(msg)
+    return EncoderSpec(
+        name=model,
+        library="timm",
+        arch=model,
+        input_px=int(config.input_size[-1]),
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        revision=config.tag or "",
+        license=config.license or "",
+        summary="a model of timm",
+    )
+
+
+def list_encoders() -> pd.DataFrame:
+    """The registered encoders, one row each, indexed by name."""
+    import pandas as pd
+
+    rows = [asdict(replace(spec, arch_kwargs={})) for spec in _registry().values()]
+    return pd.DataFrame(rows).set_index("name").drop(columns="arch_kwargs")

@@ -1,0 +1,170 @@
+"""Stains of a slide: which colours haematoxylin and eosin have on it, and how strong they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from histocell._core.images import SlideImage
+
+# Optical density of R, G, B of the pure stains, unit length (Ruifrok and Johnston 2001).
+REFERENCE = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])
+REFERENCE /= np.linalg.norm(REFERENCE, axis=1, keepdims=True)
+
+_MIN_PIXELS = 500
+_MIN_DENSITY = 0.15
+# A pair of vectors further than this from the reference is not H&E: a pen mark, a fold, a single stain.
+_MIN_COSINE = (0.80, 0.75)
+_MIN_SEPARATION = 0.97
+_REFERENCE_WEIGHT = 0.2
+
+
+@dataclass(frozen=True)
+class StainEstimate:
+    """How haematoxylin and eosin look on one slide.
+
+    Attributes
+    ----------
+    background
+        Shape (3,): colour of empty glass, RGB.
+    vectors
+        Shape (2, 3): optical density of R, G, B per unit of haematoxylin and of eosin, unit length.
+    strength
+        Shape (2,): the 99th percentile of the amount of each stain in tissue; amounts are reported in this unit.
+    nuclear_threshold
+        Amount of haematoxylin (in units of `strength`) that best separates nuclei from the rest (Otsu).
+    estimated
+        False where the pixels did not look like H&E and the reference vectors stand in.
+    """
+
+    background: np.ndarray
+    vectors: np.ndarray
+    strength: np.ndarray
+    nuclear_threshold: float
+    estimated: bool
+
+    @property
+    def density(self) -> np.ndarray:
+        """Optical density of each 8-bit value of each channel, shape (256, 3), float32, not below 0."""
+        values = np.maximum(np.arange(256.0), 1.0)[:, None]
+        return np.maximum(-np.log10(values / np.maximum(self.background, 1.0)), 0).astype(np.float32)
+
+    @property
+    def unmixing(self) -> np.ndarray:
+        """Optical density to amounts of haematoxylin and eosin, shape (3, 2), float32."""
+        return (np.linalg.pinv(self.vectors) / self.strength).astype(np.float32)
+
+
+def estimate_stains(pixels: np.ndarray, *, background: np.ndarray | tuple[int, int, int]) -> StainEstimate:
+    """Find the two stains of a slide in a sample of its pixels.
+
+    The plane of the two stains is spanned by the first two eigenvectors of the optical densities; the stains are the
+    robust extremes of the angle in it. Both are drawn a little towards reference vectors, and replaced by them when
+    they are too few, too alike or too far from haematoxylin and eosin.
+
+    Parameters
+    ----------
+    pixels
+        Shape (n, 3), uint8.
+    background
+        Colour of empty glass.
+
+    References
+    ----------
+    Macenko et al. (2009), A method for normalizing histology slides for quantitative analysis; Ruifrok and Johnston
+    (2001), Quantification of histochemical staining by color deconvolution; Otsu (1979).
+    """
+    glass = np.asarray(background, np.float64)
+    blank = StainEstimate(glass, REFERENCE.copy(), np.ones(2), 0.5, estimated=False)
+    density = blank.density[pixels, np.arange(3)].astype(np.float64)
+    density = density[density.mean(axis=1) > _MIN_DENSITY]
+    if len(density) < _MIN_PIXELS:
+        return blank
+    vectors = _extreme_vectors(density)
+    plausible = (
+        (vectors * REFERENCE).sum(axis=1) >= _MIN_COSINE
+    ).all() and vectors[0] @ vectors[1] <= _MIN_SEPARATION
+    if plausible:
+        vectors = (1 - _REFERENCE_WEIGHT) * vectors + _REFERENCE_WEIGHT * REFERENCE
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    else:
+        vectors = REFERENCE.copy()
+    amounts = np.maximum(density @ np.linalg.pinv(vectors), 0)
+    strength = np.maximum(np.percentile(amounts, 99, axis=0), 0.05)
+    threshold = _otsu(np.clip(amounts[:, 0] / strength[0], 0, 1.5))
+    return StainEstimate(glass, vectors, strength, threshold, estimated=bool(plausible))
+
+
+def sample_tissue(image: SlideImage, *, mpp: float, n_tiles: int = 48, tile_um: float = 128.0) -> np.ndarray:
+    """Pixels of tissue, from tiles spread evenly over a slide; always the same ones for the same slide.
+
+    Parameters
+    ----------
+    image
+        The slide.
+    mpp
+        um per px of its full resolution.
+    n_tiles
+        Most tiles to read.
+    tile_um
+        Side of a tile; it is read at 1 um/px.
+
+    Returns
+    -------
+    Shape (n, 3), uint8.
+    """
+    thumbnail = image.thumbnail(1024)
+    scale = image.shape[0] / thumbnail.shape[0], image.shape[1] / thumbnail.shape[1]
+    side = max(tile_um / mpp, 1.0)
+    rows, columns = (max(1, int(np.ceil(s / side))) for s in image.shape)
+    glass = np.maximum(np.asarray(image.background, np.float64), 1)
+    density = -np.log10(np.maximum(thumbnail, 1) / glass).mean(axis=2)
+    y = np.minimum((np.arange(thumbnail.shape[0]) + 0.5) * scale[0] / side, rows - 1).astype(int)
+    x = np.minimum((np.arange(thumbnail.shape[1]) + 0.5) * scale[1] / side, columns - 1).astype(int)
+    tissue = np.zeros((rows, columns))
+    count = np.zeros((rows, columns))
+    np.add.at(tissue, (y[:, None], x[None, :]), density > _MIN_DENSITY)
+    np.add.at(count, (y[:, None], x[None, :]), 1)
+    found = np.flatnonzero((tissue > 0.3 * np.maximum(count, 1)).ravel())
+    if found.size == 0:
+        return thumbnail.reshape(-1, 3)
+    chosen = found[np.unique(np.linspace(0, found.size - 1, min(n_tiles, found.size)).round().astype(int))]
+    n = max(8, round(min(tile_um, side * mpp)))
+    tiles = [
+        image.read(r * side, c * side, (r + 1) * side, (c + 1) * side, out_shape=(n, n)).reshape(-1, 3)
+        for r, c in zip(chosen // columns, chosen % columns, strict=True)
+    ]
+    return np.concatenate(tiles)
+
+
+def _extreme_vectors(density: np.ndarray) -> np.ndarray:
+    """Macenko's two vectors, haematoxylin first, shape (2, 3)."""
+    _, axes = np.linalg.eigh(np.cov(density.T))
+    plane = axes[:, [2, 1]]
+    plane = plane * np.where(plane.sum(axis=0) < 0, -1, 1)
+    projected = density @ plane
+    angles = np.arctan2(projected[:, 1], projected[:, 0])
+    extremes = np.percentile(angles, [1, 99])
+    vectors = np.stack([np.cos(extremes), np.sin(extremes)], axis=1) @ plane.T
+    vectors = np.maximum(vectors, 0)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return vectors[np.argsort(-(vectors @ (REFERENCE[0] - REFERENCE[1])))]
+
+
+def _otsu(values: np.ndarray) -> float:
+    """The threshold with the largest variance between the two classes."""
+    counts, edges = np.histogram(values, 256)
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    below = counts.cumsum()
+    above = below[-1] - below
+    total = (counts * middle).cumsum()
+    valid = (below > 0) & (above > 0)
+    if not valid.any():
+        return float(middle[0])
+    mean_below = total[valid] / below[valid]
+    mean_above = (total[-1] - total[valid]) / above[valid]
+    between = below[valid] * above[valid] * (mean_above - mean_below) ** 2
+    return float(middle[valid][between.argmax()])

@@ -1,0 +1,221 @@
+"""Sums of colour and texture over the square cells of a grid.
+
+Everything here is additive: a neighbourhood of any size is the sum of its cells, so overlapping surroundings of many
+spots are computed once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+N_LBP = 10
+
+
+def _riu2_table() -> np.ndarray:
+    """Rotation-invariant uniform pattern of each of the 256 rings: the number of set bits, or 9 if not uniform."""
+    rings = (np.arange(256)[:, None] >> np.arange(8)) & 1
+    changes = np.abs(rings - np.roll(rings, 1, axis=1)).sum(axis=1)
+    return np.where(changes <= 2, rings.sum(axis=1), N_LBP - 1).astype(np.uint8)
+
+
+_RIU2 = _riu2_table()
+
+
+@njit(nogil=True, cache=True)
+def unmix(rgb: np.ndarray, density: np.ndarray, unmixing: np.ndarray) -> np.ndarray:
+    """Stain amounts and total optical density of each pixel.
+
+    Parameters
+    ----------
+    rgb
+        Shape (h, w, 3), uint8.
+    density
+        Shape (256, 3), float32: optical density of each value of each channel.
+    unmixing
+        Shape (3, 2), float32: optical density to amounts of haematoxylin and eosin.
+
+    Returns
+    -------
+    Shape (3, h, w), float32: haematoxylin, eosin (both >= 0), mean optical density of the channels.
+    """
+    height, width = rgb.shape[:2]
+    out = np.empty((3, height, width), np.float32)
+    zero, third = np.float32(0), np.float32(1 / 3)
+    for y in range(height):
+        for x in range(width):
+            r = density[rgb[y, x, 0], 0]
+            g = density[rgb[y, x, 1], 1]
+            b = density[rgb[y, x, 2], 2]
+            out[0, y, x] = max(zero, r * unmixing[0, 0] + g * unmixing[1, 0] + b * unmixing[2, 0])
+            out[1, y, x] = max(zero, r * unmixing[0, 1] + g * unmixing[1, 1] + b * unmixing[2, 1])
+            out[2, y, x] = (r + g + b) * third
+    return out
+
+
+@njit(nogil=True, cache=True)
+def colour_sums(
+    maps: np.ndarray, rgb: np.ndarray, density: np.ndarray, tissue: np.ndarray, edges: np.ndarray, size: int
+) -> np.ndarray:
+    """Sums over the tissue pixels of each cell: amounts, squares, colour, histograms.
+
+    Parameters
+    ----------
+    maps
+        Shape (3, h, w), float32, from :func:`unmix`.
+    rgb
+        Shape (h, w, 3), uint8.
+    density
+        Shape (256, 3), float32.
+    tissue
+        Shape (h, w), bool.
+    edges
+        Shape (2, k), float32: increasing inner bin edges of haematoxylin and eosin.
+    size
+        Side of a cell in px; divides h and w.
+
+    Returns
+    -------
+    Shape (h / size, w / size, 11 + 2 (k + 1)), float32: pixels, then over tissue: pixels, H, E, D, H², E², HE,
+    optical density of R, G, B, the histogram of H, the histogram of E.
+    """
+    rows, columns = maps.shape[1] // size, maps.shape[2] // size
+    n_edges = edges.shape[1]
+    out = np.zeros((rows, columns, 11 + 2 * (n_edges + 1)), np.float32)
+    for i in range(rows):
+        for j in range(columns):
+            cell = out[i, j]
+            cell[0] = size * size
+            for y in range(i * size, (i + 1) * size):
+                for x in range(j * size, (j + 1) * size):
+                    if not tissue[y, x]:
+                        continue
+                    h, e = maps[0, y, x], maps[1, y, x]
+                    cell[1] += 1
+                    cell[2] += h
+                    cell[3] += e
+                    cell[4] += maps[2, y, x]
+                    cell[5] += h * h
+                    cell[6] += e * e
+                    cell[7] += h * e
+                    for k in range(3):
+                        cell[8 + k] += density[rgb[y, x, k], k]
+                    h_bin, e_bin = 0, 0
+                    for k in range(n_edges):
+                        h_bin += h >= edges[0, k]
+                        e_bin += e >= edges[1, k]
+                    cell[11 + h_bin] += 1
+                    cell[12 + n_edges + e_bin] += 1
+    return out
+
+
+@njit(nogil=True, cache=True)
+def detail_sums(image: np.ndarray, coarse: np.ndarray, size: int) -> np.ndarray:
+    """Absolute difference of each pixel to its parent one level up, summed over cells (Haar detail).
+
+    Parameters
+    ----------
+    image
+        Shape (h, w), float32.
+    coarse
+        Shape (h / 2, w / 2), float32: `image` halved.
+    size
+        Side of a cell in px; even.
+
+    Returns
+    -------
+    Shape (h / size, w / size), float32.
+    """
+    rows, columns = image.shape[0] // size, image.shape[1] // size
+    out = np.zeros((rows, columns), np.float32)
+    for y in range(rows * size):
+        for x in range(columns * size):
+            out[y // size, x // size] += abs(image[y, x] - coarse[y // 2, x // 2])
+    return out
+
+
+@njit(nogil=True, cache=True)
+def gradient_sums(image: np.ndarray, size: int) -> np.ndarray:
+    """Gradient magnitude and structure tensor, summed over cells.
+
+    Parameters
+    ----------
+    image
+        Shape (h, w), float32.
+    size
+        Side of a cell in px.
+
+    Returns
+    -------
+    Shape (h / size, w / size, 4), float32: |g|, gx² - gy², 2 gx gy, gx² + gy² by central differences.
+    """
+    height, width = image.shape
+    rows, columns = height // size, width // size
+    out = np.zeros((rows, columns, 4), np.float32)
+    half = np.float32(0.5)
+    for y in range(rows * size):
+        above, below = max(y - 1, 0), min(y + 1, height - 1)
+        for x in range(columns * size):
+            gx = half * (image[y, min(x + 1, width - 1)] - image[y, max(x - 1, 0)])
+            gy = half * (image[below, x] - image[above, x])
+            power = gx * gx + gy * gy
+            cell = out[y // size, x // size]
+            cell[0] += np.sqrt(power)
+            cell[1] += gx * gx - gy * gy
+            cell[2] += 2 * gx * gy
+            cell[3] += power
+    return out
+
+
+@njit(nogil=True, cache=True)
+def lbp_sums(image: np.ndarray, tissue: np.ndarray, size: int) -> np.ndarray:
+    """Rotation-invariant uniform local binary patterns of the 8 nearest pixels, counted over tissue.
+
+    Parameters
+    ----------
+    image
+        Shape (h, w), float32.
+    tissue
+        Shape (h, w), bool.
+    size
+        Side of a cell in px.
+
+    Returns
+    -------
+    Shape (h / size, w / size, 10), float32: counts of patterns with 0 to 8 set bits, and of non-uniform ones.
+
+    References
+    ----------
+    Ojala, Pietikäinen, Mäenpää (2002), equation 9.
+    """
+    height, width = image.shape
+    rows, columns = height // size, width // size
+    out = np.zeros((rows, columns, N_LBP), np.float32)
+    for y in range(1, min(rows * size, height - 1)):
+        for x in range(1, min(columns * size, width - 1)):
+            if not tissue[y, x]:
+                continue
+            c = image[y, x]
+            code = (
+                (image[y - 1, x - 1] >= c)
+                | (image[y - 1, x] >= c) << 1
+                | (image[y - 1, x + 1] >= c) << 2
+                | (image[y, x + 1] >= c) << 3
+                | (image[y + 1, x + 1] >= c) << 4
+                | (image[y + 1, x] >= c) << 5
+                | (image[y + 1, x - 1] >= c) << 6
+                | (image[y, x - 1] >= c) << 7
+            )
+            out[y // size, x // size, _RIU2[code]] += 1
+    return out
+
+
+@njit(nogil=True, cache=True)
+def boundary_sums(tissue: np.ndarray, size: int) -> np.ndarray:
+    """Pairs of adjacent pixels of which one is tissue and one is not, counted over cells: the length of the edge."""
+    rows, columns = tissue.shape[0] // size, tissue.shape[1] // size
+    out = np.zeros((rows, columns), np.float32)
+    for y in range(rows * size - 1):
+        for x in range(columns * size - 1):
+            out[y // size, x // size] += (tissue[y, x] != tissue[y, x + 1]) + (tissue[y, x] != tissue[y + 1, x])
+    return out

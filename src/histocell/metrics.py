@@ -1,0 +1,231 @@
+"""Scores on arrays: one value per column, undefined where a score cannot be, with bootstrap intervals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histocell._core.rng import as_rng
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from histocell._core.rng import RNGLike, SeedLike
+
+    type Floats = NDArray[np.float64]
+
+
+def pearson(y_true: ArrayLike, y_pred: ArrayLike, *, groups: ArrayLike | None = None) -> Floats:
+    """Pearson correlation across rows, for each column.
+
+    Rows where either value is not finite are left out for that column. The correlation is undefined (NaN) with fewer
+    than two pairs, and where either vector is constant, judged by its range: rounding can give a constant vector a
+    standard deviation of 1e-17 and then a meaningless number.
+
+    Parameters
+    ----------
+    y_true, y_pred
+        Shape ``(n, n_columns)``, or ``(n,)`` for one column.
+    groups
+        Group of each row; the correlation is then computed within each.
+
+    Returns
+    -------
+    Shape ``(n_columns,)``, or ``(n_groups, n_columns)`` with the groups sorted.
+    """
+    y_true, y_pred = _matrices(y_true, y_pred)
+    return _by_group(groups, len(y_true), lambda rows: _pearson(y_true[rows], y_pred[rows]))
+
+
+def l1(y_true: ArrayLike, y_pred: ArrayLike, *, groups: ArrayLike | None = None) -> Floats:
+    """Mean absolute error across rows, for each column, in the units of the target.
+
+    Parameters
+    ----------
+    y_true, y_pred
+        Shape ``(n, n_columns)``, or ``(n,)`` for one column. Pairs that are not finite are left out.
+    groups
+        Group of each row; the error is then computed within each.
+
+    Returns
+    -------
+    Shape ``(n_columns,)``, or ``(n_groups, n_columns)`` with the groups sorted; NaN where no pair is finite.
+    """
+    error = absolute_error(y_true, y_pred)
+    return _by_group(groups, len(error), lambda rows: nan_mean(error[rows]))
+
+
+def coverage(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike, *, groups: ArrayLike | None = None) -> Floats:
+    """Share of rows whose true value lies in its interval, bounds included, for each column.
+
+    Parameters
+    ----------
+    y_true, lower, upper
+        Shape ``(n, n_columns)``, or ``(n,)`` for one column. Triples that are not finite are left out.
+    groups
+        Group of each row; the share is then computed within each.
+
+    Returns
+    -------
+    Shape ``(n_columns,)``, or ``(n_groups, n_columns)`` with the groups sorted.
+    """
+    hit = covered(y_true, lower, upper)
+    return _by_group(groups, len(hit), lambda rows: nan_mean(hit[rows]))
+
+
+def absolute_error(y_true: ArrayLike, y_pred: ArrayLike) -> Floats:
+    """Absolute error of each entry, shape ``(n, n_columns)``, NaN where either value is not finite."""
+    y_true, y_pred = _matrices(y_true, y_pred)
+    return np.abs(np.where(np.isfinite(y_true), y_true, np.nan) - np.where(np.isfinite(y_pred), y_pred, np.nan))
+
+
+def covered(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> Floats:
+    """One where an entry lies in its interval, else zero, NaN where a value is not finite; ``(n, n_columns)``."""
+    y_true, lower, upper = _matrices(y_true, lower, upper)
+    finite = np.isfinite(y_true) & np.isfinite(lower) & np.isfinite(upper)
+    return np.where(finite, (lower <= y_true) & (y_true <= upper), np.nan)
+
+
+def nan_mean(values: Floats, axis: int = 0) -> Floats:
+    """Mean of the finite values along an axis, NaN (and no warning) where there are none."""
+    finite = np.isfinite(values)
+    count = finite.sum(axis=axis)
+    total = np.where(finite, values, 0.0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+
+
+def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike | RNGLike | None = None) -> Floats:
+    """Means of resampled rows: of groups, or of spots.
+
+    Parameters
+    ----------
+    values
+        Shape ``(n, n_columns)``; values that are not finite are left out.
+    n_bootstrap
+        Number of resamples.
+    rng
+        Seed or generator.
+
+    Returns
+    -------
+    Shape ``(n_bootstrap, n_columns)``; NaN where a resample holds no finite value of a column.
+    """
+    (values,) = _matrices(values)
+    finite = np.isfinite(values)
+    filled = np.where(finite, values, 0.0)
+    parts = []
+    for weights in _resamples(len(values), n_bootstrap, rng):
+        count = weights @ finite
+        parts.append(np.divide(weights @ filled, count, out=np.full(count.shape, np.nan), where=count > 0))
+    return np.concatenate(parts)
+
+
+def bootstrap_pearson(
+    y_true: ArrayLike, y_pred: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike | RNGLike | None = None
+) -> Floats:
+    """Correlations of resampled rows.
+
+    Neighbouring spots are alike, so an interval over spots is narrower than one over patients; it says how well this
+    group was measured, not how another one will do.
+
+    Parameters
+    ----------
+    y_true, y_pred
+        Shape ``(n, n_columns)``; pairs that are not finite are left out.
+    n_bootstrap
+        Number of resamples.
+    rng
+        Seed or generator.
+
+    Returns
+    -------
+    Shape ``(n_bootstrap, n_columns)``; NaN where a resample is constant or has fewer than two pairs.
+    """
+    y_true, y_pred = _matrices(y_true, y_pred)
+    finite = np.isfinite(y_true) & np.isfinite(y_pred)
+    x, y = _standardized(y_true, finite), _standardized(y_pred, finite)
+    parts = []
+    for weights in _resamples(len(y_true), n_bootstrap, rng):
+        count = np.maximum(weights @ finite, 1)
+        mean_x, mean_y = weights @ x / count, weights @ y / count
+        var_x = weights @ (x * x) / count - mean_x**2
+        var_y = weights @ (y * y) / count - mean_y**2
+        covariance = weights @ (x * y) / count - mean_x * mean_y
+        # The columns have unit variance, so what rounding leaves of a constant resample is far below this.
+        defined = (var_x > 1e-12) & (var_y > 1e-12)
+        scale = np.sqrt(var_x * var_y, out=np.ones_like(var_x), where=defined)
+        parts.append(np.where(defined, np.clip(covariance / scale, -1, 1), np.nan))
+    return np.concatenate(parts)
+
+
+def percentile_interval(replicates: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Lower and upper percentile of bootstrap replicates along the first axis; NaN where none is finite."""
+    flat = replicates.reshape(len(replicates), -1)
+    low, high = np.full(flat.shape[1], np.nan), np.full(flat.shape[1], np.nan)
+    for column in np.flatnonzero(np.isfinite(flat).any(axis=0)):
+        values = flat[:, column]
+        low[column], high[column] = np.quantile(values[np.isfinite(values)], [(1 - level) / 2, (1 + level) / 2])
+    return low.reshape(replicates.shape[1:]), high.reshape(replicates.shape[1:])
+
+
+def _pearson(y_true: Floats, y_pred: Floats) -> Floats:
+    finite = np.isfinite(y_true) & np.isfinite(y_pred)
+    x, y = _standardized(y_true, finite), _standardized(y_pred, finite)
+    defined = x.any(axis=0) & y.any(axis=0)
+    r = (x * y).sum(axis=0) / np.maximum(finite.sum(axis=0), 1)
+    return np.where(defined, np.clip(r, -1, 1), np.nan)
+
+
+def _standardized(values: Floats, finite: NDArray[np.bool_]) -> Floats:
+    """Columns with mean 0 and standard deviation 1 over their finite entries; 0 elsewhere and where constant."""
+    count = np.maximum(finite.sum(axis=0), 1)
+    low = np.where(finite, values, np.inf).min(axis=0, initial=np.inf)
+    high = np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf)
+    varies = low < high
+    origin = np.where(varies, low, 0.0)
+    # Scaling by the range first keeps the squares of tiny and of huge values finite.
+    scaled = np.where(finite & varies, (values - origin) / np.where(varies, high - origin, 1.0), 0.0)
+    centered = np.where(finite & varies, scaled - scaled.sum(axis=0) / count, 0.0)
+    spread = np.sqrt((centered**2).sum(axis=0) / count)
+    return centered / np.where(spread > 0, spread, 1.0)
+
+
+def _resamples(n: int, n_bootstrap: int, rng: SeedLike | RNGLike | None) -> list[Floats] | _Resamples:
+    if n == 0:
+        return [np.zeros((n_bootstrap, 0))]
+    return _Resamples(n, n_bootstrap, as_rng(rng))
+
+
+class _Resamples:
+    """How often each row is drawn, in blocks of resamples that keep memory small."""
+
+    def __init__(self, n: int, n_bootstrap: int, rng: np.random.Generator) -> None:
+        self.n, self.n_bootstrap, self.rng = n, n_bootstrap, rng
+
+    def __iter__(self):  # noqa: ANN204
+        size = max(1, 4_000_000 // self.n)
+        for start in range(0, self.n_bootstrap, size):
+            block = min(size, self.n_bootstrap - start)
+            yield self.rng.multinomial(self.n, np.full(self.n, 1 / self.n), size=block).astype(np.float64)
+
+
+def _matrices(*arrays: ArrayLike) -> list[Floats]:
+    out = [np.asarray(array, dtype=np.float64) for array in arrays]
+    out = [array[:, None] if array.ndim == 1 else array for array in out]
+    if any(array.ndim != 2 or array.shape != out[0].shape for array in out):
+        msg = f"arrays must have one shape, (n, n_columns); they have {', '.join(str(a.shape) for a in out)}"
+        raise ValueError(msg)
+    return out
+
+
+def _by_group(groups: ArrayLike | None, n: int, score: Callable[[NDArray[np.bool_]], Floats]) -> Floats:
+    if groups is None:
+        return score(np.ones(n, dtype=bool))
+    groups = np.asarray(groups)
+    if len(groups) != n:
+        msg = f"groups has {len(groups)} entries for {n} rows"
+        raise ValueError(msg)
+    return np.stack([score(groups == name) for name in np.unique(groups)])

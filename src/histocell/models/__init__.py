@@ -1,0 +1,22 @@
+"""Models on arrays, their files and their intervals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from histocell._core.lazy import attach
+
+if TYPE_CHECKING:
+    from histocell.models.base import load
+    from histocell.models.mlp import MLP
+    from histocell.models.ridge import Mean, Ridge
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "MLP": "histocell.models.mlp",
+        "Mean": "histocell.models.ridge",
+        "Ridge": "histocell.models.ridge",
+        "load": "histocell.models.base",
+    },
+)

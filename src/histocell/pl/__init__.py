@@ -1,0 +1,21 @@
+"""Plots: they read slots and draw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from histocell._core.lazy import attach
+
+if TYPE_CHECKING:
+    from histocell.pl._maps import abundance, patches
+    from histocell.pl._scores import history, scores
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "abundance": "histocell.pl._maps",
+        "history": "histocell.pl._scores",
+        "patches": "histocell.pl._maps",
+        "scores": "histocell.pl._scores",
+    },
+)

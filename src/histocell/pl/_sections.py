@@ -1,0 +1,209 @@
+"""A section as it is drawn: its spots at their true size on its image, in micrometres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.collections import EllipseCollection, PolyCollection
+
+from histocell._core import keys
+from histocell._core.access import get_table, is_spatialdata, regions
+from histocell._core.errors import listing
+from histocell._core.geometry import spot_pitch
+from histocell.pl._style import FAINT, bare, scalebar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.collections import Collection
+    from matplotlib.colors import Colormap
+    from numpy.typing import NDArray
+
+    from histocell._core.access import Data, Region
+    from histocell._core.images import SlideImage
+
+THUMBNAIL_PX = 900
+SPOT_TO_PITCH = 0.55  # a Visium spot: 55 um across, 100 um from the next
+
+
+@dataclass(frozen=True)
+class Section:
+    """Spots of one section in the units of its axes.
+
+    Attributes
+    ----------
+    name
+        The section.
+    rows
+        Positions of its spots in the table.
+    xy
+        Their centres, shape ``(k, 2)``: x and y in um, in px where the resolution is unknown.
+    size
+        Diameter of a round spot or edge of a square tile, in the same unit.
+    square
+        Whether the spots are square tiles.
+    unit
+        Length of a px in this unit: the mpp, or 1 where it is unknown.
+    has_mpp
+        Whether the unit is um.
+    image
+        The image, if there is one.
+    """
+
+    name: str
+    rows: NDArray[np.intp]
+    xy: NDArray[np.float64]
+    size: float
+    square: bool
+    unit: float
+    has_mpp: bool
+    image: SlideImage | None
+
+    @property
+    def view(self) -> NDArray[np.float64]:
+        """What to show, ``[[x0, y0], [x1, y1]]``: the spots and a margin around them."""
+        low, high = self.xy.min(axis=0), self.xy.max(axis=0)
+        margin = np.maximum(0.03 * (high - low).max() + self.size, 2.5 * self.size - (high - low) / 2)
+        return np.stack([low - margin, high + margin])
+
+
+def find_sections(
+    data: Data, section: str | Sequence[str] | None, *, table_key: str | None, image: Any, need_image: bool = False
+) -> list[Section]:
+    """The sections of `data` by name, all of them where `section` is `None`."""
+    table = get_table(data, table_key)
+    shown = None if isinstance(image, bool) else image
+    found = regions(data, table_key=table_key, image=shown, need_image=need_image)
+    names = _section_names(table, found)
+    if section is not None:
+        wanted = [section] if isinstance(section, str) else list(section)
+        absent = [name for name in wanted if name not in names]
+        if absent:
+            msg = f"section {listing(absent)} not found; available: {listing(names)}"
+            raise KeyError(msg)
+        found = [found[names.index(name)] for name in wanted]
+        names = wanted
+    with_image = image is not False
+    return [_section(data, table, region, name, with_image) for region, name in zip(found, names, strict=True)]
+
+
+def _section_names(table: AnnData, found: list[Region]) -> list[str]:
+    """``obs["section"]`` where it tells the regions apart, else their own names."""
+    names = [region.name for region in found]
+    if keys.SECTION in table.obs:
+        labels = table.obs[keys.SECTION].astype(str).to_numpy()
+        distinct = [np.unique(labels[region.rows]) for region in found]
+        if all(len(each) == 1 for each in distinct) and len({each[0] for each in distinct}) == len(found):
+            names = [str(each[0]) for each in distinct]
+    return names
+
+
+def _section(data: Data, table: AnnData, region: Region, name: str, with_image: bool) -> Section:
+    mpp = region.mpp
+    if mpp is None and keys.MPP in table.obs:
+        values = np.unique(table.obs[keys.MPP].to_numpy(dtype=float)[region.rows])
+        mpp = float(values[0]) if len(values) == 1 and np.isfinite(values[0]) else None
+    unit = 1.0 if mpp is None else mpp
+    size_px, square = _spot_size(data, table, region)
+    return Section(
+        name=name,
+        rows=region.rows,
+        xy=region.centers * unit,
+        size=size_px * unit,
+        square=square,
+        unit=unit,
+        has_mpp=mpp is not None,
+        image=region.image if with_image else None,
+    )
+
+
+def _spot_size(data: Data, table: AnnData, region: Region) -> tuple[float, bool]:
+    """Diameter of the spots in px, or edge of the tiles and `True`: of the shapes, of Space Ranger, or by the pitch."""
+    if is_spatialdata(data) and region.name in data.shapes:  # type: ignore[union-attr]
+        return _shape_size(data.shapes[region.name], table, region)  # type: ignore[union-attr]
+    libraries = table.uns.get("spatial", {})
+    entry = libraries.get(region.name) or (next(iter(libraries.values())) if len(libraries) == 1 else {})
+    diameter = entry.get("scalefactors", {}).get("spot_diameter_fullres")
+    if diameter:
+        return float(diameter), False
+    if len(np.unique(region.centers, axis=0)) > 1:
+        return SPOT_TO_PITCH * spot_pitch(region.centers), False
+    if keys.PATCHES in table.obsm:  # a single spot has no pitch
+        return float(np.ptp(np.asarray(table.obsm[keys.PATCHES])[region.rows[0]][[0, 2]])), False
+    return 100.0, False
+
+
+def _shape_size(shapes: Any, table: AnnData, region: Region) -> tuple[float, bool]:
+    """Median size of the region's shapes, scaled as their coordinates are to the px of the image."""
+    instances = table.obs[table.uns["spatialdata_attrs"]["instance_key"]].to_numpy()[region.rows]
+    own = shapes.loc[instances]
+    centroids = np.column_stack([own.geometry.centroid.x, own.geometry.centroid.y])
+    spread = centroids.std(axis=0).sum()
+    scale = region.centers.std(axis=0).sum() / spread if spread > 0 else 1.0
+    if "radius" in own:
+        return 2 * scale * float(np.median(own["radius"])), False
+    return scale * float(np.sqrt(np.median(own.geometry.area))), True
+
+
+def draw_tissue(ax: Axes, section: Section, view: NDArray[np.float64], *, alpha: float = 1.0) -> None:
+    """The image inside of `view`, faded, and axes of equal units with y downwards."""
+    (x0, y0), (x1, y1) = view
+    if section.image is not None:
+        window = np.array([y0, x0, y1, x1]) / section.unit
+        height, width = window[2] - window[0], window[3] - window[1]
+        shrink = THUMBNAIL_PX / max(height, width)
+        shape = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+        pixels = section.image.read(*window, out_shape=shape, fill=(255, 255, 255))
+        ax.imshow(pixels, extent=(x0, x1, y1, y0), alpha=alpha, interpolation="antialiased", zorder=0)
+    ax.set_xlim(x0, x1)
+    ax.set_ylim(y1, y0)
+    ax.set_aspect("equal")
+    bare(ax)
+
+
+def draw_spots(
+    ax: Axes,
+    section: Section,
+    values: NDArray[np.float64],
+    *,
+    cmap: Colormap | str,
+    vmax: float,
+    size: float = 1.0,
+) -> Collection:
+    """Spots coloured by `values` between 0 and `vmax`; hollow where there is no value."""
+    known = np.isfinite(values)
+    spots = _shapes(ax, section, known, size)
+    spots.set(array=values[known], cmap=cmap, linewidths=0)
+    spots.set_clim(0, vmax)
+    ax.add_collection(spots, autolim=False)
+    if not known.all():
+        hollow = _shapes(ax, section, ~known, size)
+        hollow.set(facecolors="none", edgecolors="0.6", linewidths=0.4)
+        ax.add_collection(hollow, autolim=False)
+    return spots
+
+
+def _shapes(ax: Axes, section: Section, chosen: NDArray[np.bool_], size: float) -> Collection:
+    xy, edge = section.xy[chosen], section.size * size
+    if section.square:
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * edge / 2
+        return PolyCollection(xy[:, None] + corners)
+    diameters = np.full(len(xy), edge)
+    return EllipseCollection(
+        diameters, diameters, np.zeros(len(xy)), units="xy", offsets=xy, offset_transform=ax.transData
+    )
+
+
+def add_scalebar(ax: Axes, section: Section) -> None:
+    """A scalebar where the resolution is known."""
+    if section.has_mpp:
+        scalebar(ax)
+
+
+def plain_background(ax: Axes) -> None:
+    """A quiet ground for pale spots where there is no image."""
+    ax.set_facecolor(FAINT)

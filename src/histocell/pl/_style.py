@@ -1,0 +1,86 @@
+"""The look that all plots share; nothing here changes a global setting."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+# One scale for amounts: pale where there is little, and of hues that haematoxylin and eosin do not have.
+AMOUNT = "YlGnBu"
+# Okabe and Ito: told apart by every kind of colour vision and in grey.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999933")
+MUTED = "0.55"
+FAINT = "0.88"
+
+_STYLE = {
+    "font.size": 8.0,
+    "axes.titlesize": 8.0,
+    "axes.labelsize": 8.0,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "legend.fontsize": 7.0,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,
+}
+
+
+def styled(created: bool) -> AbstractContextManager[Any]:
+    """The style of our own figures; axes that the user brought keep the user's."""
+    return plt.rc_context(_STYLE) if created else nullcontext()  # type: ignore[arg-type]
+
+
+def new_axes(figsize: tuple[float, float]) -> Axes:
+    """The only axes of a new figure."""
+    _, ax = plt.subplots(figsize=figsize, layout="constrained")
+    return ax
+
+
+def finish[T](result: T, *, created: bool, show: bool | None) -> T | None:
+    """Show the figure where that is wanted, and hand back what was drawn on unless `show` is `True`."""
+    if show or (show is None and created and plt.isinteractive()):
+        plt.show()
+    return None if show else result
+
+
+def scalebar(ax: Axes, *, units: str = "um", um_per_unit: float = 1.0, **options: Any) -> Artist:
+    """A bar of a round length in the lower left corner of axes that have lengths as their units."""
+    from matplotlib_scalebar.scalebar import ScaleBar
+
+    bar = ScaleBar(
+        um_per_unit,
+        units,
+        **{
+            "location": "lower left",
+            "box_alpha": 0.75,
+            "length_fraction": 0.3,
+            "width_fraction": 0.012,
+            "border_pad": 0.3,
+            "sep": 2,
+            "font_properties": {"size": 7},
+            **options,
+        },
+    )
+    return ax.add_artist(bar)
+
+
+def bare(ax: Axes) -> None:
+    """No ticks and no frame."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
