@@ -9,13 +9,15 @@ import numpy as np
 from histocell._core.rng import as_rng
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
     from histocell._core.rng import RNGLike, SeedLike
 
     type Floats = NDArray[np.float64]
+
+_BLOCK = 4_000_000  # counts of resampled rows held at a time
 
 
 def pearson(y_true: ArrayLike, y_pred: ArrayLike, *, groups: ArrayLike | None = None) -> Floats:
@@ -193,23 +195,14 @@ def _standardized(values: Floats, finite: NDArray[np.bool_]) -> Floats:
     return centered / np.where(spread > 0, spread, 1.0)
 
 
-def _resamples(n: int, n_bootstrap: int, rng: SeedLike | RNGLike | None) -> list[Floats] | _Resamples:
-    if n == 0:
-        return [np.zeros((n_bootstrap, 0))]
-    return _Resamples(n, n_bootstrap, as_rng(rng))
-
-
-class _Resamples:
+def _resamples(n: int, n_bootstrap: int, rng: SeedLike | RNGLike | None) -> Iterator[Floats]:
     """How often each row is drawn, in blocks of resamples that keep memory small."""
-
-    def __init__(self, n: int, n_bootstrap: int, rng: np.random.Generator) -> None:
-        self.n, self.n_bootstrap, self.rng = n, n_bootstrap, rng
-
-    def __iter__(self):  # noqa: ANN204
-        size = max(1, 4_000_000 // self.n)
-        for start in range(0, self.n_bootstrap, size):
-            block = min(size, self.n_bootstrap - start)
-            yield self.rng.multinomial(self.n, np.full(self.n, 1 / self.n), size=block).astype(np.float64)
+    generator = as_rng(rng)
+    block = max(1, _BLOCK // max(n, 1))
+    for start in range(0, n_bootstrap, block):
+        size = min(block, n_bootstrap - start)
+        shares = np.full(n, 1 / max(n, 1))
+        yield generator.multinomial(n, shares, size=size).astype(np.float64) if n else np.zeros((size, 0))
 
 
 def _matrices(*arrays: ArrayLike) -> list[Floats]:

@@ -229,7 +229,6 @@ def _centers(
     """Centres of the instances in px of the image, by the transformations that the two share."""
     if region not in sdata.shapes or image_key is None:
         return coordinates(table)[rows]
-    from spatialdata import get_centroids
     from spatialdata.transformations import get_transformation
 
     shapes, picture = sdata.shapes[region], sdata.images[image_key]
@@ -243,9 +242,20 @@ def _centers(
         msg = f"shapes {region!r} and image {image_key!r} share no coordinate system, so spots cannot be placed on it"
         raise ValueError(msg)
     system = next((name for name in shared if not _is_microns(name)), shared[0])
-    points = get_centroids(shapes, coordinate_system=system).compute()[["x", "y"]].to_numpy()[place]
-    matrix = get_transformation(picture, to_coordinate_system=system).to_affine_matrix(("x", "y"), ("x", "y"))
-    return points if np.array_equal(matrix, np.eye(3)) else (points - matrix[:2, 2]) @ np.linalg.inv(matrix[:2, :2]).T
+    centroids = shapes.geometry.centroid
+    points = _apply(shapes, system, np.column_stack([centroids.x, centroids.y])[place], inverse=False)
+    return _apply(picture, system, points, inverse=True)
+
+
+def _apply(element: Any, system: str, points: NDArray[np.float64], *, inverse: bool) -> NDArray[np.float64]:
+    """Points (x, y) of an element in a coordinate system, or back."""
+    from spatialdata.transformations import get_transformation
+
+    matrix = get_transformation(element, to_coordinate_system=system).to_affine_matrix(("x", "y"), ("x", "y"))
+    if np.array_equal(matrix, np.eye(3)):
+        return points
+    matrix = np.linalg.inv(matrix) if inverse else matrix
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
 
 
 def _is_microns(system: str) -> bool:

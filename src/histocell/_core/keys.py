@@ -38,6 +38,7 @@ EVALUATION = "abundance_evaluation"
 IMAGE = "he"
 SPOTS = "spots"
 TILES = "tiles"
+TILE_TABLE = "tile_table"  # SpatialData wants names to differ between tables and shapes
 TISSUE = "tissue"
 TABLE = "table"
 PIXELS = "global"  # coordinate system of full-resolution pixels

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from histocell._core.lazy import attach
 
 if TYPE_CHECKING:
-    from histocell.io._build import from_anndata, to_anndata
+    from histocell.io._anndata import from_anndata, to_anndata
     from histocell.io._slide import slide
     from histocell.io._st import st
     from histocell.io._visium import visium
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "from_anndata": "histocell.io._build",
-        "to_anndata": "histocell.io._build",
+        "from_anndata": "histocell.io._anndata",
+        "to_anndata": "histocell.io._anndata",
         "slide": "histocell.io._slide",
         "st": "histocell.io._st",
         "visium": "histocell.io._visium",

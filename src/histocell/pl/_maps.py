@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
@@ -14,8 +12,9 @@ from histocell import get
 from histocell._core import keys
 from histocell._core.access import get_table
 from histocell._core.errors import listing, warn
-from histocell.pl._sections import add_scalebar, draw_spots, draw_tissue, find_sections, plain_background
-from histocell.pl._style import AMOUNT, MUTED, finish, styled
+from histocell.pl._panels import Panel, map_axes, quantity, shared_views, upper_limit
+from histocell.pl._sections import add_scalebar, draw_spots, draw_tissue, find_sections, tissue_image
+from histocell.pl._style import AMOUNT, finish, styled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.collections import Collection
     from matplotlib.colors import Colormap
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from histocell._core.access import Data
@@ -32,16 +31,7 @@ if TYPE_CHECKING:
 
 MAX_TYPES = 24
 MAX_SECTIONS = 6
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """One column of maps: a section, and whose values it shows."""
-
-    section: Section
-    values: pd.DataFrame
-    truth: pd.DataFrame | None  # what the values are scored against
-    name: str
+MANY_MAPS = 12  # beyond it maps are small, and so may their images be
 
 
 def abundance(
@@ -127,17 +117,23 @@ def abundance(
         msg = f"{len(sections)} sections are too many for one figure; choose with section=, for example section="
         msg += f"{sections[0].name!r}: {listing(each.name for each in sections)}"
         raise ValueError(msg)
-    panels = _panels(table, sections, predicted, measured, key)
-    scales = {name: _upper(name, panels, vmax) for name in names}
+    panels = _panels(sections, predicted, measured, key)
+    split = table.obs[keys.SPLIT].astype(str).to_numpy() if keys.SPLIT in table.obs else None
+    views = shared_views(panels)
+    max_px = 900 if len(names) * len(panels) <= MANY_MAPS else 400
+    pictures = {each.name: tissue_image(each, views[each.name], max_px) for each in sections}
     label = quantity(predicted if measured is None else measured)
     with styled(ax is None):
         axes = map_axes(panels, len(names), ncols, figsize) if ax is None else _given(ax, (len(names), len(panels)))
         for row, name in zip(axes, names, strict=True):
             limit = upper_limit(name, panels, vmax)
             for axis, panel in zip(row, panels, strict=True):
-                spots = _draw_map(axis, panel, name, view_height(panels), alpha=image_alpha, cmap=cmap, vmax=limit, size=size)
-                axis.set_title(_title(panel, name, split, several=len(sections) > 1), pad=3)
-            _name_row(row, name, single=len(panels) == 1)
+                place = panel.section.name
+                draw_tissue(axis, pictures[place], views[place], alpha=image_alpha)
+                spots = draw_spots(axis, panel.section, panel.column(name), cmap=cmap, vmax=limit, size=size)
+                join = "\n" if len(sections) > 1 else ", "
+                axis.set_title(join.join(filter(None, [panel.title, panel.score(name, split)])), pad=3)
+            _name_row(row, name)
             _colorbar(row, spots, panels, name, limit, label)
             if scalebar:
                 add_scalebar(row[0], panels[0].section)
@@ -145,7 +141,11 @@ def abundance(
 
 
 def _measured(table: AnnData, key: str, truth: str | Literal[False] | None) -> pd.DataFrame | None:
-    if truth is False or truth == key or (truth is None and (key == keys.ABUNDANCE or keys.ABUNDANCE not in table.obsm)):
+    if (
+        truth is False
+        or truth == key
+        or (truth is None and (key == keys.ABUNDANCE or keys.ABUNDANCE not in table.obsm))
+    ):
         return None
     return get.abundance(table, truth or keys.ABUNDANCE)
 
@@ -166,83 +166,15 @@ def _choose_types(frame: pd.DataFrame, cell_types: str | Sequence[str] | None) -
     return wanted
 
 
-def _panels(
-    table: AnnData, sections: list[Section], predicted: pd.DataFrame, measured: pd.DataFrame | None, key: str
-) -> list[_Panel]:
+def _panels(sections: list[Section], predicted: pd.DataFrame, measured: pd.DataFrame | None, key: str) -> list[Panel]:
+    names = {keys.PREDICTED: "predicted", keys.ABUNDANCE: "measured"}
     out = []
     for section in sections:
+        prefix = f"{section.name} " if len(sections) > 1 else ""
         if measured is not None:
-            out.append(_Panel(section, measured, None, "measured"))
-        name = "predicted" if key == keys.PREDICTED else "measured" if key == keys.ABUNDANCE else key
-        out.append(_Panel(section, predicted, measured, name))
+            out.append(Panel(section, measured, None, f"{prefix}measured"))
+        out.append(Panel(section, predicted, measured, f"{prefix}{names.get(key, key)}"))
     return out
-
-
-def _column(panel: _Panel, name: str) -> NDArray[np.float64] | None:
-    if name not in panel.values:
-        return None
-    return panel.values[name].to_numpy(dtype=np.float64)[panel.section.rows]
-
-
-def _upper(name: str, panels: list[_Panel], vmax: float | str | Mapping[str, float]) -> float:
-    """Upper end of the scale that all maps of a cell type share."""
-    if not isinstance(vmax, (int, float, str)):
-        if name in vmax:
-            return float(vmax[name])
-        vmax = "p99"
-    if not isinstance(vmax, str):
-        return float(vmax)
-    columns = [column for panel in panels if (column := _column(panel, name)) is not None]
-    # each map counts by its own percentile, so that neither truth nor prediction is cut down by the other
-    finite = [column[np.isfinite(column)] for column in columns]
-    tops = [np.percentile(each, _percent(vmax)) for each in finite if len(each)]
-    top = max(tops, default=0.0)
-    if top <= 0:  # rarer than the percentile
-        top = max((each.max() for each in finite if len(each)), default=0.0)
-    return float(top) if top > 0 else 1.0
-
-
-def _percent(text: str) -> float:
-    try:
-        percent = float(text.removeprefix("p"))
-    except ValueError:
-        percent = np.nan
-    if not 0 <= percent <= 100:
-        msg = f'vmax must be a number, a percentile such as "p99", or a number by cell type, not {text!r}'
-        raise ValueError(msg)
-    return percent
-
-
-def _view_size(panels: list[_Panel]) -> NDArray[np.float64]:
-    """Widths and the common height of the maps, so that all of them have one scale."""
-    spans = np.array([np.diff(panel.section.view, axis=0)[0] for panel in panels])
-    spans[:, 1] = spans[:, 1].max()
-    return spans
-
-
-def _grid(
-    panels: list[_Panel], n_types: int, ncols: int | None, figsize: tuple[float, float] | None
-) -> NDArray[Any]:
-    """Axes of shape (cell types, panels), cell types side by side in `ncols` blocks."""
-    spans = _view_size(panels)
-    ratios = spans[:, 0] / spans[:, 1].max()
-    if ncols is None:
-        ncols = max(1, round(np.sqrt(1.4 * n_types / ratios.sum()))) if n_types > 1 else 1
-        ncols = max(1, min(ncols, n_types, int(8 / len(panels))))
-    ncols = min(ncols, n_types)
-    nrows = -(-n_types // ncols)
-    height = float(np.clip(11 / (ncols * ratios.sum()), 1.15, 2.6))
-    if figsize is None:
-        figsize = (ncols * (ratios.sum() * height + 0.75) + 0.2, nrows * (height + 0.28) + 0.1)
-    figure = plt.figure(figsize=figsize, layout="compressed")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)  # type: ignore[union-attr]
-    grid = figure.add_gridspec(nrows, ncols * len(panels), width_ratios=np.tile(ratios, ncols))
-    axes = np.empty((n_types, len(panels)), dtype=object)
-    for index in range(n_types):
-        row, block = divmod(index, ncols)
-        for column in range(len(panels)):
-            axes[index, column] = figure.add_subplot(grid[row, block * len(panels) + column])
-    return axes
 
 
 def _given(ax: Axes | Sequence[Axes], shape: tuple[int, int]) -> NDArray[Any]:
@@ -253,24 +185,21 @@ def _given(ax: Axes | Sequence[Axes], shape: tuple[int, int]) -> NDArray[Any]:
     return axes.reshape(shape)
 
 
-def _draw_map(
-    ax: Axes,
-    panel: _Panel,
-    name: str,
-    view_size: NDArray[np.float64],
-    *,
-    alpha: float,
-    cmap: str | Colormap,
-    vmax: float,
-    size: float,
-) -> None:
-    section = panel.section
-    middle = section.view.mean(axis=0)
-    span = np.array([np.ptp(section.view[:, 0]), view_size[:, 1].max()])
-    draw_tissue(ax, section, np.stack([middle - span / 2, middle + span / 2]), alpha=alpha)
-    if section.image is None:
-        plain_background(ax)
-    values = _column(panel, name)
-    if values is None:
-        values = np.full(len(section.rows), np.nan)
-    draw_spots(ax, section, values, cmap=cmap, vmax=vmax, size=size)
+def _name_row(row: NDArray[Any], name: str) -> None:
+    """The cell type beside a row of maps, or above the only one."""
+    if len(row) == 1:
+        row[0].set_title(fill(name, 26), pad=3)
+    else:
+        row[0].set_ylabel(fill(name, 20), fontweight="bold", labelpad=3)
+
+
+def _colorbar(row: NDArray[Any], spots: Collection, panels: list[Panel], name: str, limit: float, label: str) -> None:
+    above = any(np.nanmax(panel.column(name), initial=0) > limit * (1 + 1e-9) for panel in panels)
+    bar = row[0].figure.colorbar(
+        spots, ax=list(row), extend="max" if above else "neither", fraction=0.04, pad=0.015, aspect=22, shrink=0.85
+    )
+    bar.outline.set_visible(False)
+    bar.locator = MaxNLocator(4)
+    bar.formatter.set_powerlimits((-3, 4))
+    bar.update_ticks()
+    bar.set_label(label)

@@ -12,7 +12,7 @@ from histocell._core import keys
 from histocell._core.access import get_table, is_spatialdata, regions
 from histocell._core.errors import listing
 from histocell._core.geometry import spot_pitch
-from histocell.pl._style import FAINT, bare, scalebar
+from histocell.pl._style import GROUND, add_bar, bare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from histocell._core.access import Data, Region
     from histocell._core.images import SlideImage
 
-THUMBNAIL_PX = 900
 SPOT_TO_PITCH = 0.55  # a Visium spot: 55 um across, 100 um from the next
 
 
@@ -65,10 +64,16 @@ class Section:
 
     @property
     def view(self) -> NDArray[np.float64]:
-        """What to show, ``[[x0, y0], [x1, y1]]``: the spots and a margin around them."""
+        """What to show, ``[[x0, y0], [x1, y1]]``: the spots and a margin around them, as far as the image goes."""
         low, high = self.xy.min(axis=0), self.xy.max(axis=0)
         margin = np.maximum(0.03 * (high - low).max() + self.size, 2.5 * self.size - (high - low) / 2)
-        return np.stack([low - margin, high + margin])
+        view = np.stack([low - margin, high + margin])
+        if self.image is not None:
+            edge = np.array(self.image.shape[::-1]) * self.unit
+            half = self.size / 2  # a spot at the border is shown whole
+            view[0] = np.maximum(view[0], np.minimum(0, low - half))
+            view[1] = np.minimum(view[1], np.maximum(edge, high + half))
+        return view
 
 
 def find_sections(
@@ -105,7 +110,7 @@ def _section_names(table: AnnData, found: list[Region]) -> list[str]:
 def _section(data: Data, table: AnnData, region: Region, name: str, with_image: bool) -> Section:
     mpp = region.mpp
     if mpp is None and keys.MPP in table.obs:
-        values = np.unique(table.obs[keys.MPP].to_numpy(dtype=float)[region.rows])
+        values = np.unique(np.asarray(table.obs[keys.MPP], dtype=float)[region.rows])
         mpp = float(values[0]) if len(values) == 1 and np.isfinite(values[0]) else None
     unit = 1.0 if mpp is None else mpp
     size_px, square = _spot_size(data, table, region)
@@ -149,20 +154,27 @@ def _shape_size(shapes: Any, table: AnnData, region: Region) -> tuple[float, boo
     return scale * float(np.sqrt(np.median(own.geometry.area))), True
 
 
-def draw_tissue(ax: Axes, section: Section, view: NDArray[np.float64], *, alpha: float = 1.0) -> None:
-    """The image inside of `view`, faded, and axes of equal units with y downwards."""
+def tissue_image(section: Section, view: NDArray[np.float64], max_px: int = 900) -> NDArray[np.uint8] | None:
+    """The image inside of `view`, its longer side `max_px`; white beyond its borders."""
+    if section.image is None:
+        return None
+    (x0, y0), (x1, y1) = view / section.unit
+    shrink = max_px / max(x1 - x0, y1 - y0)
+    shape = (max(1, round((y1 - y0) * shrink)), max(1, round((x1 - x0) * shrink)))
+    return section.image.read(y0, x0, y1, x1, out_shape=shape, fill=(255, 255, 255))
+
+
+def draw_tissue(ax: Axes, pixels: NDArray[np.uint8] | None, view: NDArray[np.float64], *, alpha: float = 1.0) -> None:
+    """The image, faded, or a plain ground; y runs downwards, both axes have one unit."""
     (x0, y0), (x1, y1) = view
-    if section.image is not None:
-        window = np.array([y0, x0, y1, x1]) / section.unit
-        height, width = window[2] - window[0], window[3] - window[1]
-        shrink = THUMBNAIL_PX / max(height, width)
-        shape = (max(1, round(height * shrink)), max(1, round(width * shrink)))
-        pixels = section.image.read(*window, out_shape=shape, fill=(255, 255, 255))
+    bare(ax)
+    if pixels is None:
+        ax.set_facecolor(GROUND)
+    else:
         ax.imshow(pixels, extent=(x0, x1, y1, y0), alpha=alpha, interpolation="antialiased", zorder=0)
     ax.set_xlim(x0, x1)
     ax.set_ylim(y1, y0)
     ax.set_aspect("equal")
-    bare(ax)
 
 
 def draw_spots(
@@ -182,7 +194,7 @@ def draw_spots(
     ax.add_collection(spots, autolim=False)
     if not known.all():
         hollow = _shapes(ax, section, ~known, size)
-        hollow.set(facecolors="none", edgecolors="0.6", linewidths=0.4)
+        hollow.set(facecolors="none", edgecolors="0.35", linewidths=0.5)
         ax.add_collection(hollow, autolim=False)
     return spots
 
@@ -191,7 +203,7 @@ def _shapes(ax: Axes, section: Section, chosen: NDArray[np.bool_], size: float) 
     xy, edge = section.xy[chosen], section.size * size
     if section.square:
         corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * edge / 2
-        return PolyCollection(xy[:, None] + corners)
+        return PolyCollection(list(xy[:, None] + corners))
     diameters = np.full(len(xy), edge)
     return EllipseCollection(
         diameters, diameters, np.zeros(len(xy)), units="xy", offsets=xy, offset_transform=ax.transData
@@ -201,9 +213,4 @@ def _shapes(ax: Axes, section: Section, chosen: NDArray[np.bool_], size: float) 
 def add_scalebar(ax: Axes, section: Section) -> None:
     """A scalebar where the resolution is known."""
     if section.has_mpp:
-        scalebar(ax)
-
-
-def plain_background(ax: Axes) -> None:
-    """A quiet ground for pale spots where there is no image."""
-    ax.set_facecolor(FAINT)
+        add_bar(ax)

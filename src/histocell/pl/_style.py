@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -18,7 +19,7 @@ AMOUNT = "YlGnBu"
 # Okabe and Ito: told apart by every kind of colour vision and in grey.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999933")
 MUTED = "0.55"
-FAINT = "0.88"
+GROUND = "0.93"  # under pale spots where there is no image
 
 _STYLE = {
     "font.size": 8.0,
@@ -57,23 +58,25 @@ def finish[T](result: T, *, created: bool, show: bool | None) -> T | None:
     return None if show else result
 
 
-def scalebar(ax: Axes, *, units: str = "um", um_per_unit: float = 1.0, **options: Any) -> Artist:
-    """A bar of a round length in the lower left corner of axes that have lengths as their units."""
+def add_bar(ax: Axes, *, um_per_unit: float = 1.0, fraction: float = 0.25, thickness: float = 0.012) -> Artist:
+    """A bar of 1, 2 or 5 times a power of ten, at most `fraction` of the axes long, in their lower left corner."""
     from matplotlib_scalebar.scalebar import ScaleBar
 
+    longest = fraction * abs(float(np.diff(ax.get_xlim())[0])) * um_per_unit
+    power = 10.0 ** np.floor(np.log10(longest))
+    length = power * max(step for step in (1, 2, 5) if step * power <= longest)
+    shown = length / 1000 if length >= 1000 else length
     bar = ScaleBar(
         um_per_unit,
-        units,
-        **{
-            "location": "lower left",
-            "box_alpha": 0.75,
-            "length_fraction": 0.3,
-            "width_fraction": 0.012,
-            "border_pad": 0.3,
-            "sep": 2,
-            "font_properties": {"size": 7},
-            **options,
-        },
+        "um",
+        fixed_value=round(shown) if shown >= 1 else shown,
+        fixed_units="mm" if length >= 1000 else "um",
+        location="lower left",
+        box_alpha=0.75,
+        width_fraction=thickness,
+        border_pad=0.3,
+        sep=2,
+        font_properties={"size": 7},
     )
     return ax.add_artist(bar)
 

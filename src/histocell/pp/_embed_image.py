@@ -90,14 +90,16 @@ def embed_image(
     centers = np.column_stack([windows[:, [1, 3]].mean(axis=1), windows[:, [0, 2]].mean(axis=1)])
     size_um = _patch_size(table, windows, mpp)
     out = np.full((table.n_obs, built.dim), np.nan, dtype=np.float32)
+    missing = np.zeros(table.n_obs, dtype=bool)
     with progress_bar(total=table.n_obs, desc=f"embedding with {built.name}", unit="patch") as bar:
         for region in found:
             picture: Any = region.image
             inside = geometry.check_inside(centers[region.rows], picture.shape, region.name)
             rows = region.rows[inside]
+            missing[region.rows[~inside]] = True
             if len(rows):
                 out[rows] = built.embed(picture, centers[rows], mpp=picture.mpp, size_um=size_um, progress=bar)
-    _check_embedding(out, built.name)
+    _check_embedding(out, missing, built.name)
     if not inplace:
         return out
     key = key_added or f"X_{keys.safe_key(built.name)}"
@@ -123,8 +125,7 @@ def _patch_size(table: AnnData, windows: NDArray[np.float64], mpp: NDArray[np.fl
     return float(recorded) if recorded else float(np.median((windows[:, 2] - windows[:, 0]) * mpp))
 
 
-def _check_embedding(out: NDArray[np.float32], name: str) -> None:
-    missing = np.isnan(out).all(axis=1)
+def _check_embedding(out: NDArray[np.float32], missing: NDArray[np.bool_], name: str) -> None:
     if missing.any():
         warn(f"{missing.sum()} of {len(out)} rows lie outside of their image; their embedding is NaN")
     rest = out[~missing]

@@ -52,7 +52,7 @@ def tiles(
 
     ``shapes["tiles"]`` : polygons
         Column ``tile_id``; in the coordinate systems of the image.
-    ``tables["tiles"]`` : AnnData without variables
+    ``tables["tile_table"]`` : AnnData without variables
         ``obsm["spatial"]`` centres, ``obsm["patches"]``, ``obs["patch_inside"]``, ``obs["tissue_fraction"]``,
         ``obs["mpp"]``: all that :func:`histocell.pp.embed_image` reads.
 
@@ -87,7 +87,7 @@ def tiles(
     if not inplace:
         return elements
     data.shapes[keys.TILES] = elements.shapes[keys.TILES]
-    data.tables[keys.TILES] = elements.tables[keys.TILES]
+    data.tables[keys.TILE_TABLE] = elements.tables[keys.TILE_TABLE]
     return None
 
 
@@ -126,4 +126,4 @@ def _tile_elements(
     table = AnnData(obs=obs, obsm={keys.SPATIAL: centers, keys.PATCHES: windows})
     keys.write_provenance(table, keys.PATCHES, size_um=float(size_um))
     parsed = TableModel.parse(table, region=keys.TILES, region_key=keys.REGION, instance_key="tile_id")
-    return SpatialData(shapes={keys.TILES: shapes}, tables={keys.TILES: parsed})
+    return SpatialData(shapes={keys.TILES: shapes}, tables={keys.TILE_TABLE: parsed})

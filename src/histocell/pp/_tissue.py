@@ -85,14 +85,14 @@ def find_tissue(image: SlideImage, *, min_area_um2: float = 20_000.0) -> TissueM
     small = (max(int(np.ceil(height / shrink)), 1), max(int(np.ceil(width / shrink)), 1))
     picture = image.read(0, 0, height, width, out_shape=small)
     white = np.maximum(np.asarray(image.background, dtype=np.float64), 128.0)
-    density = -np.log10(np.clip(picture, 1, None) / white).clip(min=0)
+    density = np.maximum(-np.log10(np.clip(picture, 1, None) / white), 0)
     colour = gaussian(density.max(axis=2), 1.0)
     dark = picture.max(axis=2) < BLACK
     visible = colour[~dark]
     # Otsu splits any picture in two; the bounds keep an all-tissue or an empty slide whole.
-    threshold = np.clip(threshold_otsu(visible), 0.04, 0.12) if np.ptp(visible) > 0 else 0.08
+    threshold = np.clip(threshold_otsu(visible), 0.04, 0.09) if len(visible) and np.ptp(visible) > 0 else 0.09
     mask = (colour > threshold) & ~dark
-    mask = ndimage.binary_opening(ndimage.binary_closing(np.pad(mask, 3, mode="edge"), disk(2)), disk(1))[3:-3, 3:-3]
+    mask = ndimage.binary_opening(ndimage.binary_closing(np.pad(mask, 4, mode="edge"), disk(3)), disk(1))[4:-4, 4:-4]
     scale = (height / small[0], width / small[1])
     pixels = max(min_area_um2 / (scale[0] * scale[1] * mpp**2), 1.0)
     mask = _drop_small(mask, pixels)

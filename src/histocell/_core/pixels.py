@@ -1,0 +1,125 @@
+"""From the pixels that a file or an array holds to 8-bit RGB."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+
+
+def channel_axis(shape: tuple[int, ...], dims: Sequence[str] | None = None) -> int | None:
+    """Axis of the channels, the last or the first; `None` for a grey image of two dimensions.
+
+    Parameters
+    ----------
+    shape
+        Shape of the array.
+    dims
+        Names of its axes where known, of ``c`` (or ``s``), ``y`` and ``x`` in this order or with the channels last.
+    """
+    known = "an image is (y, x), (y, x, channel) or (channel, y, x) with 1, 3 or 4 channels"
+    if dims is not None:
+        order = "".join("c" if str(name).lower() in {"c", "s"} else str(name).lower() for name in dims)
+        if order not in {"yx", "yxc", "cyx"}:
+            msg = f"image with dimensions {tuple(dims)} cannot be read: {known}"
+            raise ValueError(msg)
+        axis = order.find("c") if "c" in order else None
+    elif len(shape) == 2:
+        axis = None
+    elif len(shape) == 3 and shape[2] in _CHANNELS:
+        axis = 2
+    elif len(shape) == 3 and shape[0] in _CHANNELS:
+        axis = 0
+    else:
+        msg = f"array of shape {shape} is no brightfield image: {known}"
+        raise ValueError(msg)
+    if axis is not None and shape[axis] not in _CHANNELS:
+        msg = f"image of shape {shape} has {shape[axis]} channels: {known}"
+        raise ValueError(msg)
+    return axis
+
+
+def needs_scale(dtype: np.dtype) -> bool:
+    """Whether values of `dtype` have to be looked at before they can become 8 bit."""
+    return dtype != np.uint8 and dtype != np.bool_
+
+
+def value_scale(sample: NDArray[Any]) -> float:
+    """Factor that brings values to 0-255, from a sample of the image.
+
+    Floats up to 1 are fractions of white. Integers wider than 8 bit are read with the smallest of 8, 10, 12, 14, 16
+    bits that holds the sample: brightfield background is close to white, so the sample shows the range.
+    """
+    low, high = float(np.nanmin(sample)), float(np.nanmax(sample))
+    if low < 0 or not np.isfinite(high) or np.isnan(sample).any():
+        msg = f"pixel values between {low:g} and {high:g} (or missing) are no brightfield image; expected 0-255 or 0-1"
+        raise ValueError(msg)
+    if np.issubdtype(sample.dtype, np.floating):
+        if high <= 1 + 1e-6:
+            return 255.0
+        if high <= 255:
+            return 1.0
+        msg = f"float pixels reach {high:g}; expected fractions (0-1) or 8-bit values (0-255)"
+        raise ValueError(msg)
+    for bits in (8, 10, 12, 14, 16):
+        if high < 2**bits:
+            return 255 / (2**bits - 1)
+    msg = f"integer pixels reach {high:g}; expected at most 16 bits"
+    raise ValueError(msg)
+
+
+def to_rgb(pixels: NDArray[Any], axis: int | None, scale: float | None = None) -> NDArray[np.uint8]:
+    """8-bit RGB (h, w, 3), a view where nothing has to change.
+
+    Parameters
+    ----------
+    pixels
+        Part of an image.
+    axis
+        Axis of its channels, as `channel_axis` gives it.
+    scale
+        Factor that brings its values to 0-255, `None` for 8-bit values and booleans.
+
+    Notes
+    -----
+    Grey becomes R = G = B. Transparency is laid over white.
+    """
+    if axis is None:
+        pixels = pixels[..., None]
+    elif axis == 0:
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    elif scale is not None:
+        pixels = np.clip(pixels.astype(np.float32) * np.float32(scale) + 0.5, 0, 255).astype(np.uint8)
+    if pixels.shape[-1] == 4:
+        alpha = pixels[..., 3:].astype(np.float32) / 255
+        return (pixels[..., :3] * alpha + 255 * (1 - alpha) + 0.5).astype(np.uint8)
+    if pixels.shape[-1] == 1:
+        return np.repeat(pixels, 3, axis=-1)
+    return pixels
+
+
+def background_colour(sample: NDArray[np.uint8]) -> tuple[int, int, int]:
+    """Colour of the empty glass: the mode of bright pixels of low saturation, white where there are none.
+
+    Parameters
+    ----------
+    sample
+        Pixels (n, 3) from all over the slide.
+    """
+    darkest, brightest = sample.min(axis=1), sample.max(axis=1)
+    glass = sample[(darkest > 170) & (brightest - darkest < 40)]
+    if len(glass) < max(1, 0.002 * len(sample)):
+        return 255, 255, 255
+    bins = (glass >> 3).astype(np.int32) @ np.array([1024, 32, 1])
+    mode = np.bincount(bins).argmax()
+    red, green, blue = np.median(glass[bins == mode], axis=0).astype(int).tolist()
+    return red, green, blue

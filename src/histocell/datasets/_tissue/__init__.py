@@ -1,0 +1,1 @@
+"""The parts that draw a synthetic section: fields, anatomy, cells, expression, shapes, rendering."""

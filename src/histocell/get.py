@@ -1,0 +1,153 @@
+"""Slots as data frames: copies, indexed by the names of the rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histocell._core import keys
+from histocell._core.access import get_obsm, get_table
+from histocell._core.errors import missing_key
+
+if TYPE_CHECKING:
+    from histocell._core.access import Data
+
+_RUN = {
+    keys.ABUNDANCE: "Run hc.pp.deconvolve(data, reference) first, or write your own abundances there.",
+    keys.PREDICTED: "Run hc.tl.fit_abundance(data) and hc.tl.predict_abundance(data) first.",
+    keys.EVALUATION: "Run hc.tl.evaluate_abundance(data) first.",
+    keys.MODEL: "Run hc.tl.fit_abundance(data) first.",
+    keys.PATCHES: "Run hc.pp.patches(data) first.",
+}
+
+
+def embedding(data: Data, key: str, *, table_key: str | None = None) -> pd.DataFrame:
+    """An embedding as a data frame.
+
+    Parameters
+    ----------
+    data
+        Reads ``obsm[key]``, shape ``(n, features)``.
+    key
+        The slot, for example ``"X_morphology"``; its encoder's name does as well.
+    table_key
+        The table of a SpatialData that has several.
+
+    Returns
+    -------
+    One row per spot, one column per feature, with the names that the encoder gave them or their numbers.
+
+    Raises
+    ------
+    KeyError
+        If the slot is not there.
+    """
+    table = get_table(data, table_key)
+    if key not in table.obsm and f"X_{key}" in table.obsm:
+        key = f"X_{key}"
+    encoder = key.removeprefix("X_")
+    values = get_obsm(table, key, f'Run hc.pp.embed_image(data, "{encoder}") first.')
+    names = keys.read_provenance(table, key).get("feature_names")
+    return _frame(values, table.obs_names, names)
+
+
+def abundance(data: Data, key: str = keys.PREDICTED, *, table_key: str | None = None) -> pd.DataFrame:
+    """Cell abundances as a data frame.
+
+    Parameters
+    ----------
+    data
+        Reads ``obsm[key]``, shape ``(n, cell types)``.
+    key
+        The slot: ``"predicted_abundance"``, its ``_lower`` and ``_upper``, or ``"cell_abundance"``.
+    table_key
+        The table of a SpatialData that has several.
+
+    Returns
+    -------
+    One row per spot, one column per cell type.
+
+    Raises
+    ------
+    KeyError
+        If the slot is not there.
+    """
+    table = get_table(data, table_key)
+    values = get_obsm(table, key, _RUN.get(key, _interval_hint(key)))
+    return _frame(values, table.obs_names, keys.read_provenance(table, key).get("cell_types"))
+
+
+def scores(data: Data, key: str = keys.EVALUATION, *, table_key: str | None = None) -> pd.DataFrame:
+    """The scores of a prediction.
+
+    Parameters
+    ----------
+    data
+        Reads ``uns[key]``.
+    key
+        The slot that the evaluation wrote.
+    table_key
+        The table of a SpatialData that has several.
+
+    Returns
+    -------
+    A tidy table: model, group, cell_type, metric, value, low, high, n_spots, n_undefined.
+
+    Raises
+    ------
+    KeyError
+        If the slot is not there.
+    """
+    table = get_table(data, table_key)
+    if key not in table.uns:
+        raise missing_key("uns", key, table.uns, _RUN.get(key, _RUN[keys.EVALUATION]))
+    return pd.DataFrame(table.uns[key]).copy()
+
+
+def provenance(data: Data, slot: str, *, table_key: str | None = None) -> dict[str, Any]:
+    """How a slot came about.
+
+    Parameters
+    ----------
+    data
+        Reads ``uns["histocell"][slot]``.
+    slot
+        Name of the slot, for example ``"X_morphology"``.
+    table_key
+        The table of a SpatialData that has several.
+
+    Returns
+    -------
+    What was recorded when the slot was written: the version, and for an embedding the encoder, its revision,
+    ``size_um``, ``mpp`` and so on.
+
+    Raises
+    ------
+    KeyError
+        If nothing is recorded for the slot.
+    """
+    table = get_table(data, table_key)
+    recorded = table.uns.get(keys.PROVENANCE, {})
+    if slot not in recorded:
+        hint = "Only slots that histocell wrote have a provenance."
+        container = f'uns["{keys.PROVENANCE}"]'
+        raise missing_key(container, slot, recorded, _RUN.get(slot, hint))
+    return keys.read_provenance(table, slot)
+
+
+def _interval_hint(key: str) -> str:
+    if key.endswith(("_lower", "_upper")):
+        return "Intervals are written by hc.tl.predict_abundance with a model that was fitted with interval=0.9."
+    return _RUN[keys.PREDICTED]
+
+
+def _frame(values: Any, index: pd.Index, names: list[str] | None) -> pd.DataFrame:
+    """A copy as a data frame; arrays get `names` where there is one for each column."""
+    if isinstance(values, pd.DataFrame):
+        return values.copy()
+    array = np.array(values.toarray() if hasattr(values, "toarray") else values)
+    array = array.reshape(len(array), -1)
+    fits = names is not None and len(names) == array.shape[1]
+    return pd.DataFrame(array, index=index, columns=names if fits else [str(i) for i in range(array.shape[1])])

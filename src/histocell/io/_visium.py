@@ -1,0 +1,121 @@
+"""10x Visium, the output folder of Space Ranger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histocell._core import keys
+from histocell._core.errors import listing, warn
+from histocell.io._build import build, grid_mpp, place, set_label
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from spatialdata import SpatialData
+
+_PITCH_UM = 100.0
+_DIAMETER_UM = 55.0
+_COUNTS = "filtered_feature_bc_matrix.h5"
+
+
+def visium(
+    path: str | PathLike[str],
+    *,
+    image: Any = None,
+    mpp: float | None = None,
+    section: str | None = None,
+    patient: str | None = None,
+    counts_file: str = _COUNTS,
+) -> SpatialData:
+    """Read a Visium section from the ``outs`` folder of Space Ranger.
+
+    Parameters
+    ----------
+    path
+        The folder, with the counts and ``spatial/``.
+    image
+        The full-resolution H&E image that was given to Space Ranger: a path, absolute or inside of `path`, or an array.
+        Without it the section has the downscaled ``hires`` image, with a warning.
+    mpp
+        Micrometres per full-resolution px; else from the image, else from the distance of 100 um between spots.
+    section, patient
+        Labels for ``obs["section"]`` (by default the library or the name of the folder) and ``obs["patient"]``.
+    counts_file
+        Name of the table of counts.
+
+    Returns
+    -------
+    SpatialData: image ``he``, shapes ``spots`` (circles of 55 um), ``table`` with raw counts, ``obs["in_tissue"]``,
+    ``obs["array_row"]``, ``obs["array_col"]``, ``obs["mpp"]`` and ``obsm["spatial"]`` (x, y in px of ``he``).
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder lacks a file.
+    ValueError
+        If spots do not lie in the image.
+    """
+    from spatialdata_io import visium as read_visium
+
+    folder = Path(path).expanduser()
+    library = _library(folder, counts_file)
+    section = library or folder.resolve().name if section is None else str(section)
+    read = read_visium(folder, dataset_id=library or "visium", counts_file=counts_file)
+    table = next(iter(read.tables.values())).copy()
+    del table.obs["region"], table.obs["spot_id"]
+    table.uns.pop("spatialdata_attrs")
+    set_label(table, keys.SECTION, section)
+    set_label(table, keys.PATIENT, patient)
+    xy = np.asarray(table.obsm[keys.SPATIAL], dtype=np.float64)
+    grid = np.column_stack([table.obs["array_col"] / 2, table.obs["array_row"] * np.sqrt(3) / 2]) * _PITCH_UM
+    source, scale = _image(folder, read, image)
+    placed = place(
+        xy * scale,
+        name=section,
+        image=source,
+        mpp=None if mpp is None else mpp / scale,
+        pitch_mpp=grid_mpp(xy * scale, grid),
+        diameter_um=_DIAMETER_UM,
+    )
+    return build(table, [placed])
+
+
+def _library(folder: Path, counts_file: str) -> str | None:
+    """Name of the library, if the files start with it; an error where they are not there."""
+    if not folder.is_dir():
+        msg = f"{folder} is not a folder; hc.io.visium reads the outs folder of Space Ranger"
+        raise FileNotFoundError(msg)
+    found = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(counts_file))
+    if not found or not (folder / "spatial").is_dir():
+        absent = "spatial/" if found else counts_file
+        there = listing(sorted(entry.name for entry in folder.iterdir()))
+        msg = f"{folder} holds no {absent}; it holds: {there}. hc.io.visium reads the outs folder of Space Ranger"
+        raise FileNotFoundError(msg)
+    return found[0].removesuffix(counts_file).rstrip("_") or None
+
+
+def _image(folder: Path, read: SpatialData, image: Any) -> tuple[Any, float]:
+    """The image and the size of a full-resolution px in its px."""
+    if isinstance(image, str | Path):
+        inside = folder / image
+        return (inside if inside.is_file() else Path(image).expanduser()), 1.0
+    if image is not None:
+        return image, 1.0
+    hires = next((name for name in read.images if name.endswith("_hires_image")), None)
+    if hires is None:
+        warn("no image: give image= with the full-resolution H&E image")
+        return None, 1.0
+    from spatialdata.transformations import get_transformation
+
+    element = read.images[hires]
+    system = next(name for name in read.coordinate_systems if not name.endswith(("_hires", "_lowres")))
+    matrix = get_transformation(element, to_coordinate_system=system).to_affine_matrix(("x", "y"), ("x", "y"))
+    scale = 1 / float(matrix[0, 0])
+    warn(
+        f"no full-resolution image: using the downscaled hires image, one of its px is {1 / scale:.3g} full-resolution px, "
+        "too coarse to see nuclei. Coordinates are in its px. Give image= for the full-resolution one."
+    )
+    return np.asarray(element.data), scale

@@ -1,0 +1,176 @@
+"""The baselines: the mean of the training rows, and ridge regression in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histocell.models.base import Config, Model
+from histocell.models.folds import Fold, group_folds
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    type Floats = NDArray[np.float64]
+
+
+class Mean(Model):
+    """Predict the mean of the training rows, whatever the image shows."""
+
+    name = "mean"
+
+    def _fit(self, X: Floats, Y: Floats, train: NDArray[np.bool_], groups: Any, rng: Any, device: Any) -> Floats:
+        self.weights["mean"] = Y[train].mean(axis=0)
+        held = np.full(Y.shape, np.nan)
+        for fold in _folds(train, groups, max_folds=10):
+            held[fold.held] = Y[fold.fit].mean(axis=0)
+        return held
+
+    def _predict(self, X: Floats, device: Any) -> Floats:
+        return np.tile(self.weights["mean"], (len(X), 1))
+
+
+@dataclass(frozen=True)
+class RidgeConfig(Config):
+    """Settings of `Ridge`.
+
+    Attributes
+    ----------
+    alphas
+        Penalties to choose from, in units of the number of training rows; features have unit variance.
+    criterion
+        What a penalty is chosen by on held-out groups: ``"pearson"`` within each group (a shift of a whole group does
+        not count), or ``"mse"``.
+    sharing
+        From 0 (each target has its own penalty) to 1 (all targets have one): how far the score of a target is drawn to
+        the mean of all targets before the best penalty is looked for.
+    max_folds
+        Most folds; with more groups than that, groups are held out in bundles.
+    """
+
+    alphas: tuple[float, ...] = tuple(float(f"{alpha:.4g}") for alpha in 10 ** np.arange(-4, 3.1, 0.25))
+    criterion: str = "pearson"
+    sharing: float = 0.5
+    max_folds: int = 10
+
+
+class Ridge(Model):
+    r"""Ridge regression in closed form, its penalty chosen on whole groups that were left out.
+
+    Minimises :math:`\|Y - XB\|^2 / n + \alpha \|B\|^2` on centred data by one eigendecomposition per fold, which serves
+    all penalties and all targets; in float64, so that predictions repeat bit by bit.
+
+    References
+    ----------
+    Hoerl, Kennard: Ridge regression (Technometrics 1970).
+    """
+
+    name = "ridge"
+    config_class = RidgeConfig
+    config: RidgeConfig
+
+    def _fit(self, X: Floats, Y: Floats, train: NDArray[np.bool_], groups: Any, rng: Any, device: Any) -> Floats:
+        if self.config.criterion not in {"pearson", "mse"}:
+            msg = f"criterion must be 'pearson' or 'mse', not {self.config.criterion!r}"
+            raise ValueError(msg)
+        alphas = np.asarray(self.config.alphas, dtype=np.float64)
+        if alphas.size == 0 or (alphas <= 0).any():
+            msg = f"alphas must be positive numbers, not {self.config.alphas}"
+            raise ValueError(msg)
+        folds = _folds(train, groups, max_folds=self.config.max_folds)
+        paths = [_path(X[fold.fit], Y[fold.fit], X[fold.held], alphas) for fold in folds]
+        scores = np.stack([self._score(path, Y[fold.held]) for path, fold in zip(paths, folds, strict=True)])
+        score = _mean_of_finite(scores)
+        best = self._choose(score)
+        held = np.full(Y.shape, np.nan)
+        columns = np.arange(Y.shape[1])
+        for path, fold in zip(paths, folds, strict=True):
+            held[fold.held] = path[best, :, columns].T
+        coefficients, intercept = _solve(X[train], Y[train], alphas[best])
+        self.weights |= {"coefficients": coefficients, "intercept": intercept, "alpha": alphas[best]}
+        self.history = {"alphas": alphas, "cv_score": score}
+        return held
+
+    def _predict(self, X: Floats, device: Any) -> Floats:
+        return X @ self.weights["coefficients"] + self.weights["intercept"]
+
+    def _score(self, path: Floats, truth: Floats) -> Floats:
+        """How well each penalty does on held-out rows, ``(n_alphas, n_targets)``, larger is better."""
+        if self.config.criterion == "mse":
+            # In units of the variance, so that targets can be averaged; constant targets say nothing.
+            variance = truth.var(axis=0)
+            error = ((path - truth) ** 2).mean(axis=1)
+            return -np.divide(error, variance, out=np.full(error.shape, np.nan), where=variance > 0)
+        return _correlations(path, truth)
+
+    def _choose(self, score: Floats) -> NDArray[np.intp]:
+        """Best penalty of each target; the strongest one where no fold could tell."""
+        common = _mean_of_finite(score.T)[:, None]
+        own = np.where(np.isfinite(score), score, common)
+        mixed = (1 - self.config.sharing) * own + self.config.sharing * common
+        mixed = np.where(np.isfinite(mixed), mixed, -np.inf)
+        # The last of equal scores is the strongest penalty.
+        return len(mixed) - 1 - mixed[::-1].argmax(axis=0)
+
+
+def _folds(train: NDArray[np.bool_], groups: Any, *, max_folds: int) -> list[Fold]:
+    """Groups of the training rows, each left out once, and the validation rows, predicted from all training rows."""
+    rows = np.flatnonzero(train)
+    folds = []
+    if len(rows) > 1:
+        labels = None if groups is None else groups[rows]
+        folds = [Fold(rows[f.fit], rows[f.held]) for f in group_folds(labels, len(rows), max_folds=max_folds)]
+    if not train.all():
+        folds.append(Fold(rows, np.flatnonzero(~train)))
+    if not folds:
+        msg = "one training row is not enough: nothing is left to choose the penalty on"
+        raise ValueError(msg)
+    return folds
+
+
+def _correlations(path: Floats, truth: Floats) -> Floats:
+    """Pearson correlation over rows of each prediction in `path` with the truth; NaN where either is constant."""
+    x, y = path - path.mean(axis=1, keepdims=True), truth - truth.mean(axis=0)
+    scale = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=0))
+    varies = (np.ptp(path, axis=1) > 0) & (np.ptp(truth, axis=0) > 0) & (scale > 0)
+    return np.divide((x * y).sum(axis=1), scale, out=np.full(scale.shape, np.nan), where=varies)
+
+
+def _mean_of_finite(values: Floats) -> Floats:
+    """Mean along the first axis over what is finite, NaN where nothing is."""
+    finite = np.isfinite(values)
+    count = finite.sum(axis=0)
+    total = np.where(finite, values, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def _decompose(X: Floats) -> tuple[Floats, Floats]:
+    """Eigenvalues and eigenvectors of the covariance of centred `X`, without its null space; the smaller side counts."""
+    n, p = X.shape
+    if p <= n:
+        values, vectors = np.linalg.eigh(X.T @ X / n)
+    else:
+        values, left = np.linalg.eigh(X @ X.T / n)
+        vectors = X.T @ (left / np.sqrt(n * np.maximum(values, np.finfo(float).tiny)))
+    keep = values > max(values[-1], 0.0) * max(n, p) * np.finfo(float).eps
+    return values[keep], vectors[:, keep]
+
+
+def _path(X: Floats, Y: Floats, X_new: Floats, alphas: Floats) -> Floats:
+    """Predictions for new rows at every penalty, shape ``(n_alphas, n_new, n_targets)``."""
+    x_mean, y_mean = X.mean(axis=0), Y.mean(axis=0)
+    values, vectors = _decompose(X - x_mean)
+    projected = vectors.T @ ((X - x_mean).T @ (Y - y_mean)) / len(X)
+    scores = (X_new - x_mean) @ vectors
+    return np.stack([scores @ (projected / (values + alpha)[:, None]) for alpha in alphas]) + y_mean
+
+
+def _solve(X: Floats, Y: Floats, alpha: Floats) -> tuple[Floats, Floats]:
+    """Coefficients ``(n_features, n_targets)`` and intercept, one penalty per target."""
+    x_mean, y_mean = X.mean(axis=0), Y.mean(axis=0)
+    values, vectors = _decompose(X - x_mean)
+    projected = vectors.T @ ((X - x_mean).T @ (Y - y_mean)) / len(X)
+    coefficients = vectors @ (projected / (values[:, None] + alpha))
+    return coefficients, y_mean - x_mean @ coefficients

@@ -1,0 +1,131 @@
+"""Scaling of features and targets, fitted on training rows and stored with the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histocell._core.errors import listing, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike, NDArray
+
+    type Arrays = dict[str, NDArray[Any]]
+
+TRANSFORMS = ("none", "log1p", "sqrt", "standard")
+_FEW_ROWS = 20
+
+
+def standardize_groups(X: ArrayLike, groups: ArrayLike) -> NDArray[np.float32]:
+    """Give each feature mean 0 and standard deviation 1 within each group.
+
+    An unsupervised correction of batch effects between sections (stain, scanner): it uses the features of a group and
+    nothing else, so a test section is standardised by itself. It also removes what truly differs between groups.
+
+    Parameters
+    ----------
+    X
+        Features, shape ``(n, n_features)``. Rows that are not finite stay as they are and count for nothing.
+    groups
+        Group of each row.
+
+    Returns
+    -------
+    Shape ``(n, n_features)``; features that are constant in a group are 0 there.
+    """
+    X, groups = np.asarray(X), np.asarray(groups)
+    out = np.full(X.shape, np.nan, dtype=np.float32)
+    finite = np.isfinite(X).all(axis=1)
+    small = []
+    for name in np.unique(groups):
+        rows = np.flatnonzero((groups == name) & finite)
+        if len(rows) == 0:
+            continue
+        if len(rows) < _FEW_ROWS:
+            small.append(f"{name} ({len(rows)})")
+        part = X[rows].astype(np.float64)
+        mean, scale = _mean_scale(part)
+        out[rows] = (part - mean) * scale
+    if small:
+        warn(f"groups of fewer than {_FEW_ROWS} rows are standardised by themselves, which is noisy: {listing(small)}")
+    return out
+
+
+def fit_input(X: NDArray[Any]) -> Arrays:
+    """Mean and scale of each feature, ``input_mean`` and ``input_scale``; constant features get scale 0.
+
+    Raises
+    ------
+    ValueError
+        When every feature is constant.
+    """
+    mean, scale = _mean_scale(X.astype(np.float64))
+    if not scale.any():
+        msg = (
+            f"all {X.shape[1]} features are constant over the {X.shape[0]} training rows, so nothing can be learnt from "
+            "them; check the embedding (was every patch blank, or the same?)"
+        )
+        raise ValueError(msg)
+    return {"input_mean": mean, "input_scale": scale}
+
+
+def apply_input(X: NDArray[Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """Features as the model sees them."""
+    return (X - arrays["input_mean"]) * arrays["input_scale"]
+
+
+def fit_target(Y: NDArray[np.float64], transform: str) -> Arrays:
+    """What `transform` needs to know of the training targets, ``target_mean`` and ``target_std``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown transform, or one that negative targets do not allow.
+    """
+    if transform not in TRANSFORMS:
+        msg = f"target_transform must be one of {', '.join(TRANSFORMS)}, not {transform!r}"
+        raise ValueError(msg)
+    if transform in {"log1p", "sqrt"} and (Y < 0).any():
+        msg = f"target_transform={transform!r} needs targets that are not negative; {int((Y < 0).sum())} values are"
+        raise ValueError(msg)
+    if transform != "standard":
+        return {}
+    mean, std = Y.mean(axis=0), Y.std(axis=0)
+    return {"target_mean": mean, "target_std": np.where(constant_columns(Y), 1.0, std)}
+
+
+def forward_target(Y: NDArray[np.float64], transform: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """Targets as the model learns them."""
+    if transform == "log1p":
+        return np.log1p(Y)
+    if transform == "sqrt":
+        return np.sqrt(Y)
+    if transform == "standard":
+        return (Y - arrays["target_mean"]) / arrays["target_std"]
+    return Y
+
+
+def inverse_target(Z: NDArray[np.float64], transform: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """Predictions in the units of the target."""
+    if transform == "log1p":
+        return np.expm1(Z)
+    if transform == "sqrt":
+        return np.maximum(Z, 0.0) ** 2
+    if transform == "standard":
+        return Z * arrays["target_std"] + arrays["target_mean"]
+    return Z
+
+
+def constant_columns(Y: NDArray[Any]) -> NDArray[np.bool_]:
+    """Columns whose values are all the same."""
+    return Y.max(axis=0) == Y.min(axis=0)
+
+
+def _mean_scale(X: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and one over the standard deviation, which is 0 where a column only varies by rounding."""
+    mean, std = X.mean(axis=0), X.std(axis=0)
+    varies = ~constant_columns(X) & (std > 1e-7 * np.abs(X).max(axis=0))
+    return mean, np.divide(1.0, std, out=np.zeros_like(std), where=varies)

@@ -1,0 +1,168 @@
+"""One training loop for small torch models: AdamW, warm-up and cosine, early stopping, best weights back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from histocell._core.settings import progress_bar, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to learn.
+
+    Attributes
+    ----------
+    lr, min_lr
+        Learning rate at the top of the warm-up and at the end of the cosine.
+    weight_decay
+        Decoupled, on weight matrices only.
+    batch_size
+        Rows per step.
+    max_epochs
+        Length of the cosine, and the most epochs there are.
+    patience
+        Epochs without a better validation loss before the end.
+    warmup
+        Share of all steps in which the learning rate rises.
+    clip_norm
+        Largest norm of the gradient; 0 for no limit.
+    """
+
+    lr: float = 1e-3
+    min_lr: float = 1e-6
+    weight_decay: float = 1e-2
+    batch_size: int = 128
+    max_epochs: int = 100
+    patience: int = 15
+    warmup: float = 0.05
+    clip_norm: float = 1.0
+
+
+@dataclass
+class History:
+    """Losses of the epochs, and the epoch whose weights were kept (counted from 0)."""
+
+    train_loss: list[float] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+    best_epoch: int = -1
+
+
+def pick_device(device: str | None) -> torch.device:
+    """The device asked for, the one in ``hc.settings``, or the best there is."""
+    name = device or settings.device
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.device(name)
+
+
+def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A private source of random numbers; the global one is left alone."""
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+def train(
+    net: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    data: tuple[Tensor, Tensor],
+    *,
+    schedule: Schedule,
+    shuffle: torch.Generator,
+    validation: tuple[Tensor, Tensor] | None = None,
+    stop_after: int | None = None,
+    desc: str = "train",
+) -> History:
+    """Train `net` in place.
+
+    Parameters
+    ----------
+    net
+        The module; anything random in it must draw from a generator of its own.
+    loss
+        Of predictions and targets.
+    data
+        Features ``(n, n_features)`` and targets ``(n, n_targets)``, on the device of `net`.
+    schedule
+        Learning rate, batches, patience.
+    shuffle
+        CPU generator for the order of the rows.
+    validation
+        Features and targets that stop the training; the weights of the best epoch are put back.
+    stop_after
+        Number of epochs to train for, on the same schedule; for training without validation rows.
+    desc
+        Text of the progress bar.
+    """
+    X, Y = data
+    n_batches = math.ceil(len(X) / schedule.batch_size)
+    n_epochs = schedule.max_epochs if stop_after is None else min(stop_after, schedule.max_epochs)
+    optimizer = torch.optim.AdamW(_parameter_groups(net, schedule.weight_decay), lr=schedule.lr)
+    history, best, best_weights = History(), math.inf, None
+    bar = progress_bar(range(n_epochs), desc=desc, unit="epoch")
+    for epoch in bar:
+        net.train()
+        order = torch.randperm(len(X), generator=shuffle).to(X.device)
+        total = 0.0
+        # Batches of nearly equal size: a last batch of two rows has no correlation to speak of.
+        for index, rows in enumerate(torch.tensor_split(order, n_batches)):
+            rate = learning_rate(epoch * n_batches + index, schedule.max_epochs * n_batches, schedule)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad()
+            value = loss(net(X[rows]), Y[rows])
+            value.backward()
+            if schedule.clip_norm:
+                torch.nn.utils.clip_grad_norm_(net.parameters(), schedule.clip_norm)
+            optimizer.step()
+            total += value.item() * len(rows)
+        history.train_loss.append(total / len(X))
+        if not math.isfinite(history.train_loss[-1]):
+            msg = f"the training loss became {history.train_loss[-1]} in epoch {epoch + 1}; try a smaller lr or target_transform"
+            raise ValueError(msg)
+        if validation is None:
+            history.best_epoch = epoch
+            continue
+        history.val_loss.append(evaluate(net, loss, validation))
+        bar.set_postfix(val_loss=f"{history.val_loss[-1]:.4g}", refresh=False)
+        if history.val_loss[-1] < best:
+            best, history.best_epoch = history.val_loss[-1], epoch
+            best_weights = {name: value.detach().clone() for name, value in net.state_dict().items()}
+        elif epoch - history.best_epoch >= schedule.patience:
+            break
+    bar.close()
+    if best_weights is not None:
+        net.load_state_dict(best_weights)
+    net.eval()
+    return history
+
+
+def evaluate(net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], data: tuple[Tensor, Tensor]) -> float:
+    """Loss of the net on rows that it does not learn from."""
+    net.eval()
+    with torch.no_grad():
+        return float(loss(net(data[0]), data[1]))
+
+
+def learning_rate(step: int, n_steps: int, schedule: Schedule) -> float:
+    """Linear warm-up to ``lr``, then half a cosine down to ``min_lr``."""
+    warm = max(1, round(schedule.warmup * n_steps))
+    if step < warm:
+        return schedule.lr * (step + 1) / warm
+    progress = (step - warm) / max(1, n_steps - warm)
+    return schedule.min_lr + (schedule.lr - schedule.min_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Matrices decay, biases and normalisation weights do not."""
+    matrices = [p for p in net.parameters() if p.ndim > 1]
+    vectors = [p for p in net.parameters() if p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -1,0 +1,159 @@
+"""How a training went."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from histocell._core import keys
+from histocell._core.access import get_table
+from histocell._core.errors import listing, missing_key
+from histocell.metrics import nan_mean
+from histocell.pl._style import MUTED, PALETTE, finish, new_axes, styled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from histocell._core.access import Data
+
+    type Floats = NDArray[np.float64]
+
+_LOSSES = (("train_loss", "training", PALETTE[0]), ("val_loss", "validation", PALETTE[1]))
+_CRITERIA = {"pearson": "CC on held-out groups", "mse": "minus squared error / variance on held-out groups"}
+
+
+def history(
+    data: Data,
+    *,
+    key: str = keys.MODEL,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    table_key: str | None = None,
+) -> Axes | None:
+    """Show how a model was trained: its losses by epoch, or for a ridge the score of each penalty.
+
+    Thin lines are the members of an ensemble (or the targets of a ridge), the thick one is their mean; dots mark the
+    epochs that were kept, a dotted line the best penalty.
+
+    Parameters
+    ----------
+    data
+        Reads ``uns[key]["history"]``: ``train_loss`` and ``val_loss``, shape ``(members, epochs)``, padded with NaN,
+        and ``best_epoch``; or ``alphas`` and ``cv_score``, shape ``(penalties, targets)``.
+    key
+        Slot of the model.
+    figsize
+        Width and height of a new figure in inches.
+    ax
+        Axes to draw on.
+    show
+        Whether to show the figure; by default if it is new and matplotlib is interactive.
+    table_key
+        The table of a SpatialData that has several.
+
+    Returns
+    -------
+    The axes; nothing if `show` is `True`.
+
+    Raises
+    ------
+    KeyError
+        If the slot is not there.
+    ValueError
+        If the model keeps no curve, as the mean baseline does.
+    """
+    table = get_table(data, table_key)
+    if key not in table.uns:
+        raise missing_key("uns", key, table.uns, "Run hc.tl.fit_abundance(data) first.")
+    model = table.uns[key]
+    curves = {name: np.asarray(values, dtype=np.float64) for name, values in model.get("history", {}).items()}
+    losses = {name: np.atleast_2d(curves[name]) for name, *_ in _LOSSES if curves.get(name, np.empty(0)).size}
+    is_path = curves.get("alphas", np.empty(0)).size and "cv_score" in curves
+    if not losses and not is_path:
+        msg = f'uns["{key}"]["history"] holds no training curve (train_loss, val_loss, or alphas and cv_score)'
+        msg += f"; it holds: {listing(curves)}. The mean baseline has none"
+        raise ValueError(msg)
+    with styled(ax is None):
+        axis = new_axes(figsize or (3.5, 2.5)) if ax is None else ax
+        if losses:
+            _draw_losses(axis, losses, curves.get("best_epoch"))
+        else:
+            _draw_path(axis, curves["alphas"], curves["cv_score"], _criterion(model))
+    return finish(axis, created=ax is None, show=show)
+
+
+def _draw_losses(ax: Axes, losses: Mapping[str, Floats], best_epoch: Floats | None) -> None:
+    for name, label, color in _LOSSES:
+        if name not in losses or not np.isfinite(losses[name]).any():
+            continue
+        members = losses[name]
+        epochs = np.arange(1, members.shape[1] + 1)
+        single = "o" if len(epochs) == 1 else None
+        if len(members) > 1:
+            ax.plot(epochs, members.T, color=color, linewidth=0.6, alpha=0.4, marker=single, markersize=3)
+        # towards the end few members are left, and the mean of those is not that of all
+        whole = np.isfinite(members).sum(axis=0) >= max(1, len(members) / 2)
+        mean = np.where(whole, nan_mean(members), np.nan)
+        ax.plot(epochs, mean, color=color, linewidth=1.6, label=label, marker=single, markersize=4)
+    _mark_best(ax, losses, best_epoch)
+    finite = np.concatenate([values[np.isfinite(values)] for values in losses.values()])
+    if finite.min() > 0 and finite.max() > 20 * np.median(finite):
+        ax.set_yscale("log")
+    ax.set(xlabel="epoch", ylabel="loss")
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    ax.legend(loc="upper right")
+
+
+def _mark_best(ax: Axes, losses: Mapping[str, Floats], best_epoch: Floats | None) -> None:
+    """Dots where the weights that were kept stand on their validation curve."""
+    members = losses.get("val_loss", losses.get("train_loss"))
+    if best_epoch is None or members is None:
+        return
+    best = np.atleast_1d(best_epoch)[: len(members)]
+    usable = np.isfinite(best) & (best >= 0) & (best < members.shape[1])
+    epochs = best[usable].astype(int)
+    if len(epochs):
+        values = members[: len(best)][usable, epochs]
+        ax.plot(epochs + 1, values, "o", color="black", markersize=3, zorder=3, label="best epoch")
+
+
+def _draw_path(ax: Axes, alphas: Floats, score: Floats, label: str) -> None:
+    score = score.reshape(len(alphas), -1)
+    mean = nan_mean(score, axis=1)
+    if score.shape[1] > 1:
+        thin = ax.plot(alphas, score, color=MUTED, linewidth=0.6, alpha=0.6)
+        thin[0].set_label("each target")
+    ax.plot(alphas, mean, color=PALETTE[0], linewidth=1.6, label="mean", marker="o" if len(alphas) == 1 else None)
+    if np.isfinite(mean).any():
+        best = alphas[np.nanargmax(mean)]
+        ax.axvline(best, color="black", linewidth=0.8, linestyle=":", label=f"best mean: {best:.2g}")
+    ax.set(xscale="log", xlabel="penalty", ylabel=label)
+    ax.legend(loc="best")
+
+
+def _criterion(model: Mapping[str, Any]) -> str:
+    """What `cv_score` is, from wherever the config names the criterion."""
+    text = str(model.get("config", ""))
+    try:
+        found = _find(json.loads(text), "criterion")
+    except json.JSONDecodeError:
+        found = None
+    return _CRITERIA.get(str(found), "score on held-out groups")
+
+
+def _find(node: Any, name: str) -> Any:
+    """The first value called `name` in nested mappings."""
+    if isinstance(node, dict):
+        if name in node:
+            return node[name]
+        for child in node.values():
+            if (found := _find(child, name)) is not None:
+                return found
+    return None

@@ -1,0 +1,124 @@
+"""What each map of a figure shows, on which colour scale, and where it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from histocell.metrics import pearson
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from histocell.pl._sections import Section
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A column of maps: the section, whose values it shows, and the truth that these are scored against."""
+
+    section: Section
+    values: pd.DataFrame
+    truth: pd.DataFrame | None
+    title: str
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """Values of a cell type, NaN where it was not measured."""
+        return _column(self.values, name, self.section)
+
+    def score(self, name: str, split: NDArray[Any] | None) -> str:
+        """Pearson's correlation with the truth as text; over the test spots where there are some."""
+        if self.truth is None or name not in self.truth:
+            return ""
+        used, note = np.ones(len(self.section.rows), dtype=bool), ""
+        if split is not None:
+            parts = split[self.section.rows]
+            used = parts == "test" if (parts == "test").any() else used
+            note = " (train)" if (parts == "train").any() and used.all() and "test" not in parts else ""
+        value = pearson(_column(self.truth, name, self.section)[used], self.column(name)[used])[0]
+        return f"CC {value:.2f}{note}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else "CC undefined"
+
+
+def _column(frame: pd.DataFrame, name: str, section: Section) -> NDArray[np.float64]:
+    if name not in frame:
+        return np.full(len(section.rows), np.nan)
+    return frame[name].to_numpy(dtype=np.float64)[section.rows]
+
+
+def quantity(frame: pd.DataFrame) -> str:
+    """What the values are: proportions where they add up to 1 in each spot."""
+    totals = frame.sum(axis=1, min_count=1).dropna()
+    return "proportion" if len(totals) and np.allclose(totals, 1, atol=0.02) else "abundance"
+
+
+def upper_limit(name: str, panels: list[Panel], vmax: float | str | Mapping[str, float]) -> float:
+    """Upper end of the colour scale that all maps of a cell type share."""
+    if not isinstance(vmax, (int, float, str)):
+        vmax = vmax.get(name, "p99")
+    if not isinstance(vmax, str):
+        return float(vmax)
+    percent = _percent(vmax)
+    columns = [panel.column(name) for panel in panels]
+    finite = [values for column in columns if len(values := column[np.isfinite(column)])]
+    # the largest of the maps' own percentiles: neither truth nor prediction is cut off at the height of the other
+    top = max((np.percentile(values, percent) for values in finite), default=0.0)
+    if top <= 0:  # rarer than the percentile
+        top = max((values.max() for values in finite), default=0.0)
+    return float(top) if top > 0 else 1.0
+
+
+def _percent(text: str) -> float:
+    try:
+        percent = float(text.removeprefix("p"))
+    except ValueError:
+        percent = np.nan
+    if not 0 <= percent <= 100:
+        msg = f'vmax must be a number, a percentile such as "p99", or a number by cell type, not {text!r}'
+        raise ValueError(msg)
+    return percent
+
+
+def shared_views(panels: list[Panel]) -> dict[str, NDArray[np.float64]]:
+    """What is shown of each section, ``[[x0, y0], [x1, y1]]``: all are of one height, so that they have one scale."""
+    height = view_height(panels)
+    views = {}
+    for section in (panel.section for panel in panels):
+        half = np.array([np.ptp(section.view[:, 0]), height]) / 2
+        middle = section.view.mean(axis=0)
+        views[section.name] = np.stack([middle - half, middle + half])
+    return views
+
+
+def view_height(panels: list[Panel]) -> float:
+    """Height of the highest section."""
+    return float(max(np.ptp(panel.section.view[:, 1]) for panel in panels))
+
+
+def map_axes(panels: list[Panel], n_types: int, ncols: int | None, figsize: tuple[float, float] | None) -> NDArray[Any]:
+    """Axes of a new figure, shape (cell types, panels); cell types stand side by side in `ncols` blocks."""
+    ratios = np.array([np.ptp(panel.section.view[:, 0]) for panel in panels]) / view_height(panels)
+    width = ratios.sum()  # of a row of one cell type, as a multiple of its height
+    if ncols is None:
+        ncols = round(np.sqrt(1.2 * n_types / (width + 0.4)))
+    ncols = int(np.clip(ncols, 1, n_types))
+    nrows = -(-n_types // ncols)
+    if figsize is None:
+        height = float(np.clip(9 / (ncols * width), 1.3, 2.8))
+        figsize = (ncols * (width * height + 0.95) - 0.1, nrows * (height + 0.19) + 0.05)
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01, compress=True)
+    figure = plt.figure(figsize=figsize, layout=layout)
+    block = len(panels) + 1  # the last column of a block parts it from the next
+    grid = figure.add_gridspec(nrows, ncols * block - 1, width_ratios=np.tile([*ratios, 0.1], ncols)[:-1])
+    axes = np.empty((n_types, len(panels)), dtype=object)
+    for index in range(n_types):
+        row, start = index // ncols, index % ncols * block
+        for column in range(len(panels)):
+            axes[index, column] = figure.add_subplot(grid[row, start + column])
+    return axes

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import warnings
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from histocell._core import errors, keys
+from histocell._core.rng import as_rng, draw_seed
+from histocell._core.settings import Settings, progress_bar
+
+
+def test_safe_key():
+    assert keys.safe_key("MahmoodLab/UNI2-h") == "MahmoodLab_UNI2-h"
+    with pytest.raises(ValueError, match="no character"):
+        keys.safe_key("///")
+
+
+def test_safe_names_warn_once_and_keep_the_original():
+    with pytest.warns(UserWarning, match="cannot be written") as record:
+        names, changed = keys.safe_names(["Tumor/Stroma", "CD3+", "a/b"])
+    assert names == ["Tumor_Stroma", "CD3+", "a_b"]
+    assert changed == {"Tumor_Stroma": "Tumor/Stroma", "a_b": "a/b"}
+    assert len(record) == 1
+
+
+def test_names_that_become_the_same_are_an_error():
+    with pytest.raises(ValueError, match="not unique"):
+        keys.safe_names(["a/b", "a_b"])
+
+
+def test_provenance_round_trip(tmp_path):
+    adata = ad.AnnData(np.ones((2, 2), dtype=np.float32))
+    keys.write_provenance(adata, "X_uni", encoder="uni", size_um=112.0, mpp=None)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    back = keys.read_provenance(ad.read_h5ad(tmp_path / "a.h5ad"), "X_uni")
+    assert back["encoder"] == "uni"
+    assert back["size_um"] == 112.0
+    assert back["mpp"] is None
+    assert keys.read_provenance(adata, "absent") == {}
+
+
+def test_missing_key_says_what_exists_and_what_to_run():
+    error = errors.missing_key("obsm", "X_uni", ["X_morphology"], 'Run hc.pp.embed_image(data, "uni") first.')
+    assert isinstance(error, KeyError)
+    assert str(error) == 'obsm["X_uni"] not found; available: X_morphology. Run hc.pp.embed_image(data, "uni") first.'
+
+
+def test_listing_is_short():
+    assert errors.listing(range(30)).endswith("(30 in all)")
+    assert errors.listing([]) == "none"
+
+
+def test_warning_points_at_the_user():
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        keys.safe_names(["a/b"])
+    assert record[0].filename == __file__
+
+
+def test_optional_package_names_its_extra():
+    with pytest.raises(ImportError, match=r'pip install "histocell\[wsi\]"'):
+        errors.import_optional("no_such_package", "wsi")
+
+
+def test_rng_is_spec_7():
+    assert draw_seed(as_rng(3)) == draw_seed(as_rng(np.random.default_rng(3)))
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    draw_seed(as_rng(0))
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+
+
+def test_settings_read_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("HISTOCELL_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("HISTOCELL_PROGRESS", "0")
+    assert Settings().data_dir == tmp_path
+    assert Settings().progress is False
+    assert list(progress_bar(range(3))) == [0, 1, 2]

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection, PolyCollection
+from matplotlib_scalebar.scalebar import ScaleBar
+from spatialdata.models import ShapesModel, TableModel
+from spatialdata.transformations import get_transformation
+
+import histocell as hc
+from histocell.metrics import pearson
+
+MPP, PITCH = 2.0, 50
+
+
+def circles(ax):
+    return [each for each in ax.collections if isinstance(each, EllipseCollection)]
+
+
+def test_truth_stands_beside_prediction_on_one_scale(spots):
+    axes = hc.pl.abundance(spots, ["Tumour", "T-cells CD4+"])
+    assert axes.shape == (2, 2)
+    for row, name in zip(axes, ["Tumour", "T-cells CD4+"], strict=True):
+        truth, predicted = spots.obsm["cell_abundance"][name], spots.obsm["predicted_abundance"][name]
+        top = max(np.percentile(truth, 99), np.percentile(predicted, 99))
+        for ax, values in zip(row, [truth, predicted], strict=True):
+            (drawn,) = circles(ax)
+            np.testing.assert_allclose(drawn.get_array(), values)
+            assert drawn.get_clim() == pytest.approx((0, top))
+        assert row[0].get_title() == "measured"
+        assert row[1].get_title() == f"predicted, CC {pearson(truth, predicted)[0]:.2f}"
+        assert row[0].get_ylabel() == name
+
+
+def test_spots_have_their_size_and_place_in_um(sdata):
+    ax = hc.pl.abundance(sdata, "Tumour", truth=False)
+    assert isinstance(ax, Axes)
+    (drawn,) = circles(ax)
+    np.testing.assert_allclose(drawn.get_offsets(), sdata["table"].obsm["spatial"] * MPP)
+    np.testing.assert_allclose(drawn.get_widths(), 80.0)  # um
+    assert drawn._units == "xy"
+    assert ax.get_aspect() == 1
+    assert np.diff(ax.get_ylim())[0] < 0, "y runs downwards"
+    assert len(ax.get_xticks()) == len(ax.get_yticks()) == 0
+    (picture,) = ax.images
+    left, right, bottom, top = picture.get_extent()
+    assert (left, right) == ax.get_xlim()
+    assert (bottom, top) == ax.get_ylim()
+    assert [each for each in ax.artists if isinstance(each, ScaleBar)]
+
+
+def test_the_image_lies_where_the_spots_are(sdata):
+    """A spot that the image shows in another colour is drawn on that colour."""
+    row = 17
+    x, y = sdata["table"].obsm["spatial"][row]
+    pixels = np.array(sdata["he"])
+    pixels[:, int(y) - 9 : int(y) + 9, int(x) - 9 : int(x) + 9] = np.array([0, 255, 0])[:, None, None]
+    sdata["he"].data = pixels
+    ax = hc.pl.abundance(sdata, "Tumour", truth=False, image_alpha=1, size=1e-6)
+    shown = ax.images[0].get_array()
+    green = (shown[..., 1] > 250) & (shown[..., 0] < 5)
+    left, right, bottom, top = ax.images[0].get_extent()
+    height, width = green.shape
+    at_y, at_x = (np.nonzero(green)[k].mean() + 0.5 for k in (0, 1))
+    assert left + at_x / width * (right - left) == pytest.approx(x * MPP, abs=1.5)
+    assert top + at_y / height * (bottom - top) == pytest.approx(y * MPP, abs=1.5)
+
+
+def test_sections_stand_side_by_side_at_one_scale(two_sections, picture):
+    far = two_sections.obs["section"] == "S2"
+    two_sections.obsm["spatial"][far.to_numpy(), 1] *= 0.6
+    axes = hc.pl.abundance(two_sections, "Tumour", image={"S1": picture, "S2": picture})
+    assert axes.shape == (1, 4)
+    assert len({round(float(np.ptp(ax.get_ylim())), 6) for ax in axes[0]}) == 1
+    titles = [ax.get_title() for ax in axes[0]]
+    assert titles[0] == "S1 measured"
+    assert titles[1].startswith("S1 predicted\nCC ")
+    assert titles[1].endswith("(train)")
+    assert titles[3].startswith("S2 predicted\nCC ")
+    assert "train" not in titles[3]
+    assert len({circles(ax)[0].get_clim() for ax in axes[0]}) == 1
+    one = hc.pl.abundance(two_sections, "Tumour", section="S2")
+    assert one.shape == (1, 2)
+
+
+def test_only_test_spots_are_scored(spots):
+    spots.obs["split"] = np.where(np.arange(spots.n_obs) % 2, "test", "train")
+    spots.obsm["predicted_abundance"].iloc[::2] = 0.5
+    truth, predicted = (spots.obsm[key]["Tumour"].iloc[1::2] for key in ("cell_abundance", "predicted_abundance"))
+    axes = hc.pl.abundance(spots, "Tumour")
+    assert axes[0, 1].get_title() == f"predicted, CC {pearson(truth, predicted)[0]:.2f}"
+
+
+def test_too_many_sections_and_unknown_ones(two_sections):
+    with pytest.raises(KeyError, match="S9 not found; available: S1, S2"):
+        hc.pl.abundance(two_sections, section=["S1", "S9"])
+    two_sections.obs["section"] = [f"S{i % 7}" for i in range(two_sections.n_obs)]
+    with pytest.raises(ValueError, match="7 sections are too many.*section='S0'"):
+        hc.pl.abundance(two_sections)
+    assert plt.get_fignums() == []
+
+
+def test_missing_slots_say_what_to_run(spots):
+    with pytest.raises(KeyError, match="cell type B-cells not found; available: Tumour"):
+        hc.pl.abundance(spots, ["Tumour", "B-cells"])
+    with pytest.raises(KeyError, match=r'obsm\["other"\] not found'):
+        hc.pl.abundance(spots, truth="other")
+    del spots.obsm["predicted_abundance"]
+    with pytest.raises(KeyError, match=r"hc\.tl\.predict_abundance"):
+        hc.pl.abundance(spots)
+    with pytest.raises(TypeError, match="AnnData or a SpatialData"):
+        hc.pl.abundance(spots.to_df())
+    assert plt.get_fignums() == []
+
+
+def test_truth_alone(spots):
+    assert isinstance(hc.pl.abundance(spots, "Tumour", key="cell_abundance"), Axes)
+
+
+def test_a_type_that_was_not_measured(spots):
+    del spots.obsm["cell_abundance"]["Tumour"]
+    axes = hc.pl.abundance(spots, "Tumour")
+    hollow = circles(axes[0, 0])[1]
+    assert len(hollow.get_offsets()) == spots.n_obs
+    assert hollow.get_facecolor().size == 0
+    assert axes[0, 1].get_title() == "predicted"
+
+
+@pytest.mark.filterwarnings("error")
+def test_nan_constant_and_single_spots(spots):
+    spots.obsm["predicted_abundance"].iloc[:5] = np.nan
+    spots.obsm["cell_abundance"]["Tumour"] = 0.0
+    axes = hc.pl.abundance(spots, ["Tumour", "α_β"])
+    known, hollow = circles(axes[0, 1])
+    assert (len(known.get_offsets()), len(hollow.get_offsets())) == (spots.n_obs - 5, 5)
+    assert axes[0, 1].get_title() == "predicted, CC undefined"
+    axes[0, 0].figure.draw_without_rendering()
+    spots.obsm["predicted_abundance"]["Tumour"] = np.nan
+    for rows in (slice(0, 1), slice(0, 2), slice(0, 42)):
+        hc.pl.abundance(spots[rows].copy())[0, 0].figure.draw_without_rendering()
+    spots.obsm["predicted_abundance"]["Tumour"] = 0.0
+    ax = hc.pl.abundance(spots, "Tumour", truth=False)
+    assert circles(ax)[0].get_clim() == (0, 1)
+
+
+def test_rare_types_use_their_maximum(spots):
+    values = np.zeros(spots.n_obs)
+    values[3] = 0.02
+    spots.obsm["cell_abundance"]["Tumour"] = values
+    ax = hc.pl.abundance(spots, "Tumour", key="cell_abundance", vmax="p90")
+    assert circles(ax)[0].get_clim() == (0, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("vmax", "top"), [(3.0, 3.0), (2, 2.0), ({"Tumour": 0.7}, 0.7), ("p50", 0.5), ({"α_β": 1.0}, 1.0)]
+)
+def test_vmax(spots, vmax, top):
+    ax = hc.pl.abundance(spots, "Tumour", key="cell_abundance", vmax=vmax)
+    assert circles(ax)[0].get_clim() == pytest.approx((0, top))
+    bar = next(each for each in ax.figure.axes if each is not ax)
+    assert bar._colorbar.extend == ("max" if top < 1 else "neither")
+
+
+@pytest.mark.parametrize("vmax", ["high", "p101", "p-1"])
+def test_bad_vmax(spots, vmax):
+    with pytest.raises(ValueError, match="vmax must be a number, a percentile"):
+        hc.pl.abundance(spots, "Tumour", vmax=vmax)
+
+
+def test_scale_is_named_for_proportions(spots):
+    shares = spots.obsm["cell_abundance"].div(spots.obsm["cell_abundance"].sum(axis=1), axis=0)
+    bars = []
+    for values in (shares, shares * 7):
+        spots.obsm["cell_abundance"] = values
+        ax = hc.pl.abundance(spots, "Tumour", key="cell_abundance")
+        bars.append(ax.figure.axes[-1].get_ylabel())
+    assert bars == ["proportion", "abundance"]
+
+
+def test_many_types_are_limited(spots):
+    frame = pd.DataFrame(np.tile(np.arange(30.0), (spots.n_obs, 1)), index=spots.obs_names)
+    spots.obsm["predicted_abundance"] = frame.set_axis([f"type {i}" for i in range(30)], axis=1)
+    with pytest.warns(UserWarning, match="24 most abundant of 30"):
+        axes = hc.pl.abundance(spots, truth=False)
+    assert axes.shape == (24, 1)
+    assert axes[0, 0].get_title() == "type 6"
+
+
+def test_own_axes_are_used_and_not_shown(spots, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(True))
+    monkeypatch.setattr(plt, "isinteractive", lambda: True)
+    figure, own = plt.subplots(2, 2)
+    axes = hc.pl.abundance(spots, ["Tumour", "α_β"], ax=own)
+    assert axes[1, 0] is own[1, 0]
+    assert plt.get_fignums() == [figure.number]
+    assert shown == []
+    with pytest.raises(ValueError, match="ax holds 4 axes; 1 cell types x 2 maps"):
+        hc.pl.abundance(spots, "Tumour", ax=own)
+    assert hc.pl.abundance(spots, "Tumour", show=False) is not None
+    assert shown == []
+    assert hc.pl.abundance(spots, "Tumour") is not None
+    assert shown == [True]
+    assert hc.pl.abundance(spots, "Tumour", show=True) is None
+
+
+def test_unknown_resolution_means_no_scalebar(spots):
+    del spots.obs["mpp"]
+    ax = hc.pl.abundance(spots, "Tumour", truth=False)
+    np.testing.assert_allclose(circles(ax)[0].get_offsets(), spots.obsm["spatial"])
+    np.testing.assert_allclose(circles(ax)[0].get_widths(), 0.55 * PITCH)
+    assert not [each for each in ax.artists if isinstance(each, ScaleBar)]
+
+
+def test_spot_diameter_of_space_ranger(spots):
+    spots.uns["spatial"] = {"S1": {"scalefactors": {"spot_diameter_fullres": 31.0}}}
+    ax = hc.pl.abundance(spots, "Tumour", truth=False, size=2)
+    np.testing.assert_allclose(circles(ax)[0].get_widths(), 2 * 31.0 * MPP)
+
+
+def test_tiles_are_squares(sdata):
+    import geopandas as gpd
+    import shapely
+
+    table = sdata["table"]
+    x, y = table.obsm["spatial"].T
+    frame = gpd.GeoDataFrame(geometry=shapely.box(x - 25, y - 25, x + 25, y + 25))
+    placed = get_transformation(sdata["spots"], get_all=True)
+    sdata["tiles"] = ShapesModel.parse(frame, transformations=dict(placed))
+    tiles = table.copy()
+    del tiles.uns["spatialdata_attrs"]
+    tiles.obs["region"] = pd.Categorical(["tiles"] * tiles.n_obs)
+    sdata["tiles_table"] = TableModel.parse(tiles, region="tiles", region_key="region", instance_key="spot_id")
+    ax = hc.pl.abundance(sdata, "Tumour", truth=False, table_key="tiles_table")
+    (drawn,) = (each for each in ax.collections if isinstance(each, PolyCollection))
+    corners = drawn.get_paths()[0].vertices[:4]
+    np.testing.assert_allclose(np.ptp(corners, axis=0), 50 * MPP)
+    np.testing.assert_allclose(corners.mean(axis=0), table.obsm["spatial"][0] * MPP)
+
+
+def test_data_is_not_changed(spots):
+    before = spots.copy()
+    hc.pl.abundance(spots)
+    pd.testing.assert_frame_equal(spots.obsm["predicted_abundance"], before.obsm["predicted_abundance"])
+    pd.testing.assert_frame_equal(spots.obs, before.obs)
+    assert set(spots.uns) == set(before.uns)
+
+
+def test_looks(sdata, looks_like):
+    axes = hc.pl.abundance(sdata, ["Tumour", "Endothelial Lymphatic LYVE1"], figsize=(5, 4))
+    looks_like(axes[0, 0], "abundance")
+
+
+def test_looks_without_image(two_sections, looks_like):
+    two_sections.obsm["predicted_abundance"].iloc[::9] = np.nan
+    axes = hc.pl.abundance(two_sections, ["Tumour", "T-cells CD4+"], cmap=mpl.colormaps["magma_r"], figsize=(7, 3.2))
+    looks_like(axes[0, 0], "abundance_plain")
