@@ -42,14 +42,14 @@ def parity_dir(data_dir: Path) -> Path:
 def _tissue() -> SpatialData:
     import histocell as hc
 
-    return hc.datasets.synthetic_tissue(size_px=700, rng=0)
+    return hc.datasets.synthetic_tissue(size_px=700, spot_pitch_um=50, spot_diameter_um=50, rng=0)
 
 
 @pytest.fixture(scope="session")
 def _cohort() -> SpatialData:
     import histocell as hc
 
-    sdata = hc.datasets.synthetic_tissue(4, n_patients=4, size_px=700, rng=1)
+    sdata = hc.datasets.synthetic_tissue(4, n_patients=4, size_px=700, spot_pitch_um=50, spot_diameter_um=50, rng=1)
     hc.pp.patches(sdata)
     hc.pp.embed_image(sdata, "morphology")
     return sdata

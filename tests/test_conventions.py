@@ -10,7 +10,11 @@ import pytest
 FORBIDDEN = {"seed", "random_state", "save", "copy", "verbose", "n_jobs"}
 
 
-def public_functions():
+def public_functions() -> list:
+    return list(_public_functions())
+
+
+def _public_functions():
     for package in ["bench", "datasets", "encoders", "io", "pl", "pp", "tl"]:
         module = importlib.import_module(f"histocell.{package}")
         for name in module.__all__:

@@ -112,8 +112,10 @@ def test_missing_slots_say_what_to_run(spots):
     del spots.obsm["predicted_abundance"]
     with pytest.raises(KeyError, match=r"hc\.tl\.predict_abundance"):
         hc.pl.abundance(spots)
+    with pytest.raises(ValueError, match="pinkish"):
+        hc.pl.abundance(spots, key="cell_abundance", cmap="pinkish")
     with pytest.raises(TypeError, match="AnnData or a SpatialData"):
-        hc.pl.abundance(spots.to_df())
+        hc.pl.abundance(spots.obs)
     assert plt.get_fignums() == []
 
 

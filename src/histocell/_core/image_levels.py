@@ -176,9 +176,11 @@ def dask_level(array: Any, dims: Sequence[str] | None, cache: BlockCache) -> Blo
     def fetch(blocks: list[Block]) -> list[NDArray[Any]]:
         import dask
 
-        # one block on this thread; several in one graph, so that what they share is computed once
         chosen = [array.blocks[(slice(None), *block) if axis == 0 else block] for block in blocks]
-        return list(dask.compute(*chosen, scheduler="synchronous" if len(chosen) == 1 else "threads"))
+        # an array of one chunk is computed as it is; dask would copy the chunk of an array
+        tasks = [part.to_delayed().item() if part.npartitions == 1 else part for part in chosen]
+        # one block on this thread; several in one graph, so that what they share is computed once
+        return list(dask.compute(*tasks, scheduler="synchronous" if len(tasks) == 1 else "threads"))
 
     chunks = array.chunks
     return BlockLevel(chunks[y_axis], chunks[y_axis + 1], fetch, axis=axis, dtype=array.dtype, cache=cache)

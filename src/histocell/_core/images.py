@@ -40,7 +40,7 @@ class SlideImage:
     """
 
     def __init__(self, levels: Sequence[Level], *, mpp: float | None, mpp_source: str, name: str = "array") -> None:
-        self.shape: tuple[int, int] = levels[0].shape
+        self.shape: tuple[int, int] = max((level.shape for level in levels), key=lambda shape: shape[0] * shape[1])
         self.mpp = mpp
         self.mpp_source = mpp_source if mpp is not None else "unknown"
         self._name = name

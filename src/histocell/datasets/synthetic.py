@@ -44,9 +44,9 @@ def synthetic_tissue(
     """Draw tumour sections whose cells, and so whose spots, are known exactly.
 
     A section holds tumour nests with glands, collagen with fibroblasts, lymphoid aggregates with plasma cells around
-    them, sheets of foamy macrophages, vessels and fat, in an irregular outline. Six cell types
-    differ in size, shape, depth of stain and texture of their nuclei, and in their bodies. Stain concentrations become
-    colours by the Beer-Lambert law, so stain separation can recover them.
+    them, sheets of foamy macrophages, vessels and fat, in an irregular outline. Six cell types (tumour, fibroblast,
+    lymphocyte, plasma, endothelial, myeloid) differ in size, shape, depth of stain and texture of their nuclei, and in
+    their bodies. Stain concentrations become colours by the Beer-Lambert law, so stain separation can recover them.
 
     Parameters
     ----------
@@ -83,6 +83,11 @@ def synthetic_tissue(
     ------
     ValueError
         If a parameter is out of range, or the section is too small to hold a spot.
+
+    References
+    ----------
+    Optical densities of stains: Ruifrok and Johnston, Anal Quant Cytol Histol 23 (2001) 291. Fibres: line integral
+    convolution, Cabral and Leedom, SIGGRAPH 1993.
 
     Examples
     --------

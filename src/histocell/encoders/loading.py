@@ -20,6 +20,7 @@ class Encoder(Protocol):
 
     name: str
     version: str
+    spec: EncoderSpec
     dim: int
 
     def embed(
@@ -61,7 +62,9 @@ def load(
                 raise ValueError(msg)
             from histocell.encoders.morphology import Morphology
 
-            return Morphology()
+            built = Morphology()
+            built.spec = spec
+            return built
         module, revision = _build_timm(spec, weights, rng)
     else:
         module, revision = encoder, ""

@@ -17,7 +17,8 @@ NEAREST_LIMIT_UM = 30.0
 
 AREA_EDGES_UM2 = (20.0, 32.0, 48.0, 75.0)
 ELONGATION_EDGES = (1.4, 2.0)
-DARKNESS_EDGES = (1.2, 1.7)  # of haematoxylin, in units of the nuclear threshold
+DARKNESS_EDGES = (1.2, 1.5, 1.9)  # of haematoxylin, in units of the nuclear threshold
+NEAREST_EDGES_UM = (7.0, 10.0, 15.0)
 
 SUMS = (
     "n",
@@ -36,6 +37,7 @@ SUMS = (
     *(f"area_bin{i}" for i in range(len(AREA_EDGES_UM2) + 1)),
     *(f"elongation_bin{i}" for i in range(len(ELONGATION_EDGES) + 1)),
     *(f"dark_bin{i}" for i in range(len(DARKNESS_EDGES) + 1)),
+    *(f"nearest_bin{i}" for i in range(len(NEAREST_EDGES_UM) + 1)),
     "lymphoid",
     "spindle",
     "large",
@@ -69,11 +71,15 @@ def segment_nuclei(haematoxylin: np.ndarray, *, threshold: float, mpp: float) ->
     return flood(surface, mask, PEAK_DEPTH * threshold)
 
 
-def nuclei_table(maps: np.ndarray, *, threshold: float, mpp: float) -> dict[str, np.ndarray]:
+def nuclei_table(
+    labels: np.ndarray, n: int, maps: np.ndarray, *, threshold: float, mpp: float
+) -> dict[str, np.ndarray]:
     """Measure the nuclei of a block.
 
     Parameters
     ----------
+    labels, n
+        From :func:`segment_nuclei`.
     maps
         Shape (2 or more, h, w), float32: haematoxylin, eosin.
     threshold
@@ -86,7 +92,6 @@ def nuclei_table(maps: np.ndarray, *, threshold: float, mpp: float) -> dict[str,
     Arrays of one length: y, x (um from the block's corner), area (um²), elongation, fill, h_mean, h_sd, e_mean, cos2,
     sin2, nearest (um).
     """
-    labels, n = segment_nuclei(maps[0], threshold=threshold, mpp=mpp)
     rows = measure(labels, n, maps)
     area = rows[:, 2] * mpp**2
     rows, area = (a[(area >= AREA_RANGE_UM2[0]) & (area <= AREA_RANGE_UM2[1])] for a in (rows, area))
@@ -143,6 +148,7 @@ def nuclear_sums(nuclei: dict[str, np.ndarray], *, shape: tuple[int, int], cell_
         (area, AREA_EDGES_UM2),
         (elongation, ELONGATION_EDGES),
         (dark, DARKNESS_EDGES),
+        (nuclei["nearest"], NEAREST_EDGES_UM),
     ):
         bins = np.searchsorted(edges, quantity, side="right")
         values += [bins == i for i in range(len(edges) + 1)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from anndata.utils import make_index_unique
 
 from histocell._core import keys
 from histocell._core.errors import listing, warn
@@ -81,9 +82,7 @@ def st(
     names = pd.Index([spots[row] for row in keep])
     chosen = selection.loc[names]
     obs = pd.DataFrame({"array_col": chosen["x"].to_numpy(), "array_row": chosen["y"].to_numpy()}, index=names)
-    table = AnnData(X=counts[keep], obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
-    if not table.var_names.is_unique:
-        table.var_names_make_unique()
+    table = AnnData(X=counts[keep], obs=obs, var=pd.DataFrame(index=make_index_unique(pd.Index(genes))))
     set_label(table, keys.SECTION, section)
     set_label(table, keys.PATIENT, patient)
     xy = chosen[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64)

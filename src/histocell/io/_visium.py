@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,10 @@ def visium(
     folder = Path(path).expanduser()
     library = _library(folder, counts_file)
     section = library or folder.resolve().name if section is None else str(section)
-    read = read_visium(folder, dataset_id=library or "visium", counts_file=counts_file)
+    with warnings.catch_warnings():
+        # scanpy warns of gene symbols that occur twice before the reader makes them unique; spatialdata of its own table
+        warnings.filterwarnings("ignore", message="Variable names are not unique|Converting `region_key")
+        read = read_visium(folder, dataset_id=library or "visium", counts_file=counts_file)
     table = next(iter(read.tables.values())).copy()
     del table.obs["region"], table.obs["spot_id"]
     table.uns.pop("spatialdata_attrs")

@@ -285,6 +285,18 @@ def indicators(labels: NDArray[np.integer], n_labels: int) -> NDArray[np.float32
     return out
 
 
+def normalize_weights(weights: csr_array, *, row_standardize: bool = False) -> csr_array:
+    """Weights that sum to n; with `row_standardize` those of each point sum to 1 first. Without any, they stay 0."""
+    from scipy.sparse import csr_array, diags_array
+
+    weights = csr_array(weights, dtype=np.float64)
+    if row_standardize:
+        sums = weights.sum(axis=1)
+        weights = csr_array(diags_array(1 / np.where(sums == 0, 1, sums)) @ weights)
+    total = float(weights.sum())
+    return weights * (weights.shape[0] / total) if total else weights
+
+
 def sparse_lag(weights: csr_array, values: NDArray[np.floating], *, row_standardize: bool = False) -> Lag:
     """Lags under given weights, which are scaled to sum to n.
 
@@ -297,20 +309,11 @@ def sparse_lag(weights: csr_array, values: NDArray[np.floating], *, row_standard
     row_standardize
         Whether the weights of each point are first made to sum to 1, as esda does; points without neighbours keep 0.
     """
-    from scipy.sparse import csr_array, diags_array
-
-    weights = csr_array(weights, dtype=np.float64)
     n = len(values)
+    weights = normalize_weights(weights, row_standardize=row_standardize)
     if weights.shape != (n, n):
         msg = f"weights have shape {weights.shape}, the variables {n} rows"
         raise ValueError(msg)
-    if row_standardize:
-        sums = weights.sum(axis=1)
-        weights = csr_array(diags_array(1 / np.where(sums == 0, 1, sums)) @ weights)
-    total = float(weights.sum())
-    if total == 0:
-        return Lag(np.zeros_like(values), np.zeros(n), np.zeros(n), 0.0, 0.0, 0.0, symmetric=True)
-    weights = weights * (n / total)
     difference = weights - weights.T
     return Lag(
         values=(weights @ values).astype(values.dtype),

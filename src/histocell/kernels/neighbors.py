@@ -231,23 +231,43 @@ def rbf_weights(xy: ArrayLike, *, length_scale: float, cutoff: float = 0.2, incl
     return weights
 
 
-def typical_spacing(xy: ArrayLike, *, rng: np.random.Generator, n_sample: int = 2000) -> float:
-    """Pitch of the hexagonal grid that would hold the points as densely as they lie, in the unit of `xy`.
-
-    From the median distance of a sample of points to their 18th neighbour, which the grid has at ``sqrt(7)`` pitches
-    on average of its second and third ring; holes and margins hardly touch a median.
-    """
+def _neighbor_distances(
+    xy: NDArray[np.float64], n_neighbors: int, *, rng: np.random.Generator, n_sample: int
+) -> NDArray[np.float64]:
+    """Distances of a sample of the points to their nearest other points, shape ``(sample, n_neighbors)``."""
     from scipy.spatial import cKDTree
 
+    sample = xy if len(xy) <= n_sample else xy[rng.choice(len(xy), n_sample, replace=False)]
+    return cKDTree(xy).query(sample, k=n_neighbors + 1)[0][:, 1:]
+
+
+def grid_pitch(xy: ArrayLike, *, rng: np.random.Generator, n_sample: int = 2000) -> float:
+    """Distance between neighbouring spots of a square or hexagonal grid: the mean to the nearest four, in the median.
+
+    The nearest one alone is too near where spots are a little off the grid.
+
+    Parameters
+    ----------
+    xy
+        Coordinates, shape ``(n, 2)``.
+    rng
+        For a sample of the points.
+    n_sample
+        Its size.
+    """
+    xy = np.asarray(xy, dtype=np.float64)
+    distance = _neighbor_distances(xy, min(4, len(xy) - 1), rng=rng, n_sample=n_sample)
+    return float(np.median(distance.mean(axis=1)))
+
+
+def typical_spacing(xy: ArrayLike, *, rng: np.random.Generator, n_sample: int = 2000) -> float:
+    """Pitch of the hexagonal grid that would hold irregular points as densely as they lie.
+
+    From the median distance to the 18th neighbour; holes and margins hardly touch a median. Parameters as in
+    :func:`grid_pitch`.
+    """
     xy = np.asarray(xy, dtype=np.float64)
     n_neighbors = min(18, len(xy) - 1)
-    if n_neighbors < 1:
-        msg = "a spacing needs at least two points"
-        raise ValueError(msg)
-    sample = xy if len(xy) <= n_sample else xy[rng.choice(len(xy), n_sample, replace=False)]
-    distance = cKDTree(xy).query(sample, k=[n_neighbors + 1])[0][:, 0]
-    density = n_neighbors / (np.pi * np.median(distance) ** 2)
-    if not np.isfinite(density):
-        msg = "more than half of the points lie at the same places; give length_scale_um="
-        raise ValueError(msg)
-    return float(np.sqrt(2 / (np.sqrt(3) * density)))
+    distance = _neighbor_distances(xy, n_neighbors, rng=rng, n_sample=n_sample)[:, -1]
+    squared = np.median(distance) ** 2
+    return float(np.sqrt(2 / np.sqrt(3) * np.pi * squared / n_neighbors))

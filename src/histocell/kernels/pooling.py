@@ -1,42 +1,48 @@
-"""Sums of grid cells over discs and rings."""
+"""Weighted sums of grid cells around points."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 
-@njit(nogil=True, cache=True, parallel=True)
-def pool_rings(grid: np.ndarray, centers: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Sum a grid over the disc and the rings around each centre.
+@njit(nogil=True, cache=True)
+def pool_gaussian(grid: np.ndarray, centers: np.ndarray, sigma: float, reach: float) -> np.ndarray:
+    """Gaussian-weighted mean of the cells around each centre.
 
     Parameters
     ----------
     grid
         Shape (rows, columns, k), float32.
     centers
-        Shape (n, 2), float64: (y, x) in cells, a cell's middle at +0.5.
-    radii
-        Shape (r,), float64, increasing, in cells: the first is a disc, the others are rings around the one before.
+        Shape (n, 2), float64: (y, x) in cells; the middle of the first cell is at (0.5, 0.5).
+    sigma
+        Standard deviation in cells.
+    reach
+        Cells further than this from the centre have no weight, in cells.
 
     Returns
     -------
-    Shape (n, r, k), float64. Cells belong to the ring that holds their middle; those outside of the grid count 0.
+    Shape (n, k), float64. Cells outside of the grid count as missing; 0 where all are.
     """
-    n, n_radii, k = centers.shape[0], radii.size, grid.shape[2]
-    out = np.zeros((n, n_radii, k))
-    squares = radii * radii
-    for i in prange(n):
-        cy, cx, reach = centers[i, 0], centers[i, 1], radii[n_radii - 1]
-        for y in range(max(int(cy - reach) - 1, 0), min(int(cy + reach) + 2, grid.shape[0])):
-            for x in range(max(int(cx - reach) - 1, 0), min(int(cx + reach) + 2, grid.shape[1])):
+    n, k = centers.shape[0], grid.shape[2]
+    out = np.zeros((n, k))
+    for i in range(n):
+        cy, cx = centers[i, 0], centers[i, 1]
+        total = 0.0
+        for y in range(max(math.floor(cy - reach), 0), min(math.ceil(cy + reach), grid.shape[0])):
+            for x in range(max(math.floor(cx - reach), 0), min(math.ceil(cx + reach), grid.shape[1])):
                 square = (y + 0.5 - cy) ** 2 + (x + 0.5 - cx) ** 2
-                if square > squares[n_radii - 1]:
+                if square > reach * reach:
                     continue
-                ring = 0
-                while square > squares[ring]:
-                    ring += 1
-                target = out[i, ring]
+                weight = math.exp(-0.5 * square / (sigma * sigma))
+                total += weight
+                cell = grid[y, x]
                 for f in range(k):
-                    target[f] += grid[y, x, f]
+                    out[i, f] += weight * cell[f]
+        if total > 0:
+            for f in range(k):
+                out[i, f] /= total
     return out

@@ -53,35 +53,47 @@ def unmix(rgb: np.ndarray, density: np.ndarray, unmixing: np.ndarray) -> np.ndar
     return out
 
 
+COLOUR_SUMS = ("pixels", "tissue", "h", "e", "h2", "e2", "he", "red", "green", "blue", "plain", "plain_h", "plain_e",
+               "plain_h2", "plain_e2")
+
+
 @njit(nogil=True, cache=True)
 def colour_sums(
-    maps: np.ndarray, rgb: np.ndarray, density: np.ndarray, tissue: np.ndarray, edges: np.ndarray, size: int
+    maps: np.ndarray,
+    rgb: np.ndarray,
+    density: np.ndarray,
+    tissue: np.ndarray,
+    labels: np.ndarray,
+    edges: np.ndarray,
+    size: int,
 ) -> np.ndarray:
     """Sums over the tissue pixels of each cell: amounts, squares, colour, histograms.
 
     Parameters
     ----------
     maps
-        Shape (3, h, w), float32, from :func:`unmix`.
+        Shape (2 or more, h, w), float32: haematoxylin H, eosin E.
     rgb
         Shape (h, w, 3), uint8.
     density
         Shape (256, 3), float32.
     tissue
         Shape (h, w), bool.
+    labels
+        Shape (h, w), int32: nuclei, 0 elsewhere. Tissue without nucleus is "plain".
     edges
-        Shape (2, k), float32: increasing inner bin edges of haematoxylin and eosin.
+        Shape (2, k), float32: increasing inner bin edges of H and E.
     size
         Side of a cell in px; divides h and w.
 
     Returns
     -------
-    Shape (h / size, w / size, 11 + 2 (k + 1)), float32: pixels, then over tissue: pixels, H, E, D, H², E², HE,
-    optical density of R, G, B, the histogram of H, the histogram of E.
+    Shape (h / size, w / size, 15 + 2 (k + 1)), float32: :data:`COLOUR_SUMS`, the histogram of H over tissue, the
+    histogram of E over plain tissue.
     """
     rows, columns = maps.shape[1] // size, maps.shape[2] // size
     n_edges = edges.shape[1]
-    out = np.zeros((rows, columns, 11 + 2 * (n_edges + 1)), np.float32)
+    out = np.zeros((rows, columns, 15 + 2 * (n_edges + 1)), np.float32)
     for i in range(rows):
         for j in range(columns):
             cell = out[i, j]
@@ -94,18 +106,25 @@ def colour_sums(
                     cell[1] += 1
                     cell[2] += h
                     cell[3] += e
-                    cell[4] += maps[2, y, x]
-                    cell[5] += h * h
-                    cell[6] += e * e
-                    cell[7] += h * e
+                    cell[4] += h * h
+                    cell[5] += e * e
+                    cell[6] += h * e
                     for k in range(3):
-                        cell[8 + k] += density[rgb[y, x, k], k]
-                    h_bin, e_bin = 0, 0
+                        cell[7 + k] += density[rgb[y, x, k], k]
+                    h_bin = 0
                     for k in range(n_edges):
                         h_bin += h >= edges[0, k]
-                        e_bin += e >= edges[1, k]
-                    cell[11 + h_bin] += 1
-                    cell[12 + n_edges + e_bin] += 1
+                    cell[15 + h_bin] += 1
+                    if labels[y, x] == 0:
+                        cell[10] += 1
+                        cell[11] += h
+                        cell[12] += e
+                        cell[13] += h * h
+                        cell[14] += e * e
+                        e_bin = 0
+                        for k in range(n_edges):
+                            e_bin += e >= edges[1, k]
+                        cell[16 + n_edges + e_bin] += 1
     return out
 
 

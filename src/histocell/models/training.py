@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,12 @@ import torch
 from histocell._core.settings import progress_bar, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor, nn
+
+_FUSED = {"cpu", "cuda"}
+_SMALL_STEP = 100_000_000  # parameters times rows of a step
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,19 @@ def pick_device(device: str | None) -> torch.device:
     return torch.device(name)
 
 
+@contextmanager
+def _one_thread(device: torch.device, *, small: bool) -> Iterator[None]:
+    """Small nets on the CPU run on one thread: more of them only wait for each other. What was set comes back."""
+    before = torch.get_num_threads()
+    if small and device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A private source of random numbers; the global one is left alone."""
     return torch.Generator(device=device).manual_seed(seed)
@@ -103,46 +120,79 @@ def train(
         Text of the progress bar.
     """
     X, Y = data
-    n_batches = math.ceil(len(X) / schedule.batch_size)
-    n_epochs = schedule.max_epochs if stop_after is None else min(stop_after, schedule.max_epochs)
-    optimizer = torch.optim.AdamW(_parameter_groups(net, schedule.weight_decay), lr=schedule.lr)
-    history, best, best_weights = History(), math.inf, None
-    bar = progress_bar(range(n_epochs), desc=desc, unit="epoch")
-    for epoch in bar:
-        net.train()
-        order = torch.randperm(len(X), generator=shuffle).to(X.device)
-        total = 0.0
-        # Batches of nearly equal size: a last batch of two rows has no correlation to speak of.
-        for index, rows in enumerate(torch.tensor_split(order, n_batches)):
-            rate = learning_rate(epoch * n_batches + index, schedule.max_epochs * n_batches, schedule)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.zero_grad()
-            value = loss(net(X[rows]), Y[rows])
-            value.backward()
-            if schedule.clip_norm:
-                torch.nn.utils.clip_grad_norm_(net.parameters(), schedule.clip_norm)
-            optimizer.step()
-            total += value.item() * len(rows)
-        history.train_loss.append(total / len(X))
-        if not math.isfinite(history.train_loss[-1]):
-            msg = f"the training loss became {history.train_loss[-1]} in epoch {epoch + 1}; try a smaller lr or target_transform"
-            raise ValueError(msg)
-        if validation is None:
-            history.best_epoch = epoch
-            continue
-        history.val_loss.append(evaluate(net, loss, validation))
-        bar.set_postfix(val_loss=f"{history.val_loss[-1]:.4g}", refresh=False)
-        if history.val_loss[-1] < best:
-            best, history.best_epoch = history.val_loss[-1], epoch
-            best_weights = {name: value.detach().clone() for name, value in net.state_dict().items()}
-        elif epoch - history.best_epoch >= schedule.patience:
-            break
-    bar.close()
-    if best_weights is not None:
-        net.load_state_dict(best_weights)
+    size = schedule.batch_size * sum(parameter.numel() for parameter in net.parameters())
+    with _one_thread(X.device, small=size < _SMALL_STEP):
+        history, best = _epochs(net, loss, X, Y, schedule, shuffle, validation, stop_after, desc)
+    if best is not None:
+        net.load_state_dict(best)
     net.eval()
     return history
+
+
+def _epochs(
+    net: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    X: Tensor,
+    Y: Tensor,
+    schedule: Schedule,
+    shuffle: torch.Generator,
+    validation: tuple[Tensor, Tensor] | None,
+    stop_after: int | None,
+    desc: str,
+) -> tuple[History, dict[str, Tensor] | None]:
+    """Train; return the losses and the weights of the best epoch, if validation rows tell which one it was."""
+    n_epochs = schedule.max_epochs if stop_after is None else min(stop_after, schedule.max_epochs)
+    groups = _parameter_groups(net, schedule.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=schedule.lr, fused=X.device.type in _FUSED)
+    history, lowest, best = History(), math.inf, None
+    with progress_bar(total=n_epochs, desc=desc, unit="epoch") as bar:
+        for epoch in range(n_epochs):
+            history.train_loss.append(_one_epoch(net, loss, X, Y, schedule, shuffle, optimizer, epoch))
+            bar.update()
+            if validation is None:
+                history.best_epoch = epoch
+                continue
+            history.val_loss.append(evaluate(net, loss, validation))
+            bar.set_postfix(val_loss=f"{history.val_loss[-1]:.4g}", refresh=False)
+            if history.val_loss[-1] < lowest:
+                lowest, history.best_epoch = history.val_loss[-1], epoch
+                best = {name: value.detach().clone() for name, value in net.state_dict().items()}
+            elif epoch - history.best_epoch >= schedule.patience:
+                break
+    return history, best
+
+
+def _one_epoch(
+    net: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    X: Tensor,
+    Y: Tensor,
+    schedule: Schedule,
+    shuffle: torch.Generator,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+) -> float:
+    """One pass over the rows; the mean loss of its steps."""
+    net.train()
+    n_batches = math.ceil(len(X) / schedule.batch_size)
+    order = torch.randperm(len(X), generator=shuffle).to(X.device)
+    total = 0.0
+    # Batches of nearly equal size: a last batch of two rows has no correlation to speak of.
+    for index, rows in enumerate(torch.tensor_split(order, n_batches)):
+        rate = learning_rate(epoch * n_batches + index, schedule.max_epochs * n_batches, schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        value = loss(net(X[rows]), Y[rows])
+        value.backward()  # type: ignore[no-untyped-call]
+        if schedule.clip_norm:
+            torch.nn.utils.clip_grad_norm_(net.parameters(), schedule.clip_norm)
+        optimizer.step()
+        total += value.item() * len(rows)
+    if not math.isfinite(total):
+        msg = f"the training loss became {total / len(X)} in epoch {epoch + 1}; try a smaller lr or a target_transform"
+        raise ValueError(msg)
+    return total / len(X)
 
 
 def evaluate(net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], data: tuple[Tensor, Tensor]) -> float:

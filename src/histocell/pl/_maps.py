@@ -5,6 +5,7 @@ from __future__ import annotations
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
@@ -119,6 +120,7 @@ def abundance(
         raise ValueError(msg)
     panels = _panels(sections, predicted, measured, key)
     split = table.obs[keys.SPLIT].astype(str).to_numpy() if keys.SPLIT in table.obs else None
+    colours = plt.get_cmap(cmap)  # an unknown name fails before there is a figure
     views = shared_views(panels)
     max_px = 900 if len(names) * len(panels) <= MANY_MAPS else 400
     pictures = {each.name: tissue_image(each, views[each.name], max_px) for each in sections}
@@ -130,7 +132,7 @@ def abundance(
             for axis, panel in zip(row, panels, strict=True):
                 place = panel.section.name
                 draw_tissue(axis, pictures[place], views[place], alpha=image_alpha)
-                spots = draw_spots(axis, panel.section, panel.column(name), cmap=cmap, vmax=limit, size=size)
+                spots = draw_spots(axis, panel.section, panel.column(name), cmap=colours, vmax=limit, size=size)
                 join = "\n" if len(sections) > 1 else ", "
                 axis.set_title(join.join(filter(None, [panel.title, panel.score(name, split)])), pad=3)
             _name_row(row, name)

@@ -40,8 +40,10 @@ class Panel:
         used, note = np.ones(len(self.section.rows), dtype=bool), ""
         if split is not None:
             parts = split[self.section.rows]
-            used = parts == "test" if (parts == "test").any() else used
-            note = " (train)" if (parts == "train").any() and used.all() and "test" not in parts else ""
+            if (parts == "test").any():
+                used = parts == "test"
+            elif (parts == "train").any():
+                note = " (train)"
         value = pearson(_column(self.truth, name, self.section)[used], self.column(name)[used])[0]
         return f"CC {value:.2f}{note}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else "CC undefined"
 

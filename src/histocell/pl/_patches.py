@@ -106,6 +106,9 @@ def patches(
     table = get_table(data, table_key)
     windows = np.asarray(get_obsm(table, keys.PATCHES, "Run hc.pp.patches(data) first."))
     values = None if by is None else _values(table, by, key)
+    if n < 1:
+        msg = f"n must be at least 1, not {n}"
+        raise ValueError(msg)
     groups = _choose(table, n, by, values, spots, section, rng)
     found = regions(data, table_key=table_key, image=image)
     images = {row: region.image for region in found for row in region.rows}

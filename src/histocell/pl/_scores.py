@@ -17,16 +17,13 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
 
     from histocell._core.access import Data
-
-    type Floats = NDArray[np.float64]
 
 MEAN = "mean"
 BASELINES = ("ridge", "mean")
 NAMES = {"mean": "training mean"}  # of models, where their own could be taken for something else
-POOLED = ("all", "pooled", "mean", "overall")
+ALL = "all"  # the group that stands for all of them
 LABELS = {
     "cc": "CC with the measured abundance",
     "cc_per_slide": "CC within sections",
@@ -55,7 +52,8 @@ def scores(
     Parameters
     ----------
     data
-        Reads ``uns[key]``, the tidy table of ``hc.tl.evaluate_abundance`` (see ``hc.get.scores``).
+        Reads ``uns[key]``, the tidy table of ``hc.tl.evaluate_abundance`` (see ``hc.get.scores``); for the coverage
+        also what share of values the intervals of ``predicted_abundance`` promise.
     key
         Slot of the scores.
     metric
@@ -63,8 +61,7 @@ def scores(
     models
         Which models to show; all by default.
     group
-        Which held-out group to show. By default the pooled one or the only one; else the mean over groups, each group
-        as a small dot.
+        Which held-out group to show; by default their mean, each of them as a tick beside it.
     figsize
         Width and height of a new figure in inches.
     ax
@@ -85,11 +82,12 @@ def scores(
     ValueError
         If the table holds no such metric, model or group.
     """
-    table = get.scores(get_table(data, table_key), key)
+    adata = get_table(data, table_key)
+    table = get.scores(adata, key)
     table = _select(table, "metric", metric)
     if models is not None:
         table = _select(table, "model", models)
-    table, title = _one_group(table, group)
+    table, single, title = _by_group(table, group)
     names = _model_order(table["model"])
     undefined = [name for name in names if not np.isfinite(_of(table, name)["value"].astype(float)).any()]
     drawn = [name for name in names if name not in undefined]
@@ -99,7 +97,17 @@ def scores(
         for index, name in enumerate(drawn):
             color = MUTED if name == MEAN and len(names) > 1 else PALETTE[index % len(PALETTE)]
             offset = 0.0 if len(drawn) == 1 else 0.44 * (index / (len(drawn) - 1) - 0.5)
-            _draw_model(axis, _of(table, name), types, offset=offset, color=color, label=NAMES.get(name, name))
+            _draw_model(
+                axis,
+                _of(table, name),
+                _of(single, name),
+                types,
+                offset=offset,
+                color=color,
+                label=NAMES.get(name, name),
+            )
+        if metric == "coverage" and (level := keys.read_provenance(adata, keys.PREDICTED).get("interval")):
+            axis.axvline(level, color="0.4", linewidth=0.8, linestyle=":", label=f"promised: {level:.0%}", zorder=1)
         _dress(axis, types, metric, undefined)
         _name_undefined(axis, table[table["model"].astype(str).isin(drawn)], types)
         axis.set_title(title, loc="left")
@@ -116,16 +124,19 @@ def _select(table: pd.DataFrame, column: str, wanted: str | Sequence[str]) -> pd
     return table[there.isin(names)]
 
 
-def _one_group(table: pd.DataFrame, group: str | None) -> tuple[pd.DataFrame, str]:
-    """The rows of one group and a title; all groups where none of them stands for the rest."""
-    names = list(table["group"].astype(str).unique())
+def _by_group(table: pd.DataFrame, group: str | None) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """The rows to draw, those of the single groups beside them, and a title."""
+    labels = table["group"].astype(str)
+    names = [name for name in labels.unique() if name != ALL]
+    if group is None and ALL not in set(labels) and len(names) > 1:
+        msg = f"the scores are of {len(names)} groups; choose one with group=: {listing(names)}"
+        raise ValueError(msg)
     if group is None:
-        group = names[0] if len(names) == 1 else next((name for name in POOLED if name in names), None)
-    if group is None:
-        return table, f"mean of {len(names)} groups"
-    table = _select(table, "group", group)
-    n_spots = table["n_spots"].astype(float).max() if "n_spots" in table else np.nan
-    return table, f"{group}, {n_spots:.0f} spots" if np.isfinite(n_spots) else group
+        group = ALL if ALL in set(labels) else names[0]
+    drawn = _select(table, "group", group)
+    single = table[labels != ALL] if group == ALL and len(names) > 1 else table[:0]
+    title = f"mean of {len(names)} groups" if len(single) else names[0] if group == ALL and names else group
+    return drawn, single, f"{title}, {drawn['n_spots'].max():,} spots" if "n_spots" in drawn else title
 
 
 def _of(table: pd.DataFrame, model: str) -> pd.DataFrame:
@@ -140,30 +151,30 @@ def _model_order(column: pd.Series) -> list[str]:
 
 def _type_order(table: pd.DataFrame, metric: str) -> list[str]:
     """Cell types from best to worst, undefined ones last; their mean first."""
-    values = table.assign(value=table["value"].astype(float)).groupby(table["cell_type"].astype(str), sort=False)
-    means = values["value"].mean()
-    types = means.drop(MEAN, errors="ignore").sort_values(ascending=metric == "l1", na_position="last", kind="stable")
-    return ([MEAN] if MEAN in means else []) + list(types.index)
+    values = table.set_index(table["cell_type"].astype(str))["value"].astype(float)
+    types = values.drop(MEAN, errors="ignore").sort_values(ascending=metric == "l1", na_position="last", kind="stable")
+    return ([MEAN] if MEAN in values else []) + list(types.index)
 
 
-def _draw_model(ax: Axes, table: pd.DataFrame, types: list[str], *, offset: float, color: str, label: str) -> None:
-    places = {name: place for place, name in enumerate(types)}
-    y = np.array([places[name] + offset for name in table["cell_type"].astype(str)])
-    value = table["value"].to_numpy(dtype=float)
-    several = table["group"].astype(str).nunique() > 1
-    if several:
-        ax.plot(value, y, ".", color=color, alpha=0.4, markersize=3, markeredgewidth=0)
-        means = table.assign(value=value, y=y).groupby("y")["value"].mean()
-        y, value = means.index.to_numpy(), means.to_numpy()
-    else:
-        low, high = (_bound(table, side) for side in ("low", "high"))
-        known = np.isfinite(value) & np.isfinite(low) & np.isfinite(high)
-        ax.hlines(y[known], low[known], high[known], color=color, linewidth=1.1, alpha=0.75)
+def _draw_model(
+    ax: Axes, table: pd.DataFrame, single: pd.DataFrame, types: list[str], *, offset: float, color: str, label: str
+) -> None:
+    places = {name: place + offset for place, name in enumerate(types)}
+    y, value = table["cell_type"].astype(str).map(places), table["value"].astype(float)
+    low, high = (table[side].astype(float) if side in table else value for side in ("low", "high"))
+    known = np.isfinite(value) & np.isfinite(low) & np.isfinite(high)
+    ax.hlines(y[known], low[known], high[known], color=color, linewidth=1.1, alpha=0.75)
     ax.plot(value, y, "o", color=color, markersize=4, markeredgewidth=0, label=label)
-
-
-def _bound(table: pd.DataFrame, side: str) -> Floats:
-    return table[side].to_numpy(dtype=float) if side in table else np.full(len(table), np.nan)
+    if len(single):
+        ax.plot(
+            single["value"].astype(float),
+            single["cell_type"].astype(str).map(places),
+            "|",
+            color=color,
+            markersize=5,
+            alpha=0.6,
+            zorder=1,
+        )
 
 
 def _dress(ax: Axes, types: list[str], metric: str, undefined: list[str]) -> None:

@@ -182,7 +182,7 @@ def draw_spots(
     section: Section,
     values: NDArray[np.float64],
     *,
-    cmap: Colormap | str,
+    cmap: Colormap,
     vmax: float,
     size: float = 1.0,
 ) -> Collection:

@@ -104,17 +104,17 @@ def embed_image(
         return out
     key = key_added or f"X_{keys.safe_key(built.name)}"
     table.obsm[key] = out
-    spec = getattr(built, "spec", None)
     keys.write_provenance(
         table,
         key,
         encoder=built.name,
         revision=built.version,
-        license=spec.license if spec else "BSD-3-Clause",
+        license=built.spec.license,
         size_um=round(size_um, 3),
-        mpp=spec.mpp if spec else None,
+        mpp=built.spec.mpp,
         stain="none",
         dim=built.dim,
+        feature_names=list(getattr(built, "feature_names", [])) or None,
     )
     return None
 

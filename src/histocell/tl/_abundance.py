@@ -1,0 +1,331 @@
+"""Cell abundances from image embeddings: fit, predict, evaluate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histocell._core import keys
+from histocell._core.access import get_obsm, get_table, group_labels
+from histocell._core.errors import listing, warn
+from histocell.tl import _scores, _task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from histocell._core.rng import RNGLike, SeedLike
+    from histocell.models.base import Model
+
+_TASK = _task.Task("abundance", "Run hc.pp.deconvolve(data, reference) first, or put proportions there.")
+
+
+def fit_abundance(
+    data: AnnData | SpatialData,
+    features: str | Sequence[str] | None = None,
+    *,
+    model: str | Model = "mlp",
+    preset: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    target: str = keys.ABUNDANCE,
+    split_key: str = keys.SPLIT,
+    group_key: str | None = None,
+    standardize_by: str | None = None,
+    target_transform: str | None = None,
+    interval: float | None = 0.9,
+    key_added: str = keys.MODEL,
+    rng: SeedLike | RNGLike | None = None,
+    device: str | None = None,
+    table_key: str | None = None,
+    inplace: bool = True,
+) -> dict[str, Any] | None:
+    """Fit a model that predicts cell abundances from embeddings.
+
+    Rows with ``obs[split_key] == "train"`` are fitted; rows with ``"val"`` only choose (when to stop, which penalty, how
+    wide an interval); no other row is looked at. Without that column every row with a known target is fitted, with a
+    warning. The mean and a ridge regression are fitted on the same rows and kept in the model, to be shown beside it.
+
+    Parameters
+    ----------
+    data
+        AnnData, or SpatialData with a table.
+    features
+        One or several embeddings in ``obsm``, set side by side; by default the only one there is.
+    model
+        ``"mlp"``, ``"ridge"``, ``"mean"``, or a `histocell.models.Model`, whose settings are used and which itself stays
+        as it is.
+    preset
+        Of the ``"mlp"``: ``"robust"`` (default) or ``"paper"``.
+    config
+        Settings of the model, see `histocell.models.MLP` and `histocell.models.Ridge`.
+    target
+        Data frame in ``obsm`` with one column per cell type.
+    split_key
+        Column of ``obs`` with ``train``, ``val``, ``test``; see `histocell.pp.split`.
+    group_key
+        Column of ``obs`` whose levels are held out whole when the model chooses something: by default ``patient``, else
+        ``section``, whichever has two levels among the training rows, else blocks of the section, with a warning.
+    standardize_by
+        Column of ``obs``, for example ``"section"``: features are standardised within each of its levels, over all rows
+        and from the features alone, here and when predicting. Corrects for stain and scanner.
+    target_transform
+        ``"none"``, ``"log1p"``, ``"sqrt"`` or ``"standard"``, inverted at prediction; by default what the preset says.
+    interval
+        Share of true values that the predicted interval should hold, or `None` for no interval.
+    key_added
+        Slot of ``uns``.
+    rng
+        Seed or generator; the same one gives the same model.
+    device
+        Torch device; `None` for the best there is.
+    table_key
+        Table of a SpatialData, where it holds several.
+    inplace
+        Whether to write into `data`.
+
+    Returns
+    -------
+    `None`, or with ``inplace=False`` what would have been written to ``uns[key_added]``: ``config`` (JSON), ``weights``
+    and ``history`` (mappings of arrays). `histocell.models.load` makes a model of it.
+
+    Raises
+    ------
+    KeyError
+        When an embedding, the target or a column is missing.
+    TypeError
+        When the model has no such setting.
+    ValueError
+        When there is no training row, features are constant, or several embeddings could be meant.
+
+    References
+    ----------
+    arXiv 2507.07013.
+    """
+    table = get_table(data, table_key)
+    fitted = _task.fit(
+        _TASK,
+        table,
+        features,
+        model=model,
+        config=_settings(model, preset, config, target_transform, interval),
+        target=target,
+        split_key=split_key,
+        group_key=group_key,
+        standardize_by=standardize_by,
+        rng=rng,
+        device=device,
+    )
+    state = fitted.to_dict()
+    if not inplace:
+        return state
+    table.uns[key_added] = state
+    return None
+
+
+def predict_abundance(
+    data: AnnData | SpatialData,
+    *,
+    model: Any = None,
+    model_key: str = keys.MODEL,
+    baselines: bool = True,
+    key_added: str = keys.PREDICTED,
+    device: str | None = None,
+    table_key: str | None = None,
+    inplace: bool = True,
+) -> dict[str, pd.DataFrame] | None:
+    """Predict cell abundances.
+
+    Parameters
+    ----------
+    data
+        AnnData, or SpatialData with a table, that holds the embeddings of the model.
+    model
+        `None` for the model in the ``uns`` of `data`; or a fitted `histocell.models.Model`, a folder, the mapping that
+        ``uns`` holds, or another AnnData or SpatialData that has a model.
+    model_key
+        Slot of ``uns`` that holds the model.
+    baselines
+        Whether the baselines' predictions are written too.
+    key_added
+        Slot of ``obsm``: a data frame, one column per cell type.
+    device
+        Torch device; `None` for the best there is.
+    table_key
+        Table of a SpatialData, where it holds several.
+    inplace
+        Whether to write into `data`.
+
+    Returns
+    -------
+    `None`, or with ``inplace=False`` the data frames that would have been written to ``obsm``, by key: `key_added`, with
+    ``_lower`` and ``_upper`` the interval, with ``_mean`` and ``_ridge`` the baselines. Rows without finite features are
+    NaN.
+
+    Raises
+    ------
+    KeyError
+        When no model or no embedding is found.
+    ValueError
+        When an embedding comes from another encoder, patch size or resolution than the model's, or has another dimension.
+    """
+    table = get_table(data, table_key)
+    fitted = _task.find_model(model, model_key, table, fit_hint="Run hc.tl.fit_abundance(data) first,")
+    frames = _task.predict(table, fitted, device=device, baselines=baselines)
+    if not inplace:
+        return {key_added + suffix: frame for suffix, frame in frames.items()}
+    _task.write_predictions(table, frames, key_added, fitted)
+    return None
+
+
+def evaluate_abundance(
+    data: AnnData | SpatialData,
+    *,
+    key: str = keys.PREDICTED,
+    target: str = keys.ABUNDANCE,
+    split_key: str = keys.SPLIT,
+    group_key: str | None = None,
+    slide_key: str | None = None,
+    n_bootstrap: int = 1000,
+    key_added: str = keys.EVALUATION,
+    rng: SeedLike | RNGLike | None = None,
+    table_key: str | None = None,
+    inplace: bool = True,
+) -> pd.DataFrame | None:
+    """Score predictions against known abundances, beside the baselines.
+
+    Rows with ``obs[split_key] == "test"`` are scored where there are any, else all rows with a warning.
+
+    Parameters
+    ----------
+    data
+        AnnData, or SpatialData with a table.
+    key
+        Slot of ``obsm`` with the predictions.
+    target
+        Slot of ``obsm`` with the truth; columns are matched by name.
+    split_key
+        Column of ``obs`` with ``train``, ``val``, ``test``.
+    group_key
+        Column of ``obs`` with the replicates: by default ``patient``, else ``section``, whichever has two levels among
+        the scored rows, else one group.
+    slide_key
+        Column of ``obs`` with the slides, by default ``section``.
+    n_bootstrap
+        Number of resamples for the 95 % intervals.
+    key_added
+        Slot of ``uns``.
+    rng
+        Seed or generator.
+    table_key
+        Table of a SpatialData, where it holds several.
+    inplace
+        Whether to write into `data`.
+
+    Returns
+    -------
+    `None`, or with ``inplace=False`` the data frame that would have been written to ``uns[key_added]``, with columns
+    ``model``, ``group`` (``all``: mean over groups), ``cell_type`` (``mean``: mean over types), ``metric`` (``cc``:
+    Pearson correlation over the spots of a group; ``cc_per_slide``: within slides, then averaged; ``l1``: mean absolute
+    error in the units of the target; ``coverage`` of the interval), ``value``, ``low``, ``high``, ``n_spots``,
+    ``n_undefined``. Intervals are over groups; with one group they are over its spots, and too narrow for other patients.
+    Scores that are undefined (constant or missing values) are left out of means and counted.
+
+    Raises
+    ------
+    KeyError
+        When predictions or truth are missing.
+    ValueError
+        When they share no column, or no row can be scored.
+    """
+    table = get_table(data, table_key)
+    predicted = _task.target_frame(table, key, "Run hc.tl.predict_abundance(data) first.")
+    truth = _task.target_frame(table, target, "Scores need the true abundances.")
+    shared = [name for name in truth.columns if name in set(predicted.columns)]
+    if not shared:
+        msg = f"predictions and truth share no cell type: {listing(predicted.columns)} against {listing(truth.columns)}"
+        raise ValueError(msg)
+    if len(shared) < max(truth.shape[1], predicted.shape[1]):
+        warn(f"only the {len(shared)} cell types that predictions and truth share are scored")
+    rows = _scored_rows(table, split_key, truth[shared])
+    groups, slides = _replicates(table, rows, group_key, slide_key)
+    scores = _scores.score_table(
+        truth[shared].iloc[rows],
+        {name: _prediction(table, slot, shared, rows) for name, slot in _slots(table, key).items()},
+        groups=groups,
+        slides=slides,
+        n_bootstrap=n_bootstrap,
+        rng=rng,
+    )
+    if not inplace:
+        return scores
+    table.uns[key_added] = scores
+    return None
+
+
+def _settings(
+    model: str | Model,
+    preset: str | None,
+    config: Mapping[str, Any] | None,
+    target_transform: str | None,
+    interval: float | None,
+) -> dict[str, Any]:
+    """Arguments and `config` as one mapping; a model instance brings its own."""
+    settings = dict(config or {})
+    if not isinstance(model, str):
+        return settings | ({} if preset is None else {"preset": preset})
+    if preset is not None:
+        settings["preset"] = preset
+    if target_transform is not None:
+        settings["target_transform"] = target_transform
+    return {"interval": interval} | settings
+
+
+def _slots(table: AnnData, key: str) -> dict[str, str]:
+    """Model name to slot of ``obsm``, the model first, then its baselines."""
+    provenance = keys.read_provenance(table, key)
+    slots = {provenance.get("model", key): key}
+    return slots | {name: f"{key}_{name}" for name in provenance.get("baselines", []) if f"{key}_{name}" in table.obsm}
+
+
+def _prediction(table: AnnData, slot: str, names: Sequence[str], rows: NDArray[np.intp]) -> _scores.Prediction:
+    def values(key: str) -> Any:
+        return get_obsm(table, key)[list(names)].iloc[rows].to_numpy(dtype=np.float64)
+
+    if slot + _task.LOWER not in table.obsm:
+        return _scores.Prediction(values(slot))
+    return _scores.Prediction(values(slot), values(slot + _task.LOWER), values(slot + _task.UPPER))
+
+
+def _scored_rows(table: AnnData, split_key: str, truth: pd.DataFrame) -> NDArray[np.intp]:
+    test = np.ones(table.n_obs, dtype=bool)
+    if split_key in table.obs:
+        split = table.obs[split_key].astype(object).to_numpy()
+        if (split == _task.TEST).any():
+            test = split == _task.TEST
+        elif (split == _task.TRAIN).any():
+            warn(f'obs["{split_key}"] has no test row: training rows are scored, which flatters the model')
+    rows = np.flatnonzero(test & np.isfinite(truth.to_numpy(dtype=np.float64)).any(axis=1))
+    if len(rows) == 0:
+        msg = "no row has a known abundance to score against"
+        raise ValueError(msg)
+    return rows
+
+
+def _replicates(
+    table: AnnData, rows: NDArray[np.intp], group_key: str | None, slide_key: str | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Group and slide of each scored row."""
+    slide_key = slide_key or (keys.SECTION if keys.SECTION in table.obs else None)
+    slides = np.full(len(rows), _scores.ALL) if slide_key is None else group_labels(table, slide_key)[rows]
+    if group_key is not None:
+        return group_labels(table, group_key)[rows], slides
+    groups = slides
+    for key in (keys.SECTION, keys.PATIENT):
+        if key in table.obs and len(np.unique(labels := group_labels(table, key)[rows])) > 1:
+            groups = labels
+    return groups, slides

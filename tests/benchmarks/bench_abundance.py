@@ -1,0 +1,175 @@
+"""Cell composition of unseen her2st sections from their image: histocell beside squidpy's image features.
+
+    HISTOCELL_DATA_DIR=<folder with her2st/> python tests/benchmarks/bench_abundance.py [--part accuracy|speed|synthetic]
+
+`accuracy`: models trained on some sections and tested on others, 8 major cell types, embeddings standardised within each section
+(which uses no label), for the built-in `morphology` and for squidpy's summary, texture and histogram features of the same patches
+with the same ridge. Every section whose image is in the folder and that a line does not train on is tested.
+`speed`: spots per second of both embeddings, in turn, in one process. `synthetic`: an unseen patient of synthetic tissue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+import histocell as hc
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+SQUIDPY_FEATURES = ("summary", "texture", "histogram")
+LINES = (  # training sections, tested sections; None stands for every other section of patient C in the folder
+    (["C2", "C3"], ["C4"]),
+    (["C2", "C3", "C4"], ["B4"]),
+    (["B4"], ["C2", "C3", "C4"]),
+    (["C2", "C3", "C4"], None),
+    (["B4"], None),
+)
+
+
+def sections_with_image() -> list[str]:
+    folder = Path(os.environ.get("HISTOCELL_DATA_DIR", hc.settings.data_dir)) / "her2st"
+    return sorted(path.parent.name for path in folder.glob("*/he.jpg"))
+
+
+def squidpy_features(section: SpatialData, n_jobs: int) -> tuple[np.ndarray, float]:
+    """squidpy's features of the patches of one section, and the seconds they took."""
+    import squidpy as sq
+
+    table = section["table"]
+    windows = table.obsm["patches"]
+    image = np.moveaxis(section["he"].to_numpy(), 0, -1)
+    spots = table.copy()
+    edge = float(np.median(windows[:, 2] - windows[:, 0]))
+    spots.uns["spatial"] = {"he": {"scalefactors": {"spot_diameter_fullres": edge}}}
+    container = sq.im.ImageContainer(image, layer="image", library_id="he")
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sq.im.calculate_image_features(
+            spots,
+            container,
+            layer="image",
+            library_id="he",
+            features=list(SQUIDPY_FEATURES),
+            n_jobs=n_jobs,
+            show_progress_bar=False,
+        )
+    return spots.obsm["img_features"].to_numpy(dtype=np.float32), time.perf_counter() - start
+
+
+def embedded(names: list[str], *, squidpy: bool, n_jobs: int) -> tuple[SpatialData, pd.DataFrame]:
+    """Sections with both embeddings, and the speed of each."""
+    import spatialdata as sd
+
+    hc.pp.embed_image(prepared(hc.datasets.synthetic_tissue(size_px=600)))  # compiles
+    parts, rows = {}, []
+    for name in names:
+        section = prepared(hc.datasets.her2st(name))
+        section["he"].data[:, :1, :1].compute()  # decodes the JPEG, which is nobody's feature time
+        start = time.perf_counter()
+        hc.pp.embed_image(section, "morphology")
+        ours = time.perf_counter() - start
+        theirs = np.nan
+        if squidpy:
+            section["table"].obsm["X_squidpy"], theirs = squidpy_features(section, n_jobs)
+        n = section["table"].n_obs
+        rows.append(
+            {"section": name, "spots": n, "morphology": n / ours, "squidpy": n / theirs, "ratio": theirs / ours}
+        )
+        parts[name] = section
+    return sd.concatenate(parts, concatenate_tables=True), pd.DataFrame(rows)
+
+
+def prepared(sdata: SpatialData) -> SpatialData:
+    hc.pp.patches(sdata, size_um=112)
+    return sdata
+
+
+def accuracy(sdata: SpatialData, models: list[str]) -> pd.DataFrame:
+    table = sdata["table"]
+    present = list(dict.fromkeys(table.obs["section"]))
+    rows = []
+    for train, test in LINES:
+        tested = [s for s in present if s.startswith("C") and s not in {"C2", "C3", "C4"}] if test is None else test
+        if not tested or not set(train) <= set(present):
+            continue
+        for key, names in (("X_morphology", models), ("X_squidpy", ["ridge"])):
+            if key not in table.obsm:
+                continue
+            scores = hc.bench.cross_dataset(
+                table[table.obs["section"].isin(train)].copy(),
+                table[table.obs["section"].isin(tested)].copy(),
+                [key],
+                models=names,
+                standardize_by="section",
+                n_bootstrap=0,
+                rng=0,
+            )
+            rows.append(scores.assign(features=key, train="+".join(train), test="+".join(tested)))
+    return pd.concat(rows, ignore_index=True)
+
+
+def synthetic(models: list[str]) -> pd.DataFrame:
+    sdata = prepared(hc.datasets.synthetic_tissue(4, n_patients=4, rng=0))
+    hc.pp.embed_image(sdata, "morphology")
+    table = sdata["table"]
+    unseen = table.obs["patient"] == table.obs["patient"].cat.categories[-1]
+    return hc.bench.cross_dataset(
+        table[~unseen].copy(),
+        table[unseen].copy(),
+        ["X_morphology"],
+        models=models,
+        standardize_by="section",
+        n_bootstrap=0,
+        rng=0,
+    ).assign(features="X_morphology", train="three patients", test="the fourth")
+
+
+def show(scores: pd.DataFrame) -> str:
+    mean = scores[(scores["cell_type"] == "mean") & scores["metric"].isin(["cc", "l1"])]
+    order = ["train", "test", "features", "model"]
+    wide = mean.drop_duplicates([*order, "metric"]).pivot_table(
+        index=order, columns="metric", values="value", sort=False, dropna=False
+    )
+    return wide.round(3).to_string()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=["all", "accuracy", "speed", "synthetic"], default="all")
+    parser.add_argument("--models", nargs="+", default=["mean", "ridge", "mlp"])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of squidpy")
+    parser.add_argument("--no-squidpy", action="store_true")
+    parser.add_argument("--csv", type=Path, help="write every score here")
+    arguments = parser.parse_args()
+    results = []
+    if arguments.part in {"all", "accuracy", "speed"}:
+        names = sections_with_image()
+        if arguments.part == "speed":
+            names = names[:2]
+        sdata, speed = embedded(names, squidpy=not arguments.no_squidpy, n_jobs=arguments.jobs)
+        print("Spots per second, embedding only, compiled and decoded before:")
+        print(speed.round(1).to_string(index=False))
+        if arguments.part != "speed":
+            results.append(accuracy(sdata, arguments.models))
+            print("\nher2st, 8 major types, CC pooled over the tested spots (mean over types) and mean absolute error:")
+            print(show(results[-1]))
+    if arguments.part in {"all", "synthetic"}:
+        results.append(synthetic(arguments.models))
+        print("\nSynthetic tissue, an unseen patient:")
+        print(show(results[-1]))
+    if arguments.csv and results:
+        pd.concat(results).to_csv(arguments.csv, index=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from scipy.sparse import random_array
+from spatialdata import read_zarr
+
+import histocell as hc
+from histocell._core.access import regions
+from histocell._core.images import open_image
+from histocell._core.keys import read_provenance
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHAPE = (260, 400)
+
+
+def make(n_columns: int = 6, n_rows: int = 4, pitch: int = 50, prefix: str = "s") -> ad.AnnData:
+    x, y = np.meshgrid(np.arange(n_columns) * pitch + 60, np.arange(n_rows) * pitch + 40)
+    xy = np.column_stack([x.ravel(), y.ravel()]).astype(float)
+    counts = random_array((len(xy), 5), density=0.5, format="csr", rng=0, dtype=np.float32)
+    names = pd.Index([f"{prefix}{i}" for i in range(len(xy))])
+    return ad.AnnData(counts, obs=pd.DataFrame({"n": range(len(xy))}, index=names), obsm={"spatial": xy})
+
+
+@pytest.fixture
+def adata() -> ad.AnnData:
+    return make()
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    return np.stack([x // 2, y // 2, (x + y) // 4], axis=-1).astype(np.uint8)
+
+
+def test_build(adata: ad.AnnData, image: np.ndarray) -> None:
+    before = adata.copy()
+    sdata = hc.io.from_anndata(adata, image=image, mpp=0.5, spot_diameter_um=10, section="S1")
+    table = sdata["table"]
+    assert table.uns["spatialdata_attrs"] == {"region": "spots", "region_key": "region", "instance_key": "spot_id"}
+    assert table.obs["mpp"].tolist() == [0.5] * 24
+    assert table.obs["section"].unique().tolist() == ["S1"]
+    assert read_provenance(table, "mpp")["spots"] == [0.5, "argument"]
+    assert (sdata["spots"]["radius"] == 10).all()
+    (region,) = regions(sdata)
+    np.testing.assert_array_equal(region.centers, adata.obsm["spatial"])
+    np.testing.assert_array_equal(region.image.read(10, 20, 60, 90), image[10:60, 20:90])
+    assert region.mpp == 0.5
+    # the AnnData of the user is as it was, and stays so when the table changes
+    table.X.data[:] = -1
+    assert adata.obs.columns.tolist() == ["n"]
+    assert not adata.uns
+    np.testing.assert_array_equal(adata.X.toarray(), before.X.toarray())
+
+
+def test_mpp_by_argument_then_image_then_pitch(adata: ad.AnnData, image: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "he.tif"
+    tifffile.imwrite(path, image, photometric="rgb", resolution=(5000, 5000), resolutionunit="CENTIMETER")
+    sdata = hc.io.from_anndata(adata, image=path, spot_pitch_um=100)
+    assert read_provenance(sdata["table"], "mpp")["spots"] == [pytest.approx(2), "tiff"]
+    with pytest.warns(UserWarning, match="2 by the distance between spots"):
+        sdata = hc.io.from_anndata(adata, image=path, spot_pitch_um=100, mpp=0.5)
+    assert open_image(sdata["he"]).mpp == pytest.approx(0.5)
+    sdata = hc.io.from_anndata(adata, image=image, spot_pitch_um=100)
+    assert read_provenance(sdata["table"], "mpp")["spots"] == [pytest.approx(2), "spot pitch"]
+    with pytest.raises(ValueError, match=r"resolution of the table is unknown.*mpp=.*spot_pitch_um="):
+        hc.io.from_anndata(adata, image=image)
+
+
+def test_x_and_y_swapped(adata: ad.AnnData, image: np.ndarray) -> None:
+    adata.obsm["spatial"] = adata.obsm["spatial"][:, ::-1].copy()
+    with pytest.raises(ValueError, match="swapped"):
+        hc.io.from_anndata(adata, image=image, mpp=0.5)
+
+
+def test_spots_outside(adata: ad.AnnData, image: np.ndarray) -> None:
+    adata.obsm["spatial"][:2] += 1000
+    with pytest.warns(UserWarning, match="2 of 24 spots of the table lie outside"):
+        sdata = hc.io.from_anndata(adata, image=image, mpp=0.5)
+    assert sdata["table"].n_obs == 24
+    adata.obsm["spatial"] += 5000
+    with pytest.raises(ValueError, match="none of the 24"):
+        hc.io.from_anndata(adata, image=image, mpp=0.5)
+
+
+def test_several_libraries(image: np.ndarray) -> None:
+    adata = ad.concat({"a/1": make(prefix="a"), "b": make(4, prefix="b")}, label="slide")
+    adata = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
+    sdata = hc.io.from_anndata(
+        adata, image={"a/1": image, "b": 255 - image}, mpp={"a/1": 0.5, "b": 0.7}, library_key="slide"
+    )
+    assert set(sdata.images) == {"he-a_1", "he-b"}
+    assert set(sdata.coordinate_systems) == {"global-a_1", "um-a_1", "global-b", "um-b"}
+    assert sdata["table"].obs_names.tolist() == adata.obs_names.tolist()
+    found = {region.name: region for region in regions(sdata)}
+    assert (found["spots-a_1"].mpp, found["spots-b"].mpp) == (0.5, 0.7)
+    for name, pixels in (("spots-a_1", image), ("spots-b", 255 - image)):
+        np.testing.assert_array_equal(found[name].image.read(0, 0, 9, 9), pixels[:9, :9])
+        np.testing.assert_array_equal(found[name].centers, adata.obsm["spatial"][found[name].rows])
+    assert sdata["table"].obs["section"].astype(str).tolist() == adata.obs["slide"].astype(str).tolist()
+    with pytest.raises(KeyError, match="no entry for library 'b'"):
+        hc.io.from_anndata(adata, image={"a/1": image}, mpp=0.5, library_key="slide")
+    with pytest.raises(KeyError, match="library_key="):
+        hc.io.from_anndata(adata, image=image, mpp=0.5, library_key="nothing")
+    with pytest.raises(ValueError, match="one image for 2 libraries"):
+        hc.io.from_anndata(adata, image=image, mpp=0.5, library_key="slide")
+
+
+def test_image_that_space_ranger_names(adata: ad.AnnData, image: np.ndarray, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "he.tif", image, photometric="rgb")
+    adata.uns["spatial"] = {
+        "lib": {
+            "metadata": {"source_image_path": str(tmp_path / "he.tif")},
+            "scalefactors": {"spot_diameter_fullres": 30.0, "tissue_hires_scalef": 0.5},
+            "images": {"hires": image[::2, ::2] / 255},
+        }
+    }
+    sdata = hc.io.from_anndata(adata, mpp=0.5)
+    assert open_image(sdata["he"]).shape == SHAPE
+    assert sdata["spots"]["radius"].iloc[0] == 15
+
+    (tmp_path / "he.tif").unlink()
+    with pytest.warns(UserWarning, match="one of its px is 2 full-resolution px"):
+        sdata = hc.io.from_anndata(adata, mpp=0.5)
+    he = open_image(sdata["he"])
+    assert he.shape == (130, 200)
+    assert he.mpp == pytest.approx(1.0)
+    np.testing.assert_array_equal(sdata["table"].obsm["spatial"], adata.obsm["spatial"] / 2)
+    np.testing.assert_array_equal(he.read(0, 0, 130, 200), image[::2, ::2])
+    factors = sdata["table"].uns["spatial"]["lib"]["scalefactors"]
+    assert factors == {"spot_diameter_fullres": 15, "tissue_hires_scalef": 1}
+    assert adata.uns["spatial"]["lib"]["scalefactors"]["tissue_hires_scalef"] == 0.5
+
+
+def test_without_image(adata: ad.AnnData) -> None:
+    with pytest.warns(UserWarning, match="no image for the table"):
+        sdata = hc.io.from_anndata(adata, spot_pitch_um=200)
+    assert not sdata.images
+    assert sdata["table"].obs["mpp"].iloc[0] == pytest.approx(4)
+
+
+def test_columns_of_the_user_are_kept(adata: ad.AnnData, image: np.ndarray) -> None:
+    adata.obs["region"] = ["cortex"] * adata.n_obs
+    sdata = hc.io.from_anndata(adata, image=image, mpp=0.5)
+    assert (sdata["table"].obs["region"] == "cortex").all()
+    assert sdata["table"].uns["spatialdata_attrs"]["region_key"] == "histocell_region"
+
+
+def test_no_coordinates(image: np.ndarray) -> None:
+    adata = ad.AnnData(np.ones((3, 2), dtype=np.float32))
+    with pytest.raises(KeyError, match=r'obsm\["spatial"\] not found'):
+        hc.io.from_anndata(adata, image=image, mpp=1.0)
+
+
+def test_there_and_back(adata: ad.AnnData, image: np.ndarray, tmp_path: Path) -> None:
+    sdata = hc.io.from_anndata(adata, image=image, mpp=0.5)
+    sdata.write(tmp_path / "s.zarr")
+    sdata = read_zarr(tmp_path / "s.zarr")
+    np.testing.assert_array_equal(open_image(sdata["he"]).read(10, 20, 60, 90), image[10:60, 20:90])
+    assert open_image(sdata["he"]).mpp == 0.5
+    back = hc.io.to_anndata(sdata, max_px=200)
+    np.testing.assert_array_equal(back.obsm["spatial"], adata.obsm["spatial"])
+    entry = back.uns["spatial"]["spots"]
+    assert entry["images"]["hires"].shape == (130, 200, 3)
+    assert entry["scalefactors"]["tissue_hires_scalef"] == 0.5
+    assert entry["scalefactors"]["spot_diameter_fullres"] == pytest.approx(25)
+    back.write_h5ad(tmp_path / "a.h5ad")
+    again = hc.io.from_anndata(ad.read_h5ad(tmp_path / "a.h5ad"), image=image)
+    assert again["table"].obs["mpp"].iloc[0] == 0.5
+    assert again["table"].uns["spatialdata_attrs"]["region_key"] == "region"

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib_scalebar.scalebar import ScaleBar
+
+import histocell as hc
+
+EDGE_UM = 80  # patches of 40 px at 2 um/px
+
+
+def captions(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_random_patches_repeat_and_lie_inside(spots, picture):
+    spots.obs["patch_inside"] = np.arange(spots.n_obs) % 2 == 0
+    first = hc.pl.patches(spots, n=9, image=picture, rng=3)
+    again = hc.pl.patches(spots, n=9, image=picture, rng=3)
+    assert len(first.images) == 9
+    assert captions(first) == captions(again)
+    assert set(captions(first)) <= set(spots.obs_names[::2])
+    assert captions(hc.pl.patches(spots, n=9, image=picture, rng=4)) != captions(first)
+    assert len(hc.pl.patches(spots, n=100, image=picture).images) == 21
+
+
+def test_patches_are_those_of_the_image(spots, picture):
+    names = ["3x2", "0x0"]
+    ax = hc.pl.patches(spots, spots=names, image=picture, patch_px=40)
+    assert captions(ax) == names
+    for drawn, name in zip(ax.images, names, strict=True):
+        y0, x0, y1, x1 = spots.obsm["patches"][spots.obs_names.get_loc(name)]
+        np.testing.assert_array_equal(drawn.get_array(), picture[y0:y1, x0:x1])
+        left, right, bottom, top = drawn.get_extent()
+        assert right - left == pytest.approx(bottom - top) == 1
+    assert ax.get_xlabel() == f"patches of {EDGE_UM} µm"
+    assert [each for each in ax.artists if isinstance(each, ScaleBar)]
+
+
+def test_patches_do_not_overlap(spots, picture):
+    ax = hc.pl.patches(spots, n=10, by="Tumour", image=picture, ncols=3)
+    boxes = np.array([drawn.get_extent() for drawn in ax.images])
+    for i, (left, _, bottom, top) in enumerate(boxes):
+        apart = (np.abs(boxes[:, 0] - left) >= 1) | (np.abs(boxes[:, 3] - top) >= 1)
+        assert apart.sum() == len(boxes) - 1, i
+        assert bottom <= ax.get_ylim()[0]
+
+
+@pytest.mark.parametrize("key", ["cell_abundance", None])
+def test_most_and_least(spots, picture, key):
+    ax = hc.pl.patches(spots, n=6, by="Endothelial Lymphatic LYVE1", key=key, image=picture)
+    values = spots.obsm[key or "predicted_abundance"]["Endothelial Lymphatic LYVE1"]
+    names = [text for text in captions(ax) if "x" in text and len(text) == 3]
+    assert set(names[:3]) == set(values.nlargest(3, keep="all").index[:3]) or key
+    np.testing.assert_allclose(values[names[:3]], values.sort_values(ascending=False).iloc[:3])
+    np.testing.assert_allclose(values[names[3:]], values.sort_values().iloc[:3])
+    assert "most Endothelial Lymphatic LYVE1" in captions(ax)
+
+
+def test_small_choices(spots, picture):
+    spots.obsm["predicted_abundance"].iloc[1:] = np.nan
+    assert len(hc.pl.patches(spots, by="Tumour", image=picture).images) == 1
+    assert len(hc.pl.patches(spots, n=1, image=picture).images) == 1
+    spots.obsm["predicted_abundance"].iloc[:] = np.nan
+    with pytest.raises(ValueError, match="no spot of the section has a value of 'Tumour'"):
+        hc.pl.patches(spots, by="Tumour", image=picture)
+
+
+def test_sections(two_sections, picture):
+    images = {"S1": picture, "S2": 255 - picture}
+    ax = hc.pl.patches(two_sections, n=4, section="S2", image=images, rng=0)
+    assert all(name.endswith("-S2") for name in captions(ax))
+    assert np.mean(ax.images[0].get_array()) < 127
+    with pytest.raises(KeyError, match="S3 not found; available: S1, S2"):
+        hc.pl.patches(two_sections, section="S3", image=images)
+
+
+def test_errors_say_what_to_run(spots, picture):
+    with pytest.raises(KeyError, match="spots not found: 9x9"):
+        hc.pl.patches(spots, spots=["0x0", "9x9"], image=picture)
+    with pytest.raises(KeyError, match="cell type 'B-cells' not found"):
+        hc.pl.patches(spots, by="B-cells", image=picture)
+    with pytest.raises(ValueError, match="no image for S1"):
+        hc.pl.patches(spots)
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        hc.pl.patches(spots, n=0, image=picture)
+    del spots.obsm["patches"]
+    with pytest.raises(KeyError, match=r"hc\.pp\.patches"):
+        hc.pl.patches(spots, image=picture)
+    assert plt.get_fignums() == []
+
+
+def test_own_axes(sdata):
+    figure, own = plt.subplots()
+    assert hc.pl.patches(sdata, n=2, ax=own) is own
+    assert plt.get_fignums() == [figure.number]
+
+
+def test_looks(sdata, looks_like):
+    looks_like(hc.pl.patches(sdata, n=6, by="Tumour"), "patches")

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import histocell as hc
+from histocell._core import keys
+
+
+@pytest.fixture
+def adata():
+    data = ad.AnnData(obs=pd.DataFrame(index=["b", "a", "c"]))
+    data.obsm["X_uni"] = np.arange(6, dtype=np.float32).reshape(3, 2)
+    keys.write_provenance(data, "X_uni", encoder="uni", size_um=112.0, feature_names=["f", "g"])
+    data.obsm["predicted_abundance"] = pd.DataFrame({"T": [1.0, 2, 3], "B": [0.0, 0, 1]}, index=data.obs_names)
+    data.uns["abundance_evaluation"] = pd.DataFrame({"model": ["ridge"], "value": [0.5]})
+    return data
+
+
+def test_embedding(adata):
+    frame = hc.get.embedding(adata, "X_uni")
+    assert list(frame.columns) == ["f", "g"]
+    assert list(frame.index) == ["b", "a", "c"]
+    np.testing.assert_array_equal(frame, adata.obsm["X_uni"])
+    pd.testing.assert_frame_equal(hc.get.embedding(adata, "uni"), frame)
+    frame.iloc[:] = -1
+    assert adata.obsm["X_uni"].min() == 0, "a copy"
+    adata.obsm["X_other"] = sparse.csr_array(np.eye(3))
+    assert list(hc.get.embedding(adata, "X_other").columns) == ["0", "1", "2"]
+    with pytest.raises(KeyError, match=r'obsm\["conch"\] not found; available: .*X_uni.*embed_image\(data, "conch"\)'):
+        hc.get.embedding(adata, "conch")
+
+
+def test_names_that_do_not_fit_are_not_used(adata):
+    adata.obsm["X_uni"] = adata.obsm["X_uni"][:, :1]
+    assert list(hc.get.embedding(adata, "X_uni").columns) == ["0"]
+
+
+def test_abundance(adata):
+    frame = hc.get.abundance(adata)
+    pd.testing.assert_frame_equal(frame, adata.obsm["predicted_abundance"])
+    frame.iloc[:] = -1
+    assert adata.obsm["predicted_abundance"].min().min() == 0, "a copy"
+    with pytest.raises(KeyError, match=r"hc\.pp\.deconvolve"):
+        hc.get.abundance(adata, "cell_abundance")
+    with pytest.raises(KeyError, match=r"fitted with interval=0\.9"):
+        hc.get.abundance(adata, "predicted_abundance_lower")
+    adata.obsm["array"] = np.ones((3, 2))
+    assert hc.get.abundance(adata, "array").shape == (3, 2)
+
+
+def test_scores(adata):
+    frame = hc.get.scores(adata)
+    frame["value"] = 0
+    assert adata.uns["abundance_evaluation"]["value"].tolist() == [0.5]
+    with pytest.raises(KeyError, match=r"hc\.tl\.evaluate_abundance"):
+        hc.get.scores(adata, "other")
+
+
+def test_provenance(adata):
+    assert hc.get.provenance(adata, "X_uni")["size_um"] == 112.0
+    with pytest.raises(KeyError, match=r'uns\["histocell"\]\["patches"\] not found; available: X_uni.*hc\.pp\.patches'):
+        hc.get.provenance(adata, "patches")
+
+
+def test_tables_of_a_spatialdata(adata):
+    from spatialdata import SpatialData
+    from spatialdata.models import TableModel
+
+    sdata = SpatialData(tables={"first": TableModel.parse(adata), "second": TableModel.parse(adata[:2].copy())})
+    assert len(hc.get.abundance(sdata, table_key="second")) == 2
+    with pytest.raises(KeyError, match="available: first, second.*table_key="):
+        hc.get.abundance(sdata)
