@@ -11,13 +11,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 mpl.use("Agg")
-
-
-@pytest.fixture(autouse=True)
-def _no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    from histocell._core.settings import settings
-
-    monkeypatch.setattr(settings, "progress", False)
+os.environ["HISTOCELL_PROGRESS"] = "0"
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from rich.table import Table
 import histocell as hc
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
     from spatialdata import SpatialData
 
@@ -86,19 +88,18 @@ def write_results(sdata: SpatialData, scores: pd.DataFrame, section: str, out: P
     sdata["table"].write_h5ad(partial)
     partial.replace(out / "spots.h5ad")
     scores.to_csv(out / "scores.csv", index=False)
-    figures = {
+    import matplotlib.pyplot as plt
+
+    figures: dict[str, Callable[[], object]] = {
         "abundance": lambda: hc.pl.abundance(sdata, section=section, show=False),
         "patches": lambda: hc.pl.patches(sdata, section=section, show=False),
         "scores": lambda: hc.pl.scores(sdata, show=False),
         "history": lambda: hc.pl.history(sdata, show=False),
     }
-    import matplotlib.pyplot as plt
-    import numpy as np
-
     for name, draw in figures.items():
-        figure = np.ravel(draw())[0].figure
-        figure.savefig(out / f"{name}.png", dpi=150, bbox_inches="tight")
-        plt.close(figure)
+        draw()
+        plt.savefig(out / f"{name}.png", dpi=150, bbox_inches="tight")
+        plt.close()
 
 
 def report(

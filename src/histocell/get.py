@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from histocell._core.access import Data
 
 _RUN = {
-    keys.ABUNDANCE: "Run hc.pp.deconvolve(data, reference) first, or write your own abundances there.",
+    keys.ABUNDANCE: "Write measured abundances there: a data frame with one column per cell type.",
     keys.PREDICTED: "Run hc.tl.fit_abundance(data) and hc.tl.predict_abundance(data) first.",
     keys.EVALUATION: "Run hc.tl.evaluate_abundance(data) first.",
     keys.MODEL: "Run hc.tl.fit_abundance(data) first.",
     keys.PATCHES: "Run hc.pp.patches(data) first.",
 }
+
+_PAIRWISE = ("R", "R_first", "R_second", "z", "p", "p_adj", "n_eff", "low", "high", "n_patients")
 
 
 def embedding(data: Data, key: str, *, table_key: str | None = None) -> pd.DataFrame:
@@ -135,6 +137,51 @@ def provenance(data: Data, slot: str, *, table_key: str | None = None) -> dict[s
         container = f'uns["{keys.PROVENANCE}"]'
         raise missing_key(container, slot, recorded, _RUN.get(slot, hint))
     return keys.read_provenance(table, slot)
+
+
+def colocalization(
+    data: Data, key: str = "colocalization", *, section: str | None = None, table_key: str | None = None
+) -> pd.DataFrame:
+    """Co-localization as a data frame, one row per ordered pair of cell types.
+
+    Parameters
+    ----------
+    data
+        Reads ``uns[key]``.
+    key
+        The slot; also one of ``hc.tl.colocalization_difference``.
+    section
+        One section alone: its R, n_eff and scale. By default all of them combined.
+    table_key
+        The table of a SpatialData that has several.
+
+    Returns
+    -------
+    Columns ``x``, ``y`` (the lagged one), ``R``, ``z``, ``p``, ``p_adj``, ``n_eff``, ``low``, ``high``, ``n_patients``; the
+    strongest pairs first. A type with itself is not a pair, its R (Moran's I) is in ``uns[key]["R"]``.
+
+    Raises
+    ------
+    KeyError
+        If the slot or the section is not there.
+    """
+    table = get_table(data, table_key)
+    if key not in table.uns:
+        raise missing_key("uns", key, table.uns.keys(), "Run hc.tl.colocalization(data) first.")
+    result = table.uns[key]
+    names = np.asarray(result["names"], dtype=object).astype(str)
+    columns = [name for name in _PAIRWISE if name in result]
+    arrays = {name: np.asarray(result[name]) for name in columns}
+    if section is not None:
+        sections = [str(name) for name in result.get("sections", {}).get("names", ())]
+        if section not in sections:
+            container = f'uns["{key}"]: section'
+            raise missing_key(container, section, sections)
+        row = sections.index(section)
+        arrays = {name: np.asarray(result["sections"][name])[row] for name in ("R", "n_eff", "scale")}
+    x, y = np.nonzero(~np.eye(len(names), dtype=bool))
+    frame = pd.DataFrame({"x": names[x], "y": names[y], **{name: values[x, y] for name, values in arrays.items()}})
+    return frame.sort_values("R", ascending=False, key=np.abs, kind="stable", ignore_index=True)
 
 
 def _interval_hint(key: str) -> str:

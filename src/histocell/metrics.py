@@ -79,20 +79,48 @@ def coverage(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike, *, groups: A
 
 
 def absolute_error(y_true: ArrayLike, y_pred: ArrayLike) -> Floats:
-    """Absolute error of each entry, shape ``(n, n_columns)``, NaN where either value is not finite."""
+    """Absolute error of each entry, NaN where either value is not finite.
+
+    Parameters
+    ----------
+    y_true, y_pred
+        Shape ``(n, n_columns)``, or ``(n,)`` for one column.
+
+    Returns
+    -------
+    Shape ``(n, n_columns)``, in the units of the target.
+    """
     y_true, y_pred = _matrices(y_true, y_pred)
     return np.abs(np.where(np.isfinite(y_true), y_true, np.nan) - np.where(np.isfinite(y_pred), y_pred, np.nan))
 
 
 def covered(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> Floats:
-    """One where an entry lies in its interval, else zero, NaN where a value is not finite; ``(n, n_columns)``."""
+    """Whether each entry lies in its interval, bounds included.
+
+    Parameters
+    ----------
+    y_true, lower, upper
+        Shape ``(n, n_columns)``, or ``(n,)`` for one column.
+
+    Returns
+    -------
+    Shape ``(n, n_columns)``: 1 inside, 0 outside, NaN where a value is not finite.
+    """
     y_true, lower, upper = _matrices(y_true, lower, upper)
     finite = np.isfinite(y_true) & np.isfinite(lower) & np.isfinite(upper)
     return np.where(finite, (lower <= y_true) & (y_true <= upper), np.nan)
 
 
 def nan_mean(values: Floats, axis: int = 0) -> Floats:
-    """Mean of the finite values along an axis, NaN (and no warning) where there are none."""
+    """Mean of the finite values along an axis, NaN (and no warning) where there are none.
+
+    Parameters
+    ----------
+    values
+        Any shape.
+    axis
+        The axis that goes.
+    """
     finite = np.isfinite(values)
     count = finite.sum(axis=axis)
     total = np.where(finite, values, 0.0).sum(axis=axis)
@@ -107,7 +135,7 @@ def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike 
     values
         Shape ``(n, n_columns)``; values that are not finite are left out.
     n_bootstrap
-        Number of resamples.
+        Number of resamples; 0 for none.
     rng
         Seed or generator.
 
@@ -118,7 +146,7 @@ def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike 
     (values,) = _matrices(values)
     finite = np.isfinite(values)
     filled = np.where(finite, values, 0.0)
-    parts = []
+    parts = [np.empty((0, values.shape[1]))]
     for weights in _resamples(len(values), n_bootstrap, rng):
         count = weights @ finite
         parts.append(np.divide(weights @ filled, count, out=np.full(count.shape, np.nan), where=count > 0))
@@ -138,7 +166,7 @@ def bootstrap_pearson(
     y_true, y_pred
         Shape ``(n, n_columns)``; pairs that are not finite are left out.
     n_bootstrap
-        Number of resamples.
+        Number of resamples; 0 for none.
     rng
         Seed or generator.
 
@@ -149,7 +177,7 @@ def bootstrap_pearson(
     y_true, y_pred = _matrices(y_true, y_pred)
     finite = np.isfinite(y_true) & np.isfinite(y_pred)
     x, y = _standardized(y_true, finite), _standardized(y_pred, finite)
-    parts = []
+    parts = [np.empty((0, y_true.shape[1]))]
     for weights in _resamples(len(y_true), n_bootstrap, rng):
         count = np.maximum(weights @ finite, 1)
         mean_x, mean_y = weights @ x / count, weights @ y / count
@@ -164,8 +192,20 @@ def bootstrap_pearson(
 
 
 def percentile_interval(replicates: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Lower and upper percentile of bootstrap replicates along the first axis; NaN where none is finite."""
-    flat = replicates.reshape(len(replicates), -1)
+    """Percentile interval of bootstrap replicates.
+
+    Parameters
+    ----------
+    replicates
+        Shape ``(n_bootstrap, ...)``; replicates that are not finite are left out.
+    level
+        Share of the replicates that lie between the bounds.
+
+    Returns
+    -------
+    Lower and upper bound, the shape of one replicate; NaN where no replicate is finite.
+    """
+    flat = replicates.reshape(len(replicates), int(np.prod(replicates.shape[1:])))
     low, high = np.full(flat.shape[1], np.nan), np.full(flat.shape[1], np.nan)
     for column in np.flatnonzero(np.isfinite(flat).any(axis=0)):
         values = flat[:, column]

@@ -137,10 +137,8 @@ def synthetic(models: list[str]) -> pd.DataFrame:
 def show(scores: pd.DataFrame) -> str:
     mean = scores[(scores["cell_type"] == "mean") & scores["metric"].isin(["cc", "l1"])]
     order = ["train", "test", "features", "model"]
-    wide = mean.drop_duplicates([*order, "metric"]).pivot_table(
-        index=order, columns="metric", values="value", sort=False, dropna=False
-    )
-    return wide.round(3).to_string()
+    mean = mean.drop_duplicates([*order, "metric"]).set_index([*order, "metric"])["value"]
+    return mean.unstack("metric", sort=False).round(3).to_string()
 
 
 def main() -> None:

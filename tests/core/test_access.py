@@ -9,6 +9,7 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine, Identity, Scale
 
 from histocell._core import access
+from histocell._core.regions import regions
 
 
 def section(value: int, xy: np.ndarray, *, mpp: float | None = 0.5, image_transform=None) -> sd.SpatialData:
@@ -48,7 +49,7 @@ def test_each_row_finds_the_image_of_its_section_whatever_the_order():
     both = sd.concatenate({"A": section(10, XY), "B": section(200, XY)}, concatenate_tables=True)
     order = [3, 0, 5, 1, 4, 2]
     both.tables["table"] = both["table"][order].copy()
-    found = {region.name: region for region in access.regions(both)}
+    found = {region.name: region for region in regions(both)}
     assert set(found) == {"spots-A", "spots-B"}
     for name, value in (("spots-A", 10), ("spots-B", 200)):
         region = found[name]
@@ -61,14 +62,14 @@ def test_each_row_finds_the_image_of_its_section_whatever_the_order():
 def test_shapes_in_another_order_than_the_table_are_joined_by_name():
     sdata = section(10, XY)
     sdata.shapes["spots"] = sdata.shapes["spots"].iloc[::-1]
-    (region,) = access.regions(sdata)
+    (region,) = regions(sdata)
     assert np.allclose(region.centers, XY)
 
 
 def test_spots_are_placed_by_the_transformation_of_the_image():
     # the image is twice as coarse as "global" and shifted
     matrix = Affine([[2, 0, 6], [0, 2, 4], [0, 0, 1]], input_axes=("x", "y"), output_axes=("x", "y"))
-    (region,) = access.regions(section(10, XY, image_transform=matrix))
+    (region,) = regions(section(10, XY, image_transform=matrix))
     assert np.allclose(region.centers, (XY - [6, 4]) / 2)
 
 
@@ -76,12 +77,12 @@ def test_missing_shape_and_missing_image_are_told():
     sdata = section(10, XY)
     sdata.shapes["spots"] = sdata.shapes["spots"].iloc[:2]
     with pytest.raises(ValueError, match="1 rows of the table have no shape"):
-        access.regions(sdata)
+        regions(sdata)
     sdata = section(10, XY)
     del sdata.images["he"]
     with pytest.raises(ValueError, match="no image lies"):
-        access.regions(sdata)
-    assert access.regions(sdata, need_image=False)[0].image is None
+        regions(sdata)
+    assert regions(sdata, need_image=False)[0].image is None
 
 
 def test_several_images_ask_for_a_choice():
@@ -90,12 +91,12 @@ def test_several_images_ask_for_a_choice():
     sdata.images["scan1"], sdata.images["scan2"] = other, other
     del sdata.images["he"]
     with pytest.raises(ValueError, match="several images"):
-        access.regions(sdata)
-    assert access.regions(sdata, image_key="scan2")[0].image.read(0, 0, 2, 2).max() == 99
+        regions(sdata)
+    assert regions(sdata, image_key="scan2")[0].image.read(0, 0, 2, 2).max() == 99
     with pytest.raises(KeyError, match="not found"):
-        access.regions(sdata, image_key="scan3")
+        regions(sdata, image_key="scan3")
     with pytest.raises(ValueError, match="image= is for AnnData"):
-        access.regions(sdata, image=np.zeros((4, 4, 3), np.uint8))
+        regions(sdata, image=np.zeros((4, 4, 3), np.uint8))
 
 
 def test_anndata_with_an_image_for_each_library():
@@ -105,18 +106,18 @@ def test_anndata_with_an_image_for_each_library():
         obsm={"spatial": np.full((4, 2), 5.0)},
     )
     images = {name: np.full((20, 20, 3), value, np.uint8) for name, value in (("A", 10), ("B", 200))}
-    found = {region.name: region for region in access.regions(adata, image=images, mpp={"A": 0.5, "B": 0.7})}
+    found = {region.name: region for region in regions(adata, image=images, mpp={"A": 0.5, "B": 0.7})}
     assert found["A"].rows.tolist() == [1, 3]
     assert found["B"].image.read(0, 0, 2, 2).max() == 200
     assert found["B"].mpp == 0.7
     with pytest.raises(ValueError, match="one image for 2 libraries"):
-        access.regions(adata, image=images["A"], library_key="section")
+        regions(adata, image=images["A"], library_key="section")
     with pytest.raises(KeyError, match="no entry for 'B'"):
-        access.regions(adata, image={"A": images["A"]})
+        regions(adata, image={"A": images["A"]})
     with pytest.raises(KeyError, match="available: section"):
-        access.regions(adata, image=images, library_key="slide")
+        regions(adata, image=images, library_key="slide")
     with pytest.raises(ValueError, match="no image for"):
-        access.regions(adata)
+        regions(adata)
 
 
 def test_broken_coordinates():

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 import histocell as hc
-from histocell._core.access import regions
 from histocell._core.keys import read_provenance
+from histocell._core.regions import regions
 from histocell._core.settings import settings
 from histocell.datasets import download
 

@@ -11,9 +11,9 @@ from scipy.sparse import random_array
 from spatialdata import read_zarr
 
 import histocell as hc
-from histocell._core.access import regions
 from histocell._core.images import open_image
 from histocell._core.keys import read_provenance
+from histocell._core.regions import regions
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 
 def spot_pitch(xy: ArrayLike) -> float:
-    """Distance between neighbouring spots in px: the median over spots of the distance to the nearest other one.
+    """Distance between neighbouring spots in px: the median over all pairs of direct neighbours.
+
+    The nearest neighbour alone would be biased: where spots are jittered, the nearest is nearer than the pitch.
 
     Parameters
     ----------
@@ -24,8 +26,8 @@ def spot_pitch(xy: ArrayLike) -> float:
     if len(xy) < 2:
         msg = "a spot pitch needs at least two spots at different places"
         raise ValueError(msg)
-    distance, _ = cKDTree(xy).query(xy, k=2)
-    return float(np.median(distance[:, 1]))
+    distance = cKDTree(xy).query(xy, k=min(7, len(xy)))[0][:, 1:]
+    return float(np.median(distance[distance < 1.25 * np.median(distance[:, 0])]))
 
 
 def mpp_from_pitch(xy: ArrayLike, pitch_um: float) -> float:

@@ -18,10 +18,21 @@ if TYPE_CHECKING:
 class Encoder(Protocol):
     """What :func:`load` returns and `hc.pp.embed_image` uses."""
 
-    name: str
-    version: str
-    spec: EncoderSpec
-    dim: int
+    @property
+    def name(self) -> str:
+        """Key of the embeddings."""
+
+    @property
+    def version(self) -> str:
+        """Which weights or definition."""
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """What is known of it."""
+
+    @property
+    def dim(self) -> int:
+        """Width of the embedding."""
 
     def embed(
         self, image: SlideImage, centers: NDArray[np.float64], *, mpp: float, size_um: float, progress: Any = None
@@ -63,7 +74,7 @@ def load(
             from histocell.encoders.morphology import Morphology
 
             built = Morphology()
-            built.spec = spec
+            built.spec = spec  # type: ignore[attr-defined]
             return built
         module, revision = _build_timm(spec, weights, rng)
     else:

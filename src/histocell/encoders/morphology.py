@@ -5,13 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 
-from histocell._core.settings import progress_bar
-from histocell.encoders.morphology_features import features
+from histocell.encoders.morphology_features import context_features, spot_features, surroundings_features
 from histocell.encoders.morphology_maps import BLOCK_CELLS, CELL_PX, CHANNELS, COARSE, HALO_CELLS, MPP, block_sums
 from histocell.encoders.stain import estimate_stains, sample_tissue
 from histocell.kernels.pooling import pool_gaussian
@@ -22,47 +21,47 @@ if TYPE_CHECKING:
 
 _CELL_UM = CELL_PX * MPP
 _BLOCK_UM = BLOCK_CELLS * _CELL_UM
-_REACH = 2.5  # neighbourhoods end at this many standard deviations
-_COARSE_FROM_UM = 90.0
+_REACH = 2.0  # a neighbourhood ends at this many standard deviations
+_COARSE_FROM_UM = 90.0  # wider neighbourhoods are summed over coarse cells
+_PATCH_UM = 112.0
+_NEIGHBOURHOODS = (("spot", spot_features), ("near", surroundings_features), ("wide", context_features))
 
 type _Block = tuple[int, int]
 type _Grids = dict[_Block, tuple[np.ndarray, np.ndarray]]
 
 
 class Morphology:
-    """Colour, texture, nuclei and architecture around each point, at several distances.
+    """Colour, texture, nuclei and architecture around each point, at three distances.
 
     The slide is read at 1 um/px in blocks of 512 um. Stains are separated with vectors found on the slide itself,
-    nuclei are segmented, and everything is summed up in grid cells of 8 um. A point's features come from the
-    Gaussian-weighted sums of the cells around it, so surroundings shared by many points are computed once. The result
-    for a point depends on the slide and the point alone: not on the other points, nor on the number of threads.
+    nuclei are segmented, and everything is summed up in grid cells of 8 um. The features of a point come from the
+    Gaussian-weighted sums of the cells around it, so surroundings shared by many points are computed once. They depend
+    on the slide and the point alone: not on the other points, nor on the number of threads.
 
-    Parameters
+    Attributes
     ----------
+    name, version
+        What the features are called, and which features they are; the version changes when values change.
     radii_um
-        Standard deviations of the Gaussian neighbourhoods for patches of 112 um. The first is the spot itself and
-        grows with the patch; the others are its surroundings and stay.
+        Standard deviations of the Gaussian neighbourhoods: the spot itself (for a patch of 112 um; it grows with the
+        patch), its surroundings, its wide context. Each ends at two standard deviations.
 
     References
     ----------
-    Stain separation: Macenko et al. (2009); local binary patterns: Ojala et al. (2002); flooding: Vincent and Soille
-    (1991); structure tensor: Bigün and Granlund (1987).
+    Stain separation: Macenko et al. (2009), A method for normalizing histology slides for quantitative analysis.
+    Local binary patterns: Ojala et al. (2002), equation 9. Structure tensor: Bigün and Granlund (1987). Flooding:
+    Vincent and Soille (1991), Watersheds in digital spaces.
     """
 
     name = "morphology"
     version = "1"
-
-    def __init__(self, radii_um: tuple[float, ...] = (40.0, 80.0, 180.0)) -> None:
-        if not radii_um or any(r <= 0 for r in radii_um) or list(radii_um) != sorted(set(radii_um)):
-            msg = f"radii_um must increase and be above 0, got {tuple(radii_um)}"
-            raise ValueError(msg)
-        self.radii_um = tuple(float(r) for r in radii_um)
+    radii_um: tuple[float, ...] = (45.0, 140.0, 250.0)
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
-        """Names of the columns, `<feature>_r<radius in um>`."""
-        names = tuple(features(np.zeros((1, len(CHANNELS)))))
-        return tuple(f"{name}_r{str(radius).removesuffix('.0').replace('.', '_')}" for radius in self.radii_um for name in names)
+        """Names of the columns: `spot_`, `near_` or `wide_` and what is measured."""
+        nothing = np.zeros((1, len(CHANNELS)))
+        return tuple(f"{prefix}_{name}" for prefix, derive in _NEIGHBOURHOODS for name in derive(nothing))
 
     @property
     def dim(self) -> int:
@@ -75,15 +74,15 @@ class Morphology:
         centers: np.ndarray,
         *,
         mpp: float,
-        size_um: float = 112.0,
-        progress: bool = True,
+        size_um: float = _PATCH_UM,
+        progress: Any = None,
     ) -> np.ndarray:
         """Features of the tissue around points.
 
         Parameters
         ----------
         image
-            The slide.
+            The slide. Beyond its border there is background.
         centers
             Shape (n, 2): x, y in px of its full resolution.
         mpp
@@ -91,7 +90,7 @@ class Morphology:
         size_um
             Side of the patch that the first neighbourhood stands for.
         progress
-            Whether a bar may be shown.
+            A bar with ``update(n)``, told of every few points that are done.
 
         Returns
         -------
@@ -106,96 +105,105 @@ class Morphology:
         if centers.ndim != 2 or centers.shape[1] != 2 or not np.isfinite(centers).all():
             msg = f"centers must be finite x, y in two columns, got shape {centers.shape}"
             raise ValueError(msg)
-        if not (mpp > 0 and size_um > 0):
+        if not (0 < mpp < np.inf and 0 < size_um < np.inf):
             msg = f"mpp and size_um must be above 0, got {mpp} and {size_um}"
             raise ValueError(msg)
         out = np.zeros((len(centers), self.dim), np.float32)
-        if len(centers) == 0:
-            return out
-        stains = estimate_stains(sample_tissue(image, mpp=mpp), background=image.background)
-        radii = (self.radii_um[0] * size_um / 112.0, *self.radii_um[1:])
-        sweep = _Sweep(image, stains, mpp, radii)
-        n_threads = numba.get_num_threads()
-        with ThreadPoolExecutor(n_threads) as pool:
-            sweep.run(centers[:, ::-1] * mpp, out, pool, progress=progress)
+        if len(centers):
+            stains = estimate_stains(sample_tissue(image, mpp=mpp), background=image.background)
+            radii = (self.radii_um[0] * size_um / _PATCH_UM, *self.radii_um[1:])
+            sweep = _Sweep(image, stains, mpp=mpp, radii_um=radii)
+            sweep.run(centers[:, ::-1] * mpp, out, progress=progress)
         return out
 
 
 class _Sweep:
-    """One pass over the blocks of a slide, row by row; grids are dropped as soon as no point needs them."""
+    """One pass over the blocks of a slide, row by row; a grid is dropped as soon as no point needs it."""
 
-    def __init__(self, image: SlideImage, stains: StainEstimate, mpp: float, radii_um: tuple[float, ...]) -> None:
+    def __init__(self, image: SlideImage, stains: StainEstimate, *, mpp: float, radii_um: tuple[float, ...]) -> None:
         self._image = image
         self._stains = stains
         self._mpp = mpp
         self._radii = radii_um
-        fine = [r for r in radii_um if r < _COARSE_FROM_UM]
-        self._fine_um = _REACH * max(fine, default=0.0)
-        self._margin = int(np.ceil(_REACH * max(radii_um) / _BLOCK_UM))
+        self._reach_um = _REACH * max(radii_um)
+        self._margin = int(np.ceil(self._reach_um / _BLOCK_UM))
 
-    def run(self, points: np.ndarray, out: np.ndarray, pool: ThreadPoolExecutor, *, progress: bool) -> None:
+    def run(self, points: np.ndarray, out: np.ndarray, *, progress: Any) -> None:
         """Fill `out` with the features of points (n, 2), (y, x) in um."""
-        owner = np.floor(points / _BLOCK_UM).astype(np.int64)
         members: dict[_Block, list[int]] = {}
-        for i, block in enumerate(map(tuple, owner.tolist())):
-            members.setdefault(block, []).append(i)
-        reach = range(-self._margin, self._margin + 1)
-        needed: dict[int, set[_Block]] = {}
-        for (row, column), dy, dx in product(members, reach, reach):
-            needed.setdefault(row + dy, set()).add((row + dy, column + dx))
+        for i, (row, column) in enumerate(np.floor(points / _BLOCK_UM).astype(np.int64).tolist()):
+            members.setdefault((row, column), []).append(i)
+        needed = self._needed(points)
+        last = max(needed)
         grids: _Grids = {}
-        with progress_bar(total=sum(map(len, needed.values())), desc="morphology", unit="block") if progress else _Silent() as bar:
+        with ThreadPoolExecutor(numba.get_num_threads()) as pool:
             for row in sorted(needed):
                 blocks = sorted(needed[row])
                 for block, pair in zip(blocks, pool.map(self._compute, blocks), strict=True):
                     grids[block] = pair
-                    bar.update()
-                ready = [block for block in members if block[0] == row - self._margin]
-                jobs = [(block, np.array(members.pop(block)), grids) for block in sorted(ready)]
-                for index, values in pool.map(lambda job: self._pool(points, *job), jobs):
+                ready = sorted(block for block in members if block[0] + self._margin <= row or row == last)
+                jobs = [(block, np.array(members.pop(block))) for block in ready]
+                for (_, index), values in zip(
+                    jobs, pool.map(lambda job: self._pool(points[job[1]], job[0], grids), jobs), strict=True
+                ):
                     out[index] = values
-                for block in [b for b in grids if b[0] < row - 2 * self._margin + 1]:
+                    if progress is not None:
+                        progress.update(len(index))
+                for block in [block for block in grids if block[0] + 2 * self._margin <= row]:
                     del grids[block]
 
+    def _needed(self, points: np.ndarray) -> dict[int, set[_Block]]:
+        """The blocks that the discs around the points touch, by row."""
+        first = np.floor((points - self._reach_um) / _BLOCK_UM).astype(np.int64)
+        steps = range(2 * self._margin + 2)
+        needed: dict[int, set[_Block]] = {}
+        for step in product(steps, steps):
+            blocks = first + np.array(step)
+            gap = np.maximum(np.maximum(blocks * _BLOCK_UM - points, points - (blocks + 1) * _BLOCK_UM), 0)
+            touched = np.hypot(gap[:, 0], gap[:, 1]) <= self._reach_um
+            for row, column in np.unique(blocks[touched], axis=0).tolist():
+                needed.setdefault(row, set()).add((row, column))
+        return needed
+
     def _compute(self, block: _Block) -> tuple[np.ndarray, np.ndarray]:
+        """The grid of a block, and the same in coarse cells."""
         side = (BLOCK_CELLS + 2 * HALO_CELLS) * CELL_PX
-        halo = HALO_CELLS * _CELL_UM
-        y0, x0 = ((index * _BLOCK_UM - halo) / self._mpp for index in block)
+        y0, x0 = ((index * _BLOCK_UM - HALO_CELLS * _CELL_UM) / self._mpp for index in block)
         length = side * MPP / self._mpp
         rgb = self._image.read(y0, x0, y0 + length, x0 + length, out_shape=(side, side))
         fine = block_sums(rgb, self._stains)
         n = BLOCK_CELLS // COARSE
         return fine, fine.reshape(n, COARSE, n, COARSE, -1).mean(axis=(1, 3))
 
-    def _pool(self, points: np.ndarray, block: _Block, index: np.ndarray, grids: _Grids) -> tuple[np.ndarray, np.ndarray]:
-        columns = []
-        fine = self._window(block, grids, level=0) if self._fine_um else None
-        coarse = self._window(block, grids, level=1)
-        corner = (np.array(block) - self._margin) * _BLOCK_UM
-        for radius in self._radii:
-            grid, cell_um = (fine, _CELL_UM) if radius < _COARSE_FROM_UM else (coarse, _CELL_UM * COARSE)
-            sums = pool_gaussian(grid, (points[index] - corner) / cell_um, radius / cell_um, _REACH * radius / cell_um)
-            columns.append(np.stack(list(features(sums).values()), axis=1))
-        return index, np.concatenate(columns, axis=1)
-
-    def _window(self, block: _Block, grids: _Grids, *, level: int) -> np.ndarray:
-        reach = range(-self._margin, self._margin + 1)
-        return np.concatenate(
-            [
-                np.concatenate([grids[block[0] + dy, block[1] + dx][level] for dx in reach], axis=1)
-                for dy in reach
-            ]
-        )
+    def _pool(self, points: np.ndarray, block: _Block, grids: _Grids) -> np.ndarray:
+        """Features of the points of one block."""
+        columns: list[np.ndarray] = []
+        for radius, (_, derive) in zip(self._radii, _NEIGHBOURHOODS, strict=True):
+            level = int(radius >= _COARSE_FROM_UM)
+            cell_um = _CELL_UM * COARSE if level else _CELL_UM
+            margin = int(np.ceil(_REACH * radius / cell_um))
+            grid = _window(block, margin, grids, level=level)
+            places = (points - np.array(block) * _BLOCK_UM) / cell_um + margin
+            sums = pool_gaussian(grid, places, radius / cell_um, _REACH * radius / cell_um)
+            columns += derive(sums).values()
+        return np.stack(columns, axis=1)
 
 
-class _Silent:
-    """A progress bar that shows nothing."""
+def _window(block: _Block, margin: int, grids: _Grids, *, level: int) -> np.ndarray:
+    """The grid of a block with `margin` cells around it, from the blocks that were computed.
 
-    def __enter__(self) -> _Silent:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def update(self) -> None:
-        """Do nothing."""
+    Blocks that no disc touches were not computed: they have no weight and stay 0.
+    """
+    side = BLOCK_CELLS // COARSE if level else BLOCK_CELLS
+    reach = -(-margin // side)
+    n_channels = grids[block][level].shape[2]
+    out = np.zeros((side + 2 * margin, side + 2 * margin, n_channels), np.float32)
+    for dy, dx in product(range(-reach, reach + 1), repeat=2):
+        pair = grids.get((block[0] + dy, block[1] + dx))
+        if pair is None:
+            continue
+        top, left = dy * side + margin, dx * side + margin
+        y0, x0 = max(top, 0), max(left, 0)
+        y1, x1 = min(top + side, out.shape[0]), min(left + side, out.shape[1])
+        out[y0:y1, x0:x1] = pair[level][y0 - top : y1 - top, x0 - left : x1 - left]
+    return out

@@ -5,21 +5,33 @@ from __future__ import annotations
 import numpy as np
 
 from histocell.kernels.filters import blur, box_mean, gaussian_taps
-from histocell.kernels.nuclei import flood, measure, nearest_distance, nuclear_mask
+from histocell.kernels.nuclei import flood, measure, nearest_distance, nuclear_mask, surround
 
-SMOOTH_MASK_UM = 0.7
-SMOOTH_PEAK_UM = 1.0
+SMOOTH_UM = 0.85
 LOCAL_UM = 12.0
-THRESHOLD_RANGE = (0.75, 1.5)
-PEAK_DEPTH = 0.07  # in units of the nuclear threshold
+THRESHOLD_RANGE = (0.75, 1.5)  # of the local threshold, in units of the slide's
+PEAK_DEPTH = 0.07  # of a pass between two nuclei, in units of the slide's threshold
 AREA_RANGE_UM2 = (10.0, 400.0)
 NEAREST_LIMIT_UM = 30.0
 
-AREA_EDGES_UM2 = (20.0, 32.0, 48.0, 75.0)
-ELONGATION_EDGES = (1.4, 2.0)
-DARKNESS_EDGES = (1.2, 1.5, 1.9)  # of haematoxylin, in units of the nuclear threshold
+# Classes of nuclei: size x darkness x elongation. Small, dark and round is lymphoid; elongated is stromal or
+# endothelial; large is epithelial, pale or dark.
+AREA_EDGES_UM2 = (20.0, 40.0, 75.0)
+DARK_EDGES = (1.2, 1.5)  # mean haematoxylin, in units of the slide's nuclear threshold
+ELONGATION_EDGES = (1.6,)
 NEAREST_EDGES_UM = (7.0, 10.0, 15.0)
+# Classes by what surrounds the nucleus: basophilic or clear, eosinophilic or clear cytoplasm or matrix.
+AROUND_UM = 5.0
+AROUND_H_EDGES = (0.35, 0.47)  # in units of the slide's nuclear threshold
+AROUND_E_EDGES = (0.18, 0.28)
 
+CLASSES = tuple(
+    f"{size}_{dark}_{shape}"
+    for size in ("tiny", "small", "medium", "large")
+    for dark in ("pale", "mid", "dark")
+    for shape in ("round", "long")
+)
+AROUND = tuple(f"around_{h}_{e}" for h in ("clear", "mid", "blue") for e in ("clear", "mid", "pink"))
 SUMS = (
     "n",
     "area",
@@ -32,16 +44,13 @@ SUMS = (
     "eosin",
     "nearest",
     "nearest2",
+    "around_h",
+    "around_e",
     "cos2",
     "sin2",
-    *(f"area_bin{i}" for i in range(len(AREA_EDGES_UM2) + 1)),
-    *(f"elongation_bin{i}" for i in range(len(ELONGATION_EDGES) + 1)),
-    *(f"dark_bin{i}" for i in range(len(DARKNESS_EDGES) + 1)),
+    *CLASSES,
+    *AROUND,
     *(f"nearest_bin{i}" for i in range(len(NEAREST_EDGES_UM) + 1)),
-    "lymphoid",
-    "spindle",
-    "large",
-    "plump_pale",
 )
 
 
@@ -64,11 +73,10 @@ def segment_nuclei(haematoxylin: np.ndarray, *, threshold: float, mpp: float) ->
     -------
     Labels, shape (h, w), int32 from 1 (0 outside), and their number. Labels of any size are kept.
     """
-    smooth = blur(haematoxylin, gaussian_taps(SMOOTH_MASK_UM / mpp))
+    smooth = blur(haematoxylin, gaussian_taps(SMOOTH_UM / mpp))
     local = box_mean(smooth, max(1, round(LOCAL_UM / mpp)))
     mask = nuclear_mask(smooth, local, THRESHOLD_RANGE[0] * threshold, THRESHOLD_RANGE[1] * threshold)
-    surface = blur(haematoxylin, gaussian_taps(SMOOTH_PEAK_UM / mpp))
-    return flood(surface, mask, PEAK_DEPTH * threshold)
+    return flood(smooth, mask, PEAK_DEPTH * threshold)
 
 
 def nuclei_table(
@@ -90,12 +98,13 @@ def nuclei_table(
     Returns
     -------
     Arrays of one length: y, x (um from the block's corner), area (um²), elongation, fill, h_mean, h_sd, e_mean, cos2,
-    sin2, nearest (um).
+    sin2, nearest (um), around_h, around_e.
     """
     rows = measure(labels, n, maps)
     area = rows[:, 2] * mpp**2
     rows, area = (a[(area >= AREA_RANGE_UM2[0]) & (area <= AREA_RANGE_UM2[1])] for a in (rows, area))
     points = (rows[:, :2] + 0.5) * mpp
+    around = surround(labels, maps, rows[:, :2], max(1, round(AROUND_UM / mpp)))
     return {
         "y": points[:, 0],
         "x": points[:, 1],
@@ -108,6 +117,8 @@ def nuclei_table(
         "cos2": rows[:, 8],
         "sin2": rows[:, 9],
         "nearest": nearest_distance(points, NEAREST_LIMIT_UM),
+        "around_h": around[:, 0] / threshold,
+        "around_e": around[:, 1],
     }
 
 
@@ -141,24 +152,21 @@ def nuclear_sums(nuclei: dict[str, np.ndarray], *, shape: tuple[int, int], cell_
         nuclei["e_mean"],
         nuclei["nearest"],
         nuclei["nearest"] ** 2,
+        nuclei["around_h"],
+        nuclei["around_e"],
         nuclei["cos2"] * weight,
         nuclei["sin2"] * weight,
     ]
-    for quantity, edges in (
-        (area, AREA_EDGES_UM2),
-        (elongation, ELONGATION_EDGES),
-        (dark, DARKNESS_EDGES),
-        (nuclei["nearest"], NEAREST_EDGES_UM),
+    for n_kinds, traits in (
+        (len(CLASSES), ((area, AREA_EDGES_UM2), (dark, DARK_EDGES), (elongation, ELONGATION_EDGES))),
+        (len(AROUND), ((nuclei["around_h"], AROUND_H_EDGES), (nuclei["around_e"], AROUND_E_EDGES))),
     ):
-        bins = np.searchsorted(edges, quantity, side="right")
-        values += [bins == i for i in range(len(edges) + 1)]
-    round_ = elongation < 1.6
-    values += [
-        round_ & (area < 40) & (dark > 1.4),
-        (elongation >= 2) & (area < 60),
-        area >= 60,
-        round_ & (area >= 40) & (dark <= 1.4),
-    ]
+        kind = np.zeros(area.shape, np.int64)
+        for quantity, edges in traits:
+            kind = kind * (len(edges) + 1) + np.searchsorted(edges, quantity, side="right")
+        values += [kind == i for i in range(n_kinds)]
+    crowding = np.searchsorted(NEAREST_EDGES_UM, nuclei["nearest"], side="right")
+    values += [crowding == i for i in range(len(NEAREST_EDGES_UM) + 1)]
     row = (nuclei["y"] / cell_um).astype(np.int64)
     column = (nuclei["x"] / cell_um).astype(np.int64)
     out = np.zeros((*shape, len(SUMS)), np.float32)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from histocell._core.errors import listing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -117,12 +119,17 @@ def _timm_spec(name: str) -> EncoderSpec:
         library="timm",
         arch=model,
         input_px=int(config.input_size[-1]),
-        mean=tuple(config.mean),
-        std=tuple(config.std),
+        mean=_three(config.mean),
+        std=_three(config.std),
         revision=config.tag or "",
         license=config.license or "",
         summary="a model of timm",
     )
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
 
 
 def list_encoders() -> pd.DataFrame:

@@ -15,6 +15,8 @@ REFERENCE = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])
 REFERENCE /= np.linalg.norm(REFERENCE, axis=1, keepdims=True)
 
 _MIN_PIXELS = 500
+_PROBE_PX = 16
+_MAX_PROBES = 2500
 _MIN_DENSITY = 0.15
 # A pair of vectors further than this from the reference is not H&E: a pen mark, a fold, a single stain.
 _MIN_COSINE = (0.80, 0.75)
@@ -54,8 +56,10 @@ class StainEstimate:
 
     @property
     def unmixing(self) -> np.ndarray:
-        """Optical density to amounts of haematoxylin and eosin, shape (3, 2), float32."""
-        return (np.linalg.pinv(self.vectors) / self.strength).astype(np.float32)
+        """Optical density to amounts of haematoxylin, eosin and what neither explains, shape (3, 3), float32."""
+        residual = np.cross(*self.vectors)
+        vectors = np.vstack([self.vectors, residual / np.linalg.norm(residual)])
+        return (np.linalg.inv(vectors) / [*self.strength, 1.0]).astype(np.float32)
 
 
 def estimate_stains(pixels: np.ndarray, *, background: np.ndarray | tuple[int, int, int]) -> StainEstimate:
@@ -84,9 +88,7 @@ def estimate_stains(pixels: np.ndarray, *, background: np.ndarray | tuple[int, i
     if len(density) < _MIN_PIXELS:
         return blank
     vectors = _extreme_vectors(density)
-    plausible = (
-        (vectors * REFERENCE).sum(axis=1) >= _MIN_COSINE
-    ).all() and vectors[0] @ vectors[1] <= _MIN_SEPARATION
+    plausible = ((vectors * REFERENCE).sum(axis=1) >= _MIN_COSINE).all() and vectors[0] @ vectors[1] <= _MIN_SEPARATION
     if plausible:
         vectors = (1 - _REFERENCE_WEIGHT) * vectors + _REFERENCE_WEIGHT * REFERENCE
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -98,7 +100,7 @@ def estimate_stains(pixels: np.ndarray, *, background: np.ndarray | tuple[int, i
     return StainEstimate(glass, vectors, strength, threshold, estimated=bool(plausible))
 
 
-def sample_tissue(image: SlideImage, *, mpp: float, n_tiles: int = 48, tile_um: float = 128.0) -> np.ndarray:
+def sample_tissue(image: SlideImage, *, mpp: float, n_tiles: int = 32, tile_um: float = 128.0) -> np.ndarray:
     """Pixels of tissue, from tiles spread evenly over a slide; always the same ones for the same slide.
 
     Parameters
@@ -110,34 +112,41 @@ def sample_tissue(image: SlideImage, *, mpp: float, n_tiles: int = 48, tile_um: 
     n_tiles
         Most tiles to read.
     tile_um
-        Side of a tile; it is read at 1 um/px.
+        Side of a tile; it is read at 2 um/px.
 
     Returns
     -------
     Shape (n, 3), uint8.
     """
-    thumbnail = image.thumbnail(1024)
-    scale = image.shape[0] / thumbnail.shape[0], image.shape[1] / thumbnail.shape[1]
     side = max(tile_um / mpp, 1.0)
     rows, columns = (max(1, int(np.ceil(s / side))) for s in image.shape)
+    places = _spread_places(rows, columns)
     glass = np.maximum(np.asarray(image.background, np.float64), 1)
-    density = -np.log10(np.maximum(thumbnail, 1) / glass).mean(axis=2)
-    y = np.minimum((np.arange(thumbnail.shape[0]) + 0.5) * scale[0] / side, rows - 1).astype(int)
-    x = np.minimum((np.arange(thumbnail.shape[1]) + 0.5) * scale[1] / side, columns - 1).astype(int)
-    tissue = np.zeros((rows, columns))
-    count = np.zeros((rows, columns))
-    np.add.at(tissue, (y[:, None], x[None, :]), density > _MIN_DENSITY)
-    np.add.at(count, (y[:, None], x[None, :]), 1)
-    found = np.flatnonzero((tissue > 0.3 * np.maximum(count, 1)).ravel())
-    if found.size == 0:
-        return thumbnail.reshape(-1, 3)
-    chosen = found[np.unique(np.linspace(0, found.size - 1, min(n_tiles, found.size)).round().astype(int))]
-    n = max(8, round(min(tile_um, side * mpp)))
+    probe = min(_PROBE_PX, *image.shape)
+    found = []
+    for row, column in places:
+        # a small window as it is on the slide shows whether there is tissue; nothing is resampled for it
+        y, x = (
+            min(int((k + 0.5) * side), length - probe) for k, length in zip((row, column), image.shape, strict=True)
+        )
+        window = image.read(y, x, y + probe, x + probe)
+        if -np.log10(np.maximum(window, 1) / glass).mean() > _MIN_DENSITY / 2:
+            found.append((row, column))
+    if not found:
+        return image.thumbnail(512).reshape(-1, 3)
+    chosen = np.unique(np.linspace(0, len(found) - 1, min(n_tiles, len(found))).round().astype(int))
+    n = max(8, round(min(tile_um, side * mpp) / 2))
     tiles = [
         image.read(r * side, c * side, (r + 1) * side, (c + 1) * side, out_shape=(n, n)).reshape(-1, 3)
-        for r, c in zip(chosen // columns, chosen % columns, strict=True)
+        for r, c in (found[i] for i in chosen)
     ]
     return np.concatenate(tiles)
+
+
+def _spread_places(rows: int, columns: int) -> list[tuple[int, int]]:
+    """At most `_MAX_PROBES` cells of a grid, evenly spread."""
+    step = max(1, int(np.ceil(np.sqrt(rows * columns / _MAX_PROBES))))
+    return [(r, c) for r in range(step // 2, rows, step) for c in range(step // 2, columns, step)] or [(0, 0)]
 
 
 def _extreme_vectors(density: np.ndarray) -> np.ndarray:

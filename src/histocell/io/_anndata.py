@@ -197,7 +197,7 @@ def to_anndata(sdata: SpatialData, *, table_key: str | None = None, max_px: int 
     A copy of the table with ``obsm["spatial"]`` (x, y in full-resolution px), ``obs["mpp"]`` and, for each region,
     ``uns["spatial"][region]``: images ``hires``, scalefactors ``tissue_hires_scalef`` and ``spot_diameter_fullres``.
     """
-    from histocell._core.access import regions
+    from histocell._core.regions import regions
 
     table = get_table(sdata, table_key).copy()
     found = regions(sdata, table_key=table_key, need_image=False)

@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit, prange
 
-from histocell.kernels.neighbors import (
-    CHUNK,
-    REACH,
-    bin_points,
-    log_cutoff,
-    longest_run,
-    rbf_neighbors,
-    rbf_radius,
-    run_bounds,
-)
+from histocell.kernels.neighbors import CHUNK, REACH, rbf_arguments, rbf_neighbors, run_bounds
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -102,8 +93,8 @@ def _rbf_lag(
     """One pass over the cell lists; `values` are sorted, `lag`, `rows` and `squares` in the original order."""
     n, k = values.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
-        found = np.empty(buffer + 1, np.int32)
-        weight = np.empty(buffer + 1)
+        found = np.empty(buffer, np.int32)
+        weight = np.empty(buffer)
         total = np.empty(k)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             total[:] = 0
@@ -155,8 +146,8 @@ def _rbf_label_lag(
     """As `_rbf_lag`, of indicator variables: each neighbour adds its weight to the column of its label."""
     n = labels.size
     for chunk in prange((n + CHUNK - 1) // CHUNK):
-        found = np.empty(buffer + 1, np.int32)
-        weight = np.empty(buffer + 1)
+        found = np.empty(buffer, np.int32)
+        weight = np.empty(buffer)
         total = np.empty(lag.shape[1])
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             total[:] = 0
@@ -205,24 +196,10 @@ def rbf_lag(
     include_self
         Whether a point is its own neighbour, with the weight 1.
     """
-    cells = bin_points(xy, rbf_radius(length_scale, cutoff))
+    cells, arguments = rbf_arguments(xy, length_scale=length_scale, cutoff=cutoff, include_self=include_self)
     n = len(values)
     lag, rows, squares = np.empty_like(values, order="C"), np.empty(n), np.empty(n)
-    _rbf_lag(
-        cells.xy,
-        cells.cell,
-        cells.start,
-        cells.columns,
-        -0.5 / length_scale**2,
-        log_cutoff(cutoff),
-        include_self,
-        longest_run(cells.start, cells.columns),
-        cells.order,
-        values[cells.order],
-        lag,
-        rows,
-        squares,
-    )
+    _rbf_lag(*arguments, cells.order, values[cells.order], lag, rows, squares)
     return _normalized(lag, rows, squares, float(n * include_self))
 
 
@@ -252,24 +229,10 @@ def rbf_label_lag(
     -------
     The same as :func:`rbf_lag` of ``indicators(labels, n_labels)``; values are float32.
     """
-    cells = bin_points(xy, rbf_radius(length_scale, cutoff))
+    cells, arguments = rbf_arguments(xy, length_scale=length_scale, cutoff=cutoff, include_self=include_self)
     n = len(labels)
     lag, rows, squares = np.empty((n, n_labels), dtype=np.float32), np.empty(n), np.empty(n)
-    _rbf_label_lag(
-        cells.xy,
-        cells.cell,
-        cells.start,
-        cells.columns,
-        -0.5 / length_scale**2,
-        log_cutoff(cutoff),
-        include_self,
-        longest_run(cells.start, cells.columns),
-        cells.order,
-        np.asarray(labels, dtype=np.int64)[cells.order],
-        lag,
-        rows,
-        squares,
-    )
+    _rbf_label_lag(*arguments, cells.order, np.asarray(labels, dtype=np.int64)[cells.order], lag, rows, squares)
     share = np.bincount(labels, minlength=n_labels) / n
     spread = np.sqrt(share * (1 - share))
     safe = np.where(spread > 0, spread, 1)

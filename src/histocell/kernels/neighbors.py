@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit, prange
@@ -94,11 +94,6 @@ def rbf_radius(length_scale: float, cutoff: float) -> float:
     return float(length_scale * np.sqrt(-2 * np.log(cutoff)))
 
 
-def log_cutoff(cutoff: float) -> float:
-    """Logarithm of the cutoff; a weight that equals it but for rounding is kept."""
-    return float(np.log(cutoff)) * (1 + 1e-12)
-
-
 @njit(nogil=True, cache=True, fastmath={"contract"})
 def rbf_neighbors(
     i: int,
@@ -176,8 +171,8 @@ def _fill_rows(
     n = len(xy)
     counting = indices.size == 0
     for chunk in prange((n + CHUNK - 1) // CHUNK):
-        found = np.empty(buffer + 1, np.int32)
-        weight = np.empty(buffer + 1)
+        found = np.empty(buffer, np.int32)
+        weight = np.empty(buffer)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             filled = 0
             for row in range(cell[i, 0] - REACH, cell[i, 0] + REACH + 1):
@@ -190,6 +185,17 @@ def _fill_rows(
                 filled += count
             if counting:
                 indptr[i + 1] = filled
+
+
+def rbf_arguments(
+    xy: ArrayLike, *, length_scale: float, cutoff: float, include_self: bool
+) -> tuple[CellLists, tuple[Any, ...]]:
+    """Points in bins, and what every pass over RBF neighbours takes first."""
+    cells = bin_points(xy, rbf_radius(length_scale, cutoff))
+    limit = float(np.log(cutoff)) * (1 + 1e-12)  # a weight that equals the cutoff but for rounding is kept
+    buffer = longest_run(cells.start, cells.columns) + 1  # the one after the last is written, too, and not read
+    decay = -0.5 / length_scale**2
+    return cells, (cells.xy, cells.cell, cells.start, cells.columns, decay, limit, include_self, buffer)
 
 
 def rbf_weights(xy: ArrayLike, *, length_scale: float, cutoff: float = 0.2, include_self: bool = True) -> csr_array:
@@ -212,18 +218,16 @@ def rbf_weights(xy: ArrayLike, *, length_scale: float, cutoff: float = 0.2, incl
     """
     from scipy.sparse import csr_array
 
-    cells = bin_points(xy, rbf_radius(length_scale, cutoff))
+    cells, arguments = rbf_arguments(xy, length_scale=length_scale, cutoff=cutoff, include_self=include_self)
     n = len(cells.xy)
     indptr = np.zeros(n + 1, dtype=np.int64)
     indices, data = np.empty(0, dtype=np.int32), np.empty(0)
-    arguments = (cells.xy, cells.cell, cells.start, cells.columns, -0.5 / length_scale**2, log_cutoff(cutoff), include_self)
-    buffer = longest_run(cells.start, cells.columns)
-    _fill_rows(*arguments, buffer, indptr, indices, data)
+    _fill_rows(*arguments, indptr, indices, data)
     np.cumsum(indptr, out=indptr)
     if indptr[-1] == 0:
         return csr_array((n, n))
     indices, data = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1])
-    _fill_rows(*arguments, buffer, indptr, indices, data)
+    _fill_rows(*arguments, indptr, indices, data)
     sorted_weights = csr_array((data, indices, indptr), shape=(n, n))
     back = np.argsort(cells.order)
     weights = sorted_weights[back][:, back]
@@ -269,5 +273,5 @@ def typical_spacing(xy: ArrayLike, *, rng: np.random.Generator, n_sample: int = 
     xy = np.asarray(xy, dtype=np.float64)
     n_neighbors = min(18, len(xy) - 1)
     distance = _neighbor_distances(xy, n_neighbors, rng=rng, n_sample=n_sample)[:, -1]
-    squared = np.median(distance) ** 2
-    return float(np.sqrt(2 / np.sqrt(3) * np.pi * squared / n_neighbors))
+    inside = n_neighbors - 1 / 3  # of a disc up to the median distance to the k-th of random points
+    return float(np.sqrt(2 / np.sqrt(3) * np.pi / inside) * np.median(distance))

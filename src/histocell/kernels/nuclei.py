@@ -100,9 +100,7 @@ def flood(surface: np.ndarray, mask: np.ndarray, depth: float) -> tuple[np.ndarr
 
 
 @njit(nogil=True, cache=True)
-def nuclear_mask(
-    surface: np.ndarray, local: np.ndarray, lowest: float, highest: float
-) -> np.ndarray:
+def nuclear_mask(surface: np.ndarray, local: np.ndarray, lowest: float, highest: float) -> np.ndarray:
     """Where a surface is above its local mean, the threshold kept between two bounds."""
     height, width = surface.shape
     out = np.empty((height, width), np.bool_)
@@ -169,6 +167,42 @@ def measure(labels: np.ndarray, n: int, maps: np.ndarray) -> np.ndarray:
         out[i, 6] = math.sqrt(max(sums[i, 7] / area - h * h, 0.0))
         out[i, 7] = sums[i, 8] / area
         out[i, 8], out[i, 9] = math.cos(angle), math.sin(angle)
+    return out
+
+
+@njit(nogil=True, cache=True)
+def surround(labels: np.ndarray, maps: np.ndarray, centers: np.ndarray, radius: int) -> np.ndarray:
+    """Mean of two maps over the unlabelled pixels of a square window around each centre.
+
+    Parameters
+    ----------
+    labels
+        Shape (h, w), int32, 0 where unlabelled.
+    maps
+        Shape (2 or more, h, w), float32.
+    centers
+        Shape (n, 2): y, x in px.
+    radius
+        Half width of the window in px.
+
+    Returns
+    -------
+    Shape (n, 2), float64; 0 where the window holds labels only.
+    """
+    height, width = labels.shape
+    out = np.zeros((centers.shape[0], 2))
+    for i in range(centers.shape[0]):
+        y, x = int(round(centers[i, 0])), int(round(centers[i, 1]))
+        count = 0
+        for yy in range(max(y - radius, 0), min(y + radius + 1, height)):
+            for xx in range(max(x - radius, 0), min(x + radius + 1, width)):
+                if labels[yy, xx] == 0:
+                    count += 1
+                    out[i, 0] += maps[0, yy, xx]
+                    out[i, 1] += maps[1, yy, xx]
+        if count:
+            out[i, 0] /= count
+            out[i, 1] /= count
     return out
 
 

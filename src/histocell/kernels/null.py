@@ -93,7 +93,9 @@ class Raster:
         half = fft.ifft(power, axis=0, workers=-1)[: self.rows]
         correlation = fft.irfft(half, n=self.padded[1], axis=1, workers=-1)
         sums = np.bincount(self.bin, weights=correlation.ravel() * self.times)
-        own = float(values @ values) if values.dtype == np.float64 else float(np.sum(np.square(values, dtype=np.float64)))
+        own = (
+            float(values @ values) if values.dtype == np.float64 else float(np.sum(np.square(values, dtype=np.float64)))
+        )
         sums[1] -= own
         sums[0] = own
         return sums
@@ -167,9 +169,7 @@ def stationary_spread(
     return Spread(variance, scale, SKEW_FACTOR * skew / np.sqrt(n_eff))
 
 
-def tail_probabilities(
-    r: NDArray[np.float64], spread: Spread
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def tail_probabilities(r: NDArray[np.float64], spread: Spread) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Probabilities that R would be as high, and as low, or more so.
 
     Dutilleul's t test of the correlation ``R / scale`` with ``n_eff - 2`` degrees of freedom; its normal score is then

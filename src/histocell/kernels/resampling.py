@@ -216,8 +216,7 @@ def shift_fields(
 
     def statistic(turned: NDArray[np.float64], weight: NDArray[np.float64], dy: int, dx: int) -> NDArray[np.float64]:
         here = tuple(
-            slice(max(0, d), min(size, other + d))
-            for d, size, other in zip((dy, dx), shape, weight.shape, strict=True)
+            slice(max(0, d), min(size, other + d)) for d, size, other in zip((dy, dx), shape, weight.shape, strict=True)
         )
         there = tuple(slice(s.start - d, s.stop - d) for d, s in zip((dy, dx), here, strict=True))
         both = np.sqrt(mass[here] * weight[there])
@@ -252,9 +251,7 @@ def _turn(
     return np.rot90(values, index % 4), np.rot90(mass, index % 4)
 
 
-def _overlapping_shifts(
-    mass: NDArray[np.float64], other: NDArray[np.float64], min_overlap: float
-) -> NDArray[np.int64]:
+def _overlapping_shifts(mass: NDArray[np.float64], other: NDArray[np.float64], min_overlap: float) -> NDArray[np.int64]:
     """Displacements (rows, columns) of `other` at which it covers enough of the tissue; not the one that fits whole."""
     padded = tuple(fft.next_fast_len(a + b - 1, real=True) for a, b in zip(mass.shape, other.shape, strict=True))
     covered = fft.irfft2(

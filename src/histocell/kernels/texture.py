@@ -33,14 +33,14 @@ def unmix(rgb: np.ndarray, density: np.ndarray, unmixing: np.ndarray) -> np.ndar
     density
         Shape (256, 3), float32: optical density of each value of each channel.
     unmixing
-        Shape (3, 2), float32: optical density to amounts of haematoxylin and eosin.
+        Shape (3, 3), float32: optical density to amounts of haematoxylin, eosin and what neither explains.
 
     Returns
     -------
-    Shape (3, h, w), float32: haematoxylin, eosin (both >= 0), mean optical density of the channels.
+    Shape (4, h, w), float32: haematoxylin, eosin (both >= 0), mean optical density of the channels, residual.
     """
     height, width = rgb.shape[:2]
-    out = np.empty((3, height, width), np.float32)
+    out = np.empty((4, height, width), np.float32)
     zero, third = np.float32(0), np.float32(1 / 3)
     for y in range(height):
         for x in range(width):
@@ -50,11 +50,30 @@ def unmix(rgb: np.ndarray, density: np.ndarray, unmixing: np.ndarray) -> np.ndar
             out[0, y, x] = max(zero, r * unmixing[0, 0] + g * unmixing[1, 0] + b * unmixing[2, 0])
             out[1, y, x] = max(zero, r * unmixing[0, 1] + g * unmixing[1, 1] + b * unmixing[2, 1])
             out[2, y, x] = (r + g + b) * third
+            out[3, y, x] = r * unmixing[0, 2] + g * unmixing[1, 2] + b * unmixing[2, 2]
     return out
 
 
-COLOUR_SUMS = ("pixels", "tissue", "h", "e", "h2", "e2", "he", "red", "green", "blue", "plain", "plain_h", "plain_e",
-               "plain_h2", "plain_e2")
+COLOUR_SUMS = (
+    "pixels",
+    "tissue",
+    "h",
+    "e",
+    "h2",
+    "e2",
+    "he",
+    "red",
+    "green",
+    "blue",
+    "residual",
+    "residual2",
+    "plain",
+    "plain_h",
+    "plain_e",
+    "plain_h2",
+    "plain_e2",
+)
+_N_SUMS = len(COLOUR_SUMS)
 
 
 @njit(nogil=True, cache=True)
@@ -72,7 +91,7 @@ def colour_sums(
     Parameters
     ----------
     maps
-        Shape (2 or more, h, w), float32: haematoxylin H, eosin E.
+        Shape (4, h, w), float32, from :func:`unmix`: haematoxylin H, eosin E.
     rgb
         Shape (h, w, 3), uint8.
     density
@@ -88,12 +107,12 @@ def colour_sums(
 
     Returns
     -------
-    Shape (h / size, w / size, 15 + 2 (k + 1)), float32: :data:`COLOUR_SUMS`, the histogram of H over tissue, the
+    Shape (h / size, w / size, 17 + 2 (k + 1)), float32: :data:`COLOUR_SUMS`, the histogram of H over tissue, the
     histogram of E over plain tissue.
     """
     rows, columns = maps.shape[1] // size, maps.shape[2] // size
     n_edges = edges.shape[1]
-    out = np.zeros((rows, columns, 15 + 2 * (n_edges + 1)), np.float32)
+    out = np.zeros((rows, columns, _N_SUMS + 2 * (n_edges + 1)), np.float32)
     for i in range(rows):
         for j in range(columns):
             cell = out[i, j]
@@ -114,17 +133,19 @@ def colour_sums(
                     h_bin = 0
                     for k in range(n_edges):
                         h_bin += h >= edges[0, k]
-                    cell[15 + h_bin] += 1
+                    cell[_N_SUMS + h_bin] += 1
+                    cell[10] += maps[3, y, x]
+                    cell[11] += maps[3, y, x] ** 2
                     if labels[y, x] == 0:
-                        cell[10] += 1
-                        cell[11] += h
-                        cell[12] += e
-                        cell[13] += h * h
-                        cell[14] += e * e
+                        cell[12] += 1
+                        cell[13] += h
+                        cell[14] += e
+                        cell[15] += h * h
+                        cell[16] += e * e
                         e_bin = 0
                         for k in range(n_edges):
                             e_bin += e >= edges[1, k]
-                        cell[16 + n_edges + e_bin] += 1
+                        cell[_N_SUMS + 1 + n_edges + e_bin] += 1
     return out
 
 
@@ -147,9 +168,13 @@ def detail_sums(image: np.ndarray, coarse: np.ndarray, size: int) -> np.ndarray:
     """
     rows, columns = image.shape[0] // size, image.shape[1] // size
     out = np.zeros((rows, columns), np.float32)
-    for y in range(rows * size):
-        for x in range(columns * size):
-            out[y // size, x // size] += abs(image[y, x] - coarse[y // 2, x // 2])
+    for i in range(rows):
+        for j in range(columns):
+            total = np.float32(0)
+            for y in range(i * size, (i + 1) * size):
+                for x in range(j * size, (j + 1) * size):
+                    total += abs(image[y, x] - coarse[y >> 1, x >> 1])
+            out[i, j] = total
     return out
 
 
@@ -234,7 +259,14 @@ def boundary_sums(tissue: np.ndarray, size: int) -> np.ndarray:
     """Pairs of adjacent pixels of which one is tissue and one is not, counted over cells: the length of the edge."""
     rows, columns = tissue.shape[0] // size, tissue.shape[1] // size
     out = np.zeros((rows, columns), np.float32)
-    for y in range(rows * size - 1):
-        for x in range(columns * size - 1):
-            out[y // size, x // size] += (tissue[y, x] != tissue[y, x + 1]) + (tissue[y, x] != tissue[y + 1, x])
+    last_y, last_x = tissue.shape[0] - 1, tissue.shape[1] - 1
+    for i in range(rows):
+        for j in range(columns):
+            count = 0
+            for y in range(i * size, (i + 1) * size):
+                for x in range(j * size, (j + 1) * size):
+                    here = tissue[y, x]
+                    count += here != tissue[y, min(x + 1, last_x)]
+                    count += here != tissue[min(y + 1, last_y), x]
+            out[i, j] = count
     return out

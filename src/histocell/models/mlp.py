@@ -58,7 +58,7 @@ class MLPConfig(Config):
     """
 
     preset: str = DEFAULT_PRESET
-    hidden: tuple[int, ...] = (128, 128, 128, 128, 128, 128)
+    hidden: tuple[int, ...] = (256, 256, 256, 128, 128, 128)
     layer_norm: bool = True
     dropout: float = 0.2
     l1: float = 0.5

@@ -184,7 +184,7 @@ def _one_epoch(
             group["lr"] = rate
         optimizer.zero_grad()
         value = loss(net(X[rows]), Y[rows])
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         if schedule.clip_norm:
             torch.nn.utils.clip_grad_norm_(net.parameters(), schedule.clip_norm)
         optimizer.step()

@@ -10,8 +10,9 @@ import pandas as pd
 
 from histocell import get
 from histocell._core import keys
-from histocell._core.access import get_obsm, get_table, regions
+from histocell._core.access import get_obsm, get_table
 from histocell._core.errors import listing, missing_key
+from histocell._core.regions import regions
 from histocell._core.rng import as_rng
 from histocell.pl._style import MUTED, PALETTE, add_bar, bare, finish, new_axes, styled
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from histocell._core.access import Data, Region
+    from histocell._core.access import Data
+    from histocell._core.regions import Region
     from histocell._core.rng import RNGLike, SeedLike
 
 GAP = 0.06  # between patches, as a part of their edge

@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.collections import EllipseCollection, PolyCollection
 
 from histocell._core import keys
-from histocell._core.access import get_table, is_spatialdata, regions
+from histocell._core.access import get_table, is_spatialdata
 from histocell._core.errors import listing
 from histocell._core.geometry import spot_pitch
+from histocell._core.regions import regions
 from histocell.pl._style import GROUND, add_bar, bare
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
-    from histocell._core.access import Data, Region
+    from histocell._core.access import Data
     from histocell._core.images import SlideImage
+    from histocell._core.regions import Region
 
 SPOT_TO_PITCH = 0.55  # a Visium spot: 55 um across, 100 um from the next
 

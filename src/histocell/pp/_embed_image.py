@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histocell._core import geometry, keys
-from histocell._core.access import get_obsm, get_table, record_mpp, regions
+from histocell._core.access import get_obsm, get_table
 from histocell._core.errors import warn
+from histocell._core.regions import record_mpp, regions
 from histocell._core.settings import progress_bar
 from histocell.encoders.loading import load
 

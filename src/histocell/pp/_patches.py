@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histocell._core import geometry, keys
-from histocell._core.access import get_table, record_mpp, regions
+from histocell._core.access import get_table
 from histocell._core.errors import warn
+from histocell._core.regions import record_mpp, regions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

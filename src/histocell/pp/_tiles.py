@@ -123,7 +123,9 @@ def _tile_elements(
         },
         index=ids,
     )
-    table = AnnData(obs=obs, obsm={keys.SPATIAL: centers, keys.PATCHES: windows})
+    table = AnnData(obs=obs)
+    table.obsm[keys.SPATIAL] = centers
+    table.obsm[keys.PATCHES] = windows
     keys.write_provenance(table, keys.PATCHES, size_um=float(size_um))
     parsed = TableModel.parse(table, region=keys.TILES, region_key=keys.REGION, instance_key="tile_id")
     return SpatialData(shapes={keys.TILES: shapes}, tables={keys.TILE_TABLE: parsed})

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.access import get_obsm, get_table, is_spatialdata, regions
+from histocell._core.access import get_obsm, get_table, is_spatialdata
 from histocell._core.errors import listing, warn
 from histocell._core.images import open_image
+from histocell._core.regions import regions
 from histocell._core.settings import logger, progress_bar
 
 if TYPE_CHECKING:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from histocell._core import keys
-from histocell._core.access import get_obsm, get_table, group_labels
-from histocell._core.errors import listing, warn
-from histocell.tl import _scores, _task
+from histocell._core.access import get_table
+from histocell.tl import _evaluate, _task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
-    from numpy.typing import NDArray
     from spatialdata import SpatialData
 
     from histocell._core.rng import RNGLike, SeedLike
@@ -243,21 +239,14 @@ def evaluate_abundance(
         When they share no column, or no row can be scored.
     """
     table = get_table(data, table_key)
-    predicted = _task.target_frame(table, key, "Run hc.tl.predict_abundance(data) first.")
-    truth = _task.target_frame(table, target, "Scores need the true abundances.")
-    shared = [name for name in truth.columns if name in set(predicted.columns)]
-    if not shared:
-        msg = f"predictions and truth share no cell type: {listing(predicted.columns)} against {listing(truth.columns)}"
-        raise ValueError(msg)
-    if len(shared) < max(truth.shape[1], predicted.shape[1]):
-        warn(f"only the {len(shared)} cell types that predictions and truth share are scored")
-    rows = _scored_rows(table, split_key, truth[shared])
-    groups, slides = _replicates(table, rows, group_key, slide_key)
-    scores = _scores.score_table(
-        truth[shared].iloc[rows],
-        {name: _prediction(table, slot, shared, rows) for name, slot in _slots(table, key).items()},
-        groups=groups,
-        slides=slides,
+    scores = _evaluate.evaluate(
+        _TASK,
+        table,
+        key=key,
+        target=target,
+        split_key=split_key,
+        group_key=group_key,
+        slide_key=slide_key,
         n_bootstrap=n_bootstrap,
         rng=rng,
     )
@@ -283,49 +272,3 @@ def _settings(
     if target_transform is not None:
         settings["target_transform"] = target_transform
     return {"interval": interval} | settings
-
-
-def _slots(table: AnnData, key: str) -> dict[str, str]:
-    """Model name to slot of ``obsm``, the model first, then its baselines."""
-    provenance = keys.read_provenance(table, key)
-    slots = {provenance.get("model", key): key}
-    return slots | {name: f"{key}_{name}" for name in provenance.get("baselines", []) if f"{key}_{name}" in table.obsm}
-
-
-def _prediction(table: AnnData, slot: str, names: Sequence[str], rows: NDArray[np.intp]) -> _scores.Prediction:
-    def values(key: str) -> Any:
-        return get_obsm(table, key)[list(names)].iloc[rows].to_numpy(dtype=np.float64)
-
-    if slot + _task.LOWER not in table.obsm:
-        return _scores.Prediction(values(slot))
-    return _scores.Prediction(values(slot), values(slot + _task.LOWER), values(slot + _task.UPPER))
-
-
-def _scored_rows(table: AnnData, split_key: str, truth: pd.DataFrame) -> NDArray[np.intp]:
-    test = np.ones(table.n_obs, dtype=bool)
-    if split_key in table.obs:
-        split = table.obs[split_key].astype(object).to_numpy()
-        if (split == _task.TEST).any():
-            test = split == _task.TEST
-        elif (split == _task.TRAIN).any():
-            warn(f'obs["{split_key}"] has no test row: training rows are scored, which flatters the model')
-    rows = np.flatnonzero(test & np.isfinite(truth.to_numpy(dtype=np.float64)).any(axis=1))
-    if len(rows) == 0:
-        msg = "no row has a known abundance to score against"
-        raise ValueError(msg)
-    return rows
-
-
-def _replicates(
-    table: AnnData, rows: NDArray[np.intp], group_key: str | None, slide_key: str | None
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Group and slide of each scored row."""
-    slide_key = slide_key or (keys.SECTION if keys.SECTION in table.obs else None)
-    slides = np.full(len(rows), _scores.ALL) if slide_key is None else group_labels(table, slide_key)[rows]
-    if group_key is not None:
-        return group_labels(table, group_key)[rows], slides
-    groups = slides
-    for key in (keys.SECTION, keys.PATIENT):
-        if key in table.obs and len(np.unique(labels := group_labels(table, key)[rows])) > 1:
-            groups = labels
-    return groups, slides

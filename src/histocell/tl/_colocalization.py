@@ -20,7 +20,6 @@ from histocell.tl._replicates import combine
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anndata import AnnData
     from numpy.typing import NDArray
 
     from histocell._core.access import Data
@@ -199,6 +198,7 @@ def colocalization(
         "alternative": alternative,
         "n_draws": n_draws if null in {"shift", "permute", "permute_y"} else 0,
         "confidence": confidence,
+        "library_key": sections.key,
         "n_points": int(sum(len(rows) for rows in sections.rows)),
         "isolated": int(sum(result.isolated for result in results)),
         "constant": _constant_names(results, sections, variables.names),
@@ -300,13 +300,3 @@ def _constant_names(results: list[SectionResult], sections: inputs.Sections, nam
         for section, result in zip(sections.names, results, strict=True)
     }
     return {section: constant for section, constant in found.items() if constant}
-
-
-def find_result(data: AnnData | Any, key: str, table_key: str | None) -> Any:
-    """The result in ``uns[key]``, or an error that says what to run."""
-    from histocell._core.errors import missing_key
-
-    table = get_table(data, table_key)
-    if key not in table.uns:
-        raise missing_key("uns", key, table.uns.keys(), f'Run hc.tl.colocalization(data, key_added="{key}") first.')
-    return table.uns[key]

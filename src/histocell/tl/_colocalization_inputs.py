@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
-from histocell._core.access import coordinates, group_labels, is_spatialdata, regions
+from histocell._core.access import coordinates, group_labels, is_spatialdata
 from histocell._core.errors import listing, missing_key, warn
+from histocell._core.regions import regions
 from histocell.kernels.neighbors import grid_pitch, typical_spacing
 
 if TYPE_CHECKING:
@@ -95,11 +96,14 @@ class Sections:
         Of each section.
     rows
         Positions in the table.
+    key
+        Column of obs that holds the names; `None` where all rows are one section.
     """
 
     names: list[str]
     patients: list[str]
     rows: list[NDArray[np.intp]]
+    key: str | None
 
 
 def read_sections(
@@ -123,7 +127,7 @@ def read_sections(
             raise ValueError(msg)
         patients.append(str(found[0]))
         rows.append(np.flatnonzero(own & known))
-    return Sections(names, patients, rows)
+    return Sections([str(name) for name in names], patients, rows, library_key)
 
 
 def read_places(
@@ -184,7 +188,7 @@ def read_weights(table: AnnData, weights: Any) -> csr_array | None:
         return None
     if isinstance(weights, str):
         if weights not in table.obsp:
-            hint = "squidpy's sq.gr.spatial_neighbors(adata) writes spatial_connectivities."
+            hint = "squidpy's sq.gr.spatial_neighbors_knn(adata) writes spatial_connectivities."
             raise missing_key("obsp", weights, table.obsp.keys(), hint)
         weights = table.obsp[weights]
     matrix = csr_array(weights, dtype=np.float64)

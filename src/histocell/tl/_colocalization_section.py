@@ -131,7 +131,9 @@ def analyse(
 def _undefined(n: int, k: int) -> SectionResult:
     nothing = np.full((k, k), np.nan)
     empty = np.zeros((n, k))
-    return SectionResult(*[nothing] * 7, np.ones(k, dtype=bool), True, n, empty, empty)
+    return SectionResult(
+        *[nothing] * 7, constant=np.ones(k, dtype=bool), symmetric=True, isolated=n, z=empty, lag=empty
+    )
 
 
 def _test(

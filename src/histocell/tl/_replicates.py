@@ -50,7 +50,7 @@ class Combined:
 
     def tails(self) -> tuple[Floats, Floats]:
         """Probabilities of being as high, and as low, by chance."""
-        return _upper_tail(self.statistic, self.df), _upper_tail(-self.statistic, self.df)
+        return upper_tail(self.statistic, self.df), upper_tail(-self.statistic, self.df)
 
     def interval(self, level: float) -> tuple[Floats, Floats]:
         """Confidence interval for R."""
@@ -58,7 +58,8 @@ class Combined:
         return np.tanh(self.estimate - half) * self.scale, np.tanh(self.estimate + half) * self.scale
 
 
-def _upper_tail(statistic: Floats, df: Floats) -> Floats:
+def upper_tail(statistic: Floats, df: Floats) -> Floats:
+    """Upper tail of t distributions, normal where df is infinite; never 0."""
     student = stats.t.sf(statistic, np.where(np.isfinite(df), df, 1))
     return np.clip(np.where(np.isfinite(df), student, stats.norm.sf(statistic)), np.finfo(float).tiny, 1)
 

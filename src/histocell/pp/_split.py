@@ -1,0 +1,204 @@
+"""Split rows into train, val and test: whole groups or whole spatial blocks, never single spots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histocell._core import keys
+from histocell._core.access import coordinates, get_table, group_labels
+from histocell._core.errors import listing, missing_key, warn
+from histocell._core.rng import as_rng
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from histocell._core.rng import RNGLike, SeedLike
+
+TRAIN, VAL, TEST, DROPPED = "train", "val", "test", "dropped"
+
+
+def split(
+    data: AnnData | SpatialData,
+    *,
+    by: str | None = None,
+    block_um: float | None = None,
+    fractions: Sequence[float] = (0.7, 0.1, 0.2),
+    test: str | Sequence[str] | None = None,
+    val: str | Sequence[str] | None = None,
+    rng: SeedLike | RNGLike | None = None,
+    key_added: str = keys.SPLIT,
+    table_key: str | None = None,
+    inplace: bool = True,
+) -> pd.Series | None:
+    """Divide rows into training, validation and test rows.
+
+    Neighbouring spots show the same tissue, so spots are never divided one by one: whole levels of a column go together,
+    or whole squares of tissue. Where patches overlap nevertheless, a row for training or validation that shares pixels
+    with a test patch, or a training row that shares pixels with a validation patch, becomes ``dropped``.
+
+    Parameters
+    ----------
+    data
+        AnnData, or SpatialData with a table.
+    by
+        Column of ``obs`` whose levels stay together; by default ``patient``, else ``section``, whichever has two levels.
+    block_um
+        Edge of the squares that stay together, in um, in place of `by`; needs ``obs["mpp"]``.
+    fractions
+        Shares of groups for training, validation and test. A share of 0 leaves that part out.
+    test, val
+        Names of the groups for test and validation, in place of `fractions`; all others are for training.
+    rng
+        Seed or generator that draws the groups.
+    key_added
+        Column of ``obs``: a category of ``train``, ``val``, ``test`` and, where rows had to go, ``dropped``.
+    table_key
+        Table of a SpatialData, where it holds several.
+    inplace
+        Whether to write into `data`.
+
+    Returns
+    -------
+    `None`, or with ``inplace=False`` the column that would have been written.
+
+    Raises
+    ------
+    KeyError
+        When a column or a named group is missing.
+    ValueError
+        When there are too few groups, or a part would be empty.
+    """
+    table = get_table(data, table_key)
+    named = test is not None or val is not None
+    if block_um is not None and (by is not None or named):
+        msg = "block_um divides tissue into squares; it goes with fractions, not with by, test or val"
+        raise ValueError(msg)
+    labels = _blocks(table, block_um) if block_um is not None else group_labels(table, by or _default_column(table))
+    parts = _named(labels, _names(test), _names(val)) if named else _drawn(labels, fractions, as_rng(rng))
+    _drop_overlaps(table, parts)
+    present = [name for name in (TRAIN, VAL, TEST, DROPPED) if name in (TRAIN, VAL, TEST) or (parts == name).any()]
+    column = pd.Series(pd.Categorical(parts, categories=present), index=table.obs_names, name=key_added)
+    if not inplace:
+        return column
+    table.obs[key_added] = column
+    keys.write_provenance(
+        table, key_added, by=by, block_um=block_um, **{str(k): int(v) for k, v in column.value_counts().items()}
+    )
+    return None
+
+
+def _default_column(table: AnnData) -> str:
+    for key in (keys.PATIENT, keys.SECTION):
+        if key in table.obs and table.obs[key].nunique() > 1:
+            return key
+    msg = (
+        f'neither obs["{keys.PATIENT}"] nor obs["{keys.SECTION}"] has two levels; name a column with by=, or divide the '
+        "section into squares with block_um=1000"
+    )
+    raise ValueError(msg)
+
+
+def _blocks(table: AnnData, block_um: float) -> NDArray[Any]:
+    """Square of each row, within its section."""
+    if block_um <= 0:
+        msg = f"block_um must be positive, not {block_um}"
+        raise ValueError(msg)
+    if keys.MPP not in table.obs:
+        hint = "It holds um per px; hc.pp.patches and the readers of hc.io write it."
+        raise missing_key("obs", keys.MPP, table.obs.columns, hint)
+    microns = coordinates(table) * np.asarray(table.obs[keys.MPP], dtype=np.float64)[:, None]
+    if not np.isfinite(microns).all():
+        msg = f'obs["{keys.MPP}"] is missing in {int((~np.isfinite(microns[:, 0])).sum())} rows'
+        raise ValueError(msg)
+    squares = np.floor(microns / block_um).astype(np.int64)
+    sections = group_labels(table, keys.SECTION) if keys.SECTION in table.obs else np.full(table.n_obs, "")
+    return np.array([f"{section} {x} {y}" for section, (x, y) in zip(sections, squares, strict=True)])
+
+
+def _names(value: str | Sequence[str] | None) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else [str(name) for name in value]
+
+
+def _named(labels: NDArray[Any], test: list[str], val: list[str]) -> NDArray[Any]:
+    there = sorted(set(labels))
+    if absent := [name for name in (*test, *val) if name not in there]:
+        msg = f"no group {listing(absent)}; there are: {listing(there)}"
+        raise KeyError(msg)
+    if both := sorted(set(test) & set(val)):
+        msg = f"{listing(both)} cannot be for test and for validation at once"
+        raise ValueError(msg)
+    parts = np.full(len(labels), TRAIN, dtype=object)
+    parts[np.isin(labels, val)] = VAL
+    parts[np.isin(labels, test)] = TEST
+    if not (parts == TRAIN).any():
+        msg = f"no group is left for training; there are: {listing(there)}"
+        raise ValueError(msg)
+    return parts
+
+
+def _drawn(labels: NDArray[Any], fractions: Sequence[float], rng: np.random.Generator) -> NDArray[Any]:
+    """Groups drawn by share; every part whose share is not 0 gets at least one."""
+    shares = np.asarray(fractions, dtype=np.float64)
+    if shares.shape != (3,) or (shares < 0).any() or shares[0] == 0 or not np.isclose(shares.sum(), 1):
+        msg = f"fractions must be three shares (train, val, test) that sum to 1, the first above 0, not {tuple(fractions)}"
+        raise ValueError(msg)
+    groups = np.unique(labels)
+    wanted = int((shares > 0).sum())
+    if len(groups) < wanted:
+        msg = (
+            f"{len(groups)} groups ({listing(groups)}) cannot make {wanted} parts; divide by a finer column, use block_um=, "
+            "or leave a part out, for example fractions=(0.8, 0, 0.2)"
+        )
+        raise ValueError(msg)
+    counts = np.where(shares > 0, np.maximum(np.rint(shares * len(groups)), 1), 0).astype(int)
+    while counts[1:].sum() > len(groups) - 1:
+        counts[1 + counts[1:].argmax()] -= 1
+    order = rng.permutation(groups)
+    parts = np.full(len(labels), TRAIN, dtype=object)
+    parts[np.isin(labels, order[: counts[2]])] = TEST
+    parts[np.isin(labels, order[counts[2] : counts[2] + counts[1]])] = VAL
+    return parts
+
+
+def _drop_overlaps(table: AnnData, parts: NDArray[Any]) -> None:
+    """Mark rows whose patch shares pixels with one that must stay unseen; an emptied part is an error."""
+    if keys.PATCHES not in table.obsm:
+        return
+    before = {name for name in (TRAIN, VAL, TEST) if (parts == name).any()}
+    windows = np.asarray(table.obsm[keys.PATCHES], dtype=np.int64)
+    sections = group_labels(table, keys.SECTION) if keys.SECTION in table.obs else np.full(table.n_obs, "")
+    for section in np.unique(sections):
+        rows = np.flatnonzero(sections == section)
+        for seen, unseen in (((TRAIN, VAL), TEST), ((TRAIN,), VAL)):
+            mine = rows[np.isin(parts[rows], seen)]
+            theirs = rows[parts[rows] == unseen]
+            parts[mine[_overlapping(windows[mine], windows[theirs])]] = DROPPED
+    dropped = int((parts == DROPPED).sum())
+    if dropped:
+        warn(f"{dropped} rows dropped: their patches share pixels with test or validation patches")
+    if emptied := [name for name in (TRAIN, VAL, TEST) if name in before and not (parts == name).any()]:
+        msg = f"every {listing(emptied)} row shares pixels with held-out patches; use larger blocks or smaller patches"
+        raise ValueError(msg)
+
+
+def _overlapping(windows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which windows ``(y0, x0, y1, x1)`` share pixels with any of the others."""
+    from scipy.spatial import cKDTree
+
+    out = np.zeros(len(windows), dtype=bool)
+    if len(windows) == 0 or len(others) == 0:
+        return out
+    reach = float(max(np.ptp(w.reshape(-1, 2, 2), axis=1).max() for w in (windows, others)))
+    mine, theirs = ((w[:, :2] + w[:, 2:]) / 2 for w in (windows, others))
+    pairs = cKDTree(mine).sparse_distance_matrix(cKDTree(theirs), reach, p=np.inf, output_type="coo_matrix")
+    a, b = windows[pairs.row], others[pairs.col]
+    share = (np.maximum(a[:, :2], b[:, :2]) < np.minimum(a[:, 2:], b[:, 2:])).all(axis=1)
+    out[pairs.row[share]] = True
+    return out

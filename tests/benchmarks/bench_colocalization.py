@@ -1,0 +1,423 @@
+"""Co-localization beside its peers, both sides in one run.
+
+    python tests/benchmarks/bench_colocalization.py [--part speed memory calibration power permutations compare]
+        [--figure calibration.svg]
+
+`speed`: R and z of 30 x 30 pairs, weights included: SpatialDM, a KD-tree with a sparse product, histocell.
+`memory`: time and peak memory from 10^4 to 10^6 points, each in a process of its own, with the calibrated null.
+`calibration`: share of unrelated pairs that are called significant at 5 %. `power`: of related ones, beside an oracle
+that knows the true null distribution. `permutations`: 999 of them. `compare`: figures of published maps.
+SpatialDM is taken where it can be imported (pip install spatialdm); its formula is there as null="analytic" anyway.
+`HISTOCELL_DATA_DIR` with her2st/ and hist2cell_moran/ adds the real sections.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import multiprocessing
+import os
+import resource
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import fft, stats
+from scipy.spatial import cKDTree
+
+from histocell.kernels import moran, null, resampling
+from histocell.kernels.neighbors import rbf_radius, rbf_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+try:
+    import spatialdm
+except ImportError:
+    spatialdm = None
+
+K, NEIGHBORS, LENGTH, ALPHA = 30, 100, 220.0, 0.05
+ORACLE = {  # power of the test with the true null distribution, one-sided 5 %, by smoothing in um: rho = 0.3, 0.6
+    0: (0.950, 1.000),
+    150: (0.840, 1.000),
+    300: (0.495, 0.985),
+    600: (0.210, 0.705),
+}
+
+
+# ---- data
+
+
+def scattered(n: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Points at a density of one, K skewed variables, and the length scale at which a point has 100 neighbours."""
+    rng = np.random.default_rng(0)
+    xy = rng.random((n, 2)) * np.sqrt(n)
+    return xy, rng.gamma(1, size=(n, K)).astype(np.float32), np.sqrt(NEIGHBORS / np.pi) / rbf_radius(1.0, 0.2)
+
+
+def hexagons(size: int) -> np.ndarray:
+    row, column = np.mgrid[:size, :size]
+    return np.column_stack([(100 * (column + 0.5 * (row % 2))).ravel(), (50 * np.sqrt(3) * row).ravel()])
+
+
+def fields(xy: np.ndarray, smoothing: float, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Independent stationary Gaussian fields: white noise under a Gaussian kernel."""
+    if smoothing == 0:
+        return rng.standard_normal((len(xy), count))
+    pixel, margin = max(25.0, smoothing / 6), 4 * smoothing
+    shape = ((np.ptp(xy, axis=0) + 2 * margin) / pixel).astype(int) + 2
+    frequency = fft.fftfreq(shape[0])[:, None] ** 2 + fft.rfftfreq(shape[1])[None] ** 2
+    kernel = np.exp(-2 * (np.pi * smoothing / pixel) ** 2 * frequency)
+    place = (xy - xy.min(axis=0) + margin) / pixel
+    (x, y), (dx, dy) = place.astype(int).T, (place % 1).T
+    out = np.empty((len(xy), count))
+    for index in range(count):
+        image = fft.irfft2(fft.rfft2(rng.standard_normal(shape)) * kernel, s=shape)
+        near = image[x, y] * (1 - dx) + image[x + 1, y] * dx
+        out[:, index] = near * (1 - dy) + (image[x, y + 1] * (1 - dx) + image[x + 1, y + 1] * dx) * dy
+    return out
+
+
+def tissues(rng: np.random.Generator) -> dict[str, tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]]:
+    grid = hexagons(45)
+    hole = np.hypot(*(grid - [2000, 2200]).T) < 900
+    corner = (grid[:, 0] > 3500) & (grid[:, 1] < 900)
+    return {
+        "hex grid": (grid, np.asarray),
+        "5,000 irregular cells": (rng.random((5000, 2)) * [4500, 3900], np.asarray),
+        "tissue with a hole": (grid[~hole & ~corner], np.asarray),
+        "log-normal fields": (grid, np.exp),
+    }
+
+
+def her2st(tier: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Places in um and proportions of the sections in the folder."""
+    out = {}
+    for folder in sorted(Path(os.environ.get("HISTOCELL_DATA_DIR", "")).glob("her2st/*/")):
+        if not (folder / "selection.tsv").exists() or not (folder / f"props_{tier}.tsv").exists():
+            continue
+        spots = pd.read_csv(folder / "selection.tsv", sep="\t").query("selected == 1")
+        spots.index = spots["x"].astype(int).astype(str) + "x" + spots["y"].astype(int).astype(str)
+        props = pd.read_csv(folder / f"props_{tier}.tsv", sep="\t", index_col=0)
+        shared = spots.index.intersection(props.index)
+        spots = spots.loc[shared]
+        slopes = [np.polyfit(spots[f"new_{a}"], spots[f"pixel_{a}"], 1)[0] for a in "xy"]
+        xy = spots[["pixel_x", "pixel_y"]].to_numpy() * 200 / np.mean(np.abs(slopes))
+        out[folder.name] = (xy, props.loc[shared].to_numpy())
+    return out
+
+
+def unrelated_sections(tier: str, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """One patient's fields under another patient's, turned, mirrored and moved onto them."""
+    sections, rng = her2st(tier), np.random.default_rng(0)
+    while sections and count:
+        a, b = rng.choice(list(sections), 2, replace=False)
+        if a[0] == b[0]:
+            continue
+        (xy, first), (other, second) = sections[a], sections[b]
+        other = other[:, :: rng.choice([-1, 1])] * rng.choice([-1, 1], 2)
+        distance, nearest = cKDTree(other - other.mean(axis=0)).query(xy - xy.mean(axis=0))
+        under = distance < 150
+        if under.sum() < 120:
+            continue
+        count -= 1
+        first, second = first[under], second[nearest[under]]
+        keep = [part[:, part.std(axis=0) > 1e-6] for part in (first, second)]
+        yield xy[under], *keep
+
+
+# ---- contenders
+
+
+def ours(xy: np.ndarray, values: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
+    z, _ = moran.standardize(values)
+    lag = moran.rbf_lag(xy, z, length_scale=length)
+    r = moran.mean_products(z, lag.values)
+    return r, r / np.sqrt(lag.analytic_variance)
+
+
+def tree_and_product(xy: np.ndarray, values: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
+    tree = cKDTree(xy)
+    weights = tree.sparse_distance_matrix(tree, rbf_radius(length, 0.2), output_type="coo_matrix").tocsr()
+    weights.data = np.exp(-(weights.data**2) / (2 * length**2))
+    n, total = len(xy), weights.sum()
+    weights = weights * (n / total)
+    z = (values - values.mean(axis=0)) / values.std(axis=0)
+    r = z.T @ (weights @ z) / n
+    rows = np.asarray(weights.sum(axis=1)).ravel()
+    variance = (n**2 * (weights.data**2).sum() - 2 * n * rows @ rows + n**2) / (n**2 * (n - 1) ** 2)
+    return r, r / np.sqrt(variance)
+
+
+def spatialdm_pairs(xy: np.ndarray, values: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
+    rbfweight = importlib.import_module("spatialdm.stats").rbfweight  # its package hides the module behind scipy's
+    weights, _ = rbfweight(xy, l=length, cutoff=0.2, n_neighbors=2 * NEIGHBORS, single_cell=False)
+    k = values.shape[1]
+    first, second = np.repeat(values, k, axis=1), np.tile(values, (1, k))
+    r, z, _ = spatialdm.Moran_R(first, second, weights)
+    return np.asarray(r).reshape(k, k), np.asarray(z).reshape(k, k)
+
+
+def timed(run: Callable[[], object], repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+# ---- parts
+
+
+def speed() -> None:
+    xy, values, length = scattered(500)
+    ours(xy, values, length)  # compiles
+    for n in (20_000, 200_000):
+        xy, values, length = scattered(n)
+        contenders: dict[str, tuple[Callable, int]] = {
+            "histocell": (ours, 5),
+            "KD-tree + product": (tree_and_product, 3),
+        }
+        if spatialdm is None:
+            print("SpatialDM cannot be imported: pip install spatialdm")
+        elif n == 20_000:
+            contenders["SpatialDM"] = (spatialdm_pairs, 1)
+        found = {name: run(xy, values, length) for name, (run, _) in contenders.items() if name != "SpatialDM"}
+        seconds = {name: timed(partial(run, xy, values, length), times) for name, (run, times) in contenders.items()}
+        print(f"\n{n:,} points, {NEIGHBORS} neighbours, {K} x {K} pairs, R and z")
+        for name, second in seconds.items():
+            print(f"  {name:18s} {second:8.3f} s   histocell is {second / seconds['histocell']:6.1f} x as fast")
+        differ = np.abs(found["histocell"][0] - found["KD-tree + product"][0]).max()
+        print(f"  largest difference of R: {differ:.1e}")
+
+
+def stationary(n: int) -> None:
+    """The whole of it: lags, R, the calibrated null, p."""
+    xy, values, length = scattered(n)
+    z, _ = moran.standardize(values)
+    lag = moran.rbf_lag(xy, z, length_scale=length)
+    r = moran.mean_products(z, lag.values)
+    null.tail_probabilities(r, null.stationary_spread(xy, z, lag.values, length_scale=length))
+
+
+def peak_mib(work: Callable[[], object]) -> float:
+    """Memory that `work` added at its peak, watched from a thread."""
+    peak, done = [0.0], threading.Event()
+    page = resource.getpagesize()
+
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * page / 2**20
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            peak[0] = max(peak[0], resident())
+
+    before = resident()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    work()
+    done.set()
+    watcher.join()
+    return max(peak[0], resident()) - before
+
+
+def measure(name: str, n: int) -> tuple[float, float, float]:
+    """Seconds, MiB added, MiB of the whole process; after compiling on a few points."""
+    stationary(500)
+    if name == "stationary":
+        work = partial(stationary, n)
+    else:
+        run = {"histocell": ours, "KD-tree + product": tree_and_product}[name]
+        work = partial(run, *scattered(n))
+    start = time.perf_counter()
+    added = peak_mib(work)
+    return time.perf_counter() - start, added, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory() -> None:
+    context = multiprocessing.get_context("spawn")
+
+    def apart(name: str, n: int) -> tuple[float, float, float]:
+        with context.Pool(1) as pool:
+            return pool.apply(measure, (name, n))
+
+    print("\n200,000 points, R and z")
+    added = {}
+    for name in ("histocell", "KD-tree + product"):
+        seconds, added[name], _ = apart(name, 200_000)
+        print(f"  {name:18s} {seconds:6.2f} s, {added[name]:7.0f} MiB on top of the data")
+    print(f"  share of the memory: {added['histocell'] / added['KD-tree + product']:.2f}")
+    print(f"\nR with the calibrated null, {K} variables, {NEIGHBORS} neighbours, data included")
+    for n in (10_000, 30_000, 100_000, 300_000, 1_000_000):
+        seconds, _, whole = apart("stationary", n)
+        print(f"  {n:9,} points {seconds:7.2f} s = {seconds / n * 1e6:5.1f} us a point, process {whole:6.0f} MiB")
+
+
+def both_tests(xy: np.ndarray, first: np.ndarray, second: np.ndarray, length: float, pairs: object) -> pd.DataFrame:
+    """p of pairs of unrelated or related fields: calibrated, and SpatialDM's."""
+    z, _ = moran.standardize(np.hstack([first, second]))
+    lag = moran.rbf_lag(xy, z, length_scale=length)
+    r = moran.mean_products(z, lag.values)
+    spread = null.stationary_spread(xy, z, lag.values, length_scale=length)
+    upper, lower = (tail[pairs].ravel() for tail in null.tail_probabilities(r, spread))
+    score = (r / np.sqrt(lag.analytic_variance))[pairs].ravel()
+    return pd.DataFrame(
+        {
+            "two-sided": null.combine_tails(upper, lower, "two-sided"),
+            "greater": upper,
+            "less": lower,
+            "SpatialDM greater": stats.norm.sf(score),
+            "SpatialDM two-sided": 2 * stats.norm.sf(np.abs(score)),
+            "n_eff": spread.n_eff[pairs].ravel(),
+        }
+    )
+
+
+def calibration(figure: Path | None) -> None:
+    rows, count = [], 100
+    blocks = np.s_[:count, count:]
+    for smoothing in (0, 150, 300, 600):
+        rng = np.random.default_rng(smoothing)
+        for name, (xy, transform) in tissues(rng).items():
+            drawn = transform(fields(xy, smoothing, 2 * count, rng))
+            drawn /= drawn.std()
+            rows.append((name, smoothing, both_tests(xy, drawn[:, :count], drawn[:, count:], LENGTH, blocks)))
+    for tier in ("major", "minor"):
+        parts = [
+            both_tests(xy, a, b, 440.0, np.s_[: a.shape[1], a.shape[1] :])
+            for xy, a, b in unrelated_sections(tier, 120 if tier == "major" else 60)
+        ]
+        if parts:
+            rows.append((f"her2st, {tier} types", np.nan, pd.concat(parts)))
+    table = []
+    for name, smoothing, p in rows:
+        rates = (p.drop(columns="n_eff") < ALPHA).mean().to_dict()
+        table.append(
+            {"tissue": name, "smoothing_um": smoothing, "pairs": len(p), "n_eff": p["n_eff"].median(), **rates}
+        )
+    frame = pd.DataFrame(table).sort_values(["tissue", "smoothing_um"], ignore_index=True)
+    print("\nShare of unrelated pairs with p < 0.05")
+    print(frame.to_string(index=False, float_format=lambda value: f"{value:.3f}" if value < 1 else f"{value:.0f}"))
+    if figure is not None:
+        draw(frame, figure)
+
+
+def draw(frame: pd.DataFrame, path: Path) -> None:
+    """Type I error of both tests over the smoothness of the fields."""
+    import matplotlib.pyplot as plt
+
+    simulated = frame[frame["smoothing_um"].notna()]
+    real = frame[frame["smoothing_um"].isna()]
+    _, (left, right) = plt.subplots(
+        1, 2, figsize=(7.2, 2.9), layout="constrained", sharey=True, width_ratios=[2.4, 1], squeeze=True
+    )
+    colors = dict(zip(simulated["tissue"].unique(), ("#0072B2", "#E69F00", "#009E73", "#CC79A7"), strict=True))
+    for name, part in simulated.groupby("tissue", sort=False):
+        left.plot(part["smoothing_um"], part["two-sided"], "o-", color=colors[name], label=name, markersize=4)
+        left.plot(part["smoothing_um"], part["SpatialDM two-sided"], "x:", color=colors[name], markersize=5)
+    left.plot([], [], "o-", color="0.3", label="stationary null", markersize=4)
+    left.plot([], [], "x:", color="0.3", label="analytic null", markersize=5)
+    left.set_xlabel("smoothness of the fields (um)")
+    left.set_ylabel("share called significant")
+    left.legend(fontsize=7, frameon=False, loc="center right")
+    places = np.arange(len(real))
+    right.plot(places, real["two-sided"], "o", color="0.3", markersize=5)
+    right.plot(places, real["SpatialDM two-sided"], "x", color="0.3", markersize=6)
+    right.set_xticks(places, [name.replace(", ", "\n") for name in real["tissue"]], fontsize=8)
+    right.set_xlim(-0.6, len(real) - 0.4)
+    for axis in (left, right):
+        axis.axhspan(0.03, 0.07, color="0.9", zorder=0)
+        axis.axhline(ALPHA, color="0.5", linewidth=0.8, zorder=1)
+        axis.set_ylim(0, 1)
+        axis.spines[["top", "right"]].set_visible(False)
+    left.set_title("unrelated simulated fields, two-sided 5 %", fontsize=9)
+    right.set_title("real sections", fontsize=9)
+    plt.savefig(path)
+
+
+def power() -> None:
+    """The two positive controls: y shares rho of x, on a grid cut from the middle of a larger one."""
+    size, margin = 93, 24
+    row, column = np.divmod(np.arange(size**2), size)
+    inner = (row >= margin) & (row < size - margin) & (column >= margin) & (column < size - margin)
+    large = hexagons(size)
+    xy, rows = large[inner], []
+    pairs = (np.arange(200), np.arange(200, 400))
+    for smoothing, oracle in ORACLE.items():
+        kernel = None
+        if smoothing:
+            squared = ((xy[:, None] - large[None]) ** 2).sum(axis=-1)
+            kernel = np.exp(-squared / (2 * smoothing**2))
+            kernel /= np.sqrt((kernel**2).sum(axis=1, keepdims=True))
+        for rho, seed, best in zip((0.3, 0.6), (44000, 47000), oracle, strict=True):
+            noise = np.random.default_rng(seed + smoothing).standard_normal((size**2, 400))
+            drawn = noise[inner] if kernel is None else kernel @ noise
+            first, second = drawn[:, :200], rho * drawn[:, :200] + np.sqrt(1 - rho**2) * drawn[:, 200:]
+            p = both_tests(xy, first, second, LENGTH, pairs)
+            found = {name: float((p[name] < ALPHA).mean()) for name in ("greater", "two-sided")}
+            rows.append(
+                {"smoothing_um": smoothing, "rho": rho, **found, "oracle": best, "share": found["greater"] / best}
+            )
+    print("\nPower at 5 %: greater, two-sided, the oracle (greater), and greater / oracle")
+    print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+
+
+def permutations() -> None:
+    xy, values, length = scattered(5000)
+    z, _ = moran.standardize(values)
+    rng = np.random.default_rng(0)
+    weights = moran.normalize_weights(rbf_weights(xy, length_scale=length))
+    lag = moran.rbf_lag(xy, z, length_scale=length).values
+    permute = {"permute": resampling.permute_points, "permute_y": resampling.permute_second}
+    print("\n999 draws, 5,000 points, 30 x 30 pairs")
+    for name, run in permute.items():
+        run(weights, z, n_draws=2, rng=rng)
+        print(f"  {name:10s} {timed(partial(run, weights, z, n_draws=999, rng=rng), 1):6.2f} s")
+    shift = partial(resampling.shift_fields, xy, z, lag, pixel=length / 2, n_draws=999, rng=rng)
+    print(f"  {'shift':10s} {timed(shift, 1):6.2f} s")
+
+
+def compare() -> None:
+    from histocell.tl import compare_colocalization
+
+    folder, maps = Path(os.environ.get("HISTOCELL_DATA_DIR", "")) / "hist2cell_moran", []
+    for name in ("Cell2location", "Hist2Cell"):
+        path = folder / f"WSA_LngSP10193347_MoranR_{name}.csv"
+        if not path.exists():
+            print(f"\n{path.name} is not in the folder")
+            return
+        table = pd.read_csv(path, index_col=0)
+        both = pd.concat([table, table.rename(columns={"A": "B", "B": "A"})])
+        maps.append(both.pivot_table(index="A", columns="B", values="R_val"))
+    print("\nHist2Cell's map beside cell2location's, lung slide WSA_LngSP10193347")
+    print(compare_colocalization(*maps).to_string(index=False))
+
+
+PARTS = {
+    "speed": speed,
+    "memory": memory,
+    "calibration": calibration,
+    "power": power,
+    "permutations": permutations,
+    "compare": compare,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--figure", type=Path, help="where to draw the calibration")
+    arguments = parser.parse_args()
+    for name in arguments.part:
+        start = time.perf_counter()
+        PARTS[name](arguments.figure) if name == "calibration" else PARTS[name]()
+        print(f"[{name}: {time.perf_counter() - start:.0f} s]")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+from histocell.kernels.neighbors import bin_points, grid_pitch, rbf_radius, rbf_weights, typical_spacing
+
+
+def naive_weights(xy, length_scale, cutoff, include_self):
+    weights = np.exp(-(cdist(xy, xy) ** 2) / (2 * length_scale**2))
+    weights[weights < cutoff] = 0
+    if not include_self:
+        np.fill_diagonal(weights, 0)
+    return weights
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(1, 60),
+    spread=st.sampled_from([1.0, 30.0, 1e5]),
+    length_scale=st.floats(0.3, 20),
+    cutoff=st.floats(0.01, 0.9),
+    include_self=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_weights_equal_all_distances(n, spread, length_scale, cutoff, include_self, seed):
+    xy = np.random.default_rng(seed).uniform(-spread, spread, size=(n, 2))
+    weights = rbf_weights(xy, length_scale=length_scale, cutoff=cutoff, include_self=include_self)
+    np.testing.assert_allclose(weights.toarray(), naive_weights(xy, length_scale, cutoff, include_self), atol=1e-12)
+
+
+def test_a_far_outlier_costs_no_memory():
+    xy = np.array([[0.0, 0.0], [1.0, 0.0], [1e9, 1e9]])
+    cells = bin_points(xy, 2.0)
+    assert cells.start.size < 100
+    np.testing.assert_allclose(
+        rbf_weights(xy, length_scale=1.0).toarray(), naive_weights(xy, 1.0, 0.2, True), atol=1e-12
+    )
+
+
+def test_points_on_a_line_and_at_one_place():
+    line = np.column_stack([np.arange(50.0), np.zeros(50)])
+    np.testing.assert_allclose(
+        rbf_weights(line, length_scale=2.0).toarray(), naive_weights(line, 2.0, 0.2, True), atol=1e-12
+    )
+    same = np.zeros((5, 2))
+    np.testing.assert_array_equal(rbf_weights(same, length_scale=2.0).toarray(), np.ones((5, 5)))
+
+
+def test_binning_is_a_permutation():
+    xy = np.random.default_rng(0).uniform(size=(500, 2))
+    cells = bin_points(xy, 0.1)
+    np.testing.assert_array_equal(np.sort(cells.order), np.arange(500))
+    np.testing.assert_array_equal(cells.xy, xy[cells.order])
+    flat = cells.cell[:, 0] * cells.columns + cells.cell[:, 1]
+    assert (np.diff(flat) >= 0).all()
+    np.testing.assert_array_equal(np.diff(cells.start), np.bincount(flat, minlength=cells.start.size - 1))
+
+
+@pytest.mark.parametrize(("length_scale", "cutoff"), [(0, 0.2), (-1, 0.2), (np.nan, 0.2), (1, 0), (1, 1), (1, 2)])
+def test_impossible_kernels(length_scale, cutoff):
+    with pytest.raises(ValueError, match="must"):
+        rbf_radius(length_scale, cutoff)
+
+
+def test_radius_inverts_the_cutoff():
+    assert rbf_radius(278.68775864747175, 0.2) == pytest.approx(500.0)
+
+
+def hexagons(pitch, size=40):
+    row, column = np.mgrid[:size, :size]
+    return np.column_stack([(column + 0.5 * (row % 2)).ravel(), (np.sqrt(3) / 2 * row).ravel()]) * pitch
+
+
+def test_spacings():
+    rng = np.random.default_rng(0)
+    row, column = np.mgrid[:20, :30]
+    square = np.column_stack([column.ravel(), row.ravel()]) * 200.0
+    jittered = square + rng.normal(scale=10, size=square.shape)
+    assert grid_pitch(square, rng=rng) == pytest.approx(200)
+    assert grid_pitch(jittered, rng=rng) == pytest.approx(200, rel=0.03)
+    assert grid_pitch(hexagons(100.0), rng=rng) == pytest.approx(100)
+    assert typical_spacing(hexagons(100.0), rng=rng) == pytest.approx(100, rel=0.15)
+    density = 4000 / 1000**2
+    irregular = rng.uniform(0, 1000, size=(4000, 2))
+    assert typical_spacing(irregular, rng=rng) == pytest.approx(np.sqrt(2 / np.sqrt(3) / density), rel=0.05)

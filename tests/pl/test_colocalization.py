@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import LineCollection
+from scipy.cluster import hierarchy
+
+import histocell as hc
+
+TYPES = ["Tumour", "T-cells CD4+", "α_β", "Endothelial Lymphatic LYVE1", "B"]
+
+
+def result(rng=0, shift=0.0):
+    generator = np.random.default_rng(rng)
+    r = generator.uniform(-0.2, 0.2, size=(5, 5)) + shift
+    r = (r + r.T) / 2
+    r[0, 1] = r[1, 0] = 0.5
+    r[0, 4] = r[4, 0] = -0.4
+    np.fill_diagonal(r, 0.9)
+    p = np.where(np.abs(r) > 0.3, 0.001, 0.5)
+    np.fill_diagonal(p, np.nan)
+    sections = {"names": ["S1"], "patients": ["S1"], "R": r[None]}
+    names = np.array(TYPES, dtype=object)
+    return {"R": r, "p_adj": p, "names": names, "sections": sections, "params": '{"key": "cell_abundance"}'}
+
+
+@pytest.fixture
+def adata(spots):
+    spots.uns["colocalization"] = result()
+    spots.uns["colocalization_truth"] = result(1)
+    return spots
+
+
+def matrix(ax):
+    (image,) = ax.images
+    return image.get_array(), [label.get_text() for label in ax.get_yticklabels()], image
+
+
+def columns(ax):
+    return [label.get_text() for label in ax.get_xticklabels()]
+
+
+class TestMap:
+    def test_values_sit_under_their_names(self, adata):
+        ax = hc.pl.colocalization(adata)
+        values, names, image = matrix(ax)
+        assert sorted(names) == sorted(TYPES)
+        assert names == columns(ax)
+        expected = pd.DataFrame(adata.uns["colocalization"]["R"], TYPES, TYPES).loc[names, names].to_numpy().copy()
+        np.fill_diagonal(expected, np.nan)
+        np.testing.assert_array_equal(np.ma.filled(values, np.nan), expected)
+        assert image.get_clim() == (-0.5, 0.5)
+
+    def test_dots_mark_significant_pairs(self, adata):
+        ax = hc.pl.colocalization(adata, linkage=False)
+        assert matrix(ax)[1] == TYPES
+        (dots,) = ax.collections
+        assert {tuple(place) for place in dots.get_offsets().astype(int)} == {(0, 1), (1, 0), (0, 4), (4, 0)}
+        plain = hc.pl.colocalization(adata, significance=None)
+        assert not plain.collections
+
+    def test_maps_to_compare_share_order_and_scale(self, adata):
+        axes = hc.pl.colocalization(adata, ["colocalization_truth", "colocalization"], titles=["truth", "prediction"])
+        assert [ax.get_title() for ax in axes] == ["truth", "prediction"]
+        assert columns(axes[0]) == columns(axes[1]) == matrix(axes[1])[1]
+        assert matrix(axes[0])[2].get_clim() == matrix(axes[1])[2].get_clim()
+        own = hc.pl.colocalization(adata, "colocalization_truth")
+        assert columns(own) == columns(axes[0])
+        other = hc.pl.colocalization(adata, "colocalization", linkage="colocalization_truth")
+        assert columns(other) == columns(axes[0])
+
+    def test_given_linkage(self, adata):
+        tree = hierarchy.average(np.random.default_rng(3).uniform(size=(5, 2)))
+        ax = hc.pl.colocalization(adata, linkage=tree)
+        assert columns(ax) == [TYPES[index] for index in hierarchy.leaves_list(tree)]
+        with pytest.raises(ValueError, match="linkage of 5 cell types"):
+            hc.pl.colocalization(adata, linkage=tree[:2])
+
+    def test_chosen_types(self, adata):
+        ax = hc.pl.colocalization(adata, cell_types=TYPES[:3], linkage=False)
+        assert columns(ax) == TYPES[:3]
+        with pytest.raises(KeyError, match="cell type z not found"):
+            hc.pl.colocalization(adata, cell_types=["z"])
+        with pytest.raises(ValueError, match="at least two"):
+            hc.pl.colocalization(adata, cell_types=TYPES[:1])
+
+    def test_undefined_pairs(self, adata):
+        for part in ("R", "p_adj"):
+            adata.uns["colocalization"][part][2] = np.nan
+            adata.uns["colocalization"][part][:, 2] = np.nan
+        values, names, _ = matrix(hc.pl.colocalization(adata))
+        assert np.isnan(np.ma.filled(values, np.nan)[names.index(TYPES[2])]).all()
+
+    def test_axes_of_the_user(self, adata):
+        _, ax = plt.subplots()
+        assert hc.pl.colocalization(adata, ax=ax) is ax
+        with pytest.raises(ValueError, match="ax holds 1 axes for 2 results"):
+            hc.pl.colocalization(adata, ["colocalization", "colocalization_truth"], ax=ax)
+
+    def test_results_that_do_not_fit(self, adata):
+        adata.uns["colocalization_truth"]["names"] = np.array([*TYPES[:4], "other"], dtype=object)
+        with pytest.raises(ValueError, match="different cell types: B, other"):
+            hc.pl.colocalization(adata, ["colocalization", "colocalization_truth"])
+        adata.uns["colocalization_truth"] = result()
+        with pytest.raises(ValueError, match="1 titles for 2 results"):
+            hc.pl.colocalization(adata, ["colocalization", "colocalization_truth"], titles="one")
+        with pytest.raises(KeyError, match=r"Run hc.tl.colocalization"):
+            hc.pl.colocalization(adata, "nothing")
+        adata.uns["nothing"] = {}
+        with pytest.raises(ValueError, match="is not a result"):
+            hc.pl.colocalization(adata, "nothing")
+
+    def test_many_types(self, adata):
+        r = np.random.default_rng(0).uniform(-1, 1, size=(80, 80))
+        names = np.array([f"type {index}" for index in range(80)], dtype=object)
+        adata.uns["colocalization"] = {"R": r + r.T, "p_adj": np.zeros((80, 80)), "names": names}
+        ax = hc.pl.colocalization(adata)
+        assert len(columns(ax)) == 80
+        assert not ax.collections
+
+    def test_looks(self, adata, looks_like):
+        axes = hc.pl.colocalization(adata, ["colocalization_truth", "colocalization"], titles=["measured", "predicted"])
+        looks_like(axes[0], "colocalization")
+
+
+class TestNetwork:
+    def edges(self, ax):
+        return next(each for each in ax.collections if isinstance(each, LineCollection))
+
+    def test_only_significant_pairs(self, adata):
+        ax = hc.pl.colocalization_network(adata)
+        lines = self.edges(ax)
+        assert len(lines.get_segments()) == 2
+        assert np.diff(lines.get_linewidths())[0] > 0
+        red, blue = (lines.get_colors()[index] for index in (1, 0))
+        assert red[0] > red[2]
+        assert blue[2] > blue[0]
+        assert {text.get_text() for text in ax.texts} == set(TYPES)
+
+    def test_weak_pairs_can_be_left_out(self, adata):
+        assert len(self.edges(hc.pl.colocalization_network(adata, min_r=0.45)).get_segments()) == 1
+
+    def test_direction(self, adata):
+        """R of asymmetric weights: the stronger direction is drawn."""
+        adata.uns["colocalization"]["R"][0, 1] = 0.1
+        adata.uns["colocalization"]["p_adj"][0, 1] = 0.9
+        assert len(self.edges(hc.pl.colocalization_network(adata)).get_segments()) == 2
+
+    def test_nothing_significant(self, adata):
+        ax = hc.pl.colocalization_network(adata, significance=1e-9)
+        assert "no pair" in " ".join(text.get_text() for text in ax.texts)
+
+    def test_looks(self, adata, looks_like):
+        looks_like(hc.pl.colocalization_network(adata), "colocalization_network")
+
+
+class TestPair:
+    @pytest.fixture
+    def computed(self, spots):
+        pair = ("Tumour", "Endothelial Lymphatic LYVE1")
+        hc.tl.colocalization(spots, local=[pair], rng=0)
+        return spots, pair
+
+    def test_three_maps(self, computed):
+        adata, pair = computed
+        axes = hc.pl.colocalization_pair(adata, *pair)
+        assert [ax.get_title() for ax in axes[:2]] == list(pair)
+        r = np.asarray(adata.uns["colocalization"]["R"])[0, 3]
+        assert axes[2].get_title() == f"local R, mean R = {r:.2f}"
+        own = axes[2].collections[0]
+        np.testing.assert_allclose(own.get_array(), adata.obsm["colocalization_local"][:, 0], rtol=1e-6)
+        low, high = own.get_clim()
+        assert low == -high
+        np.testing.assert_allclose(axes[0].collections[0].get_array(), adata.obsm["cell_abundance"]["Tumour"])
+
+    def test_cell_types(self, spots):
+        spots.obs["kind"] = pd.Categorical(np.where(spots.obsm["spatial"][:, 0] > 200, "a", "b"))
+        hc.tl.colocalization(spots, "kind", local=True, rng=0)
+        axes = hc.pl.colocalization_pair(spots, "a", "b")
+        assert set(axes[0].collections[0].get_array()) == {0, 1}
+
+    def test_one_section_at_a_time(self, two_sections):
+        pair = ("Tumour", "α_β")
+        hc.tl.colocalization(two_sections, local=[pair], rng=0)
+        with pytest.raises(ValueError, match="choose one with section="):
+            hc.pl.colocalization_pair(two_sections, *pair)
+        axes = hc.pl.colocalization_pair(two_sections, *pair, section="S2")
+        assert len(axes[0].collections[0].get_array()) == 42
+
+    def test_image(self, sdata):
+        hc.tl.colocalization(sdata, local=[("Tumour", "α_β")], rng=0)
+        axes = hc.pl.colocalization_pair(sdata, "Tumour", "α_β", image=True)
+        assert all(len(ax.images) == 1 for ax in axes)
+
+    def test_what_is_missing(self, computed):
+        adata, pair = computed
+        with pytest.raises(KeyError, match="local="):
+            hc.pl.colocalization_pair(adata, "Tumour", "α_β")
+        with pytest.raises(KeyError, match="cell type z not found"):
+            hc.pl.colocalization_pair(adata, "Tumour", "z")
+        _, ax = plt.subplots()
+        with pytest.raises(ValueError, match="needs three"):
+            hc.pl.colocalization_pair(adata, *pair, ax=[ax])
+
+    def test_looks(self, computed, looks_like):
+        adata, pair = computed
+        looks_like(hc.pl.colocalization_pair(adata, *pair)[0], "colocalization_pair")

@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import histocell as hc
+from histocell._core import keys
+from histocell.tl._scores import COLUMNS
+
+TINY = {"hidden": (8,) * 6, "max_epochs": 3, "n_members": 2}
+
+
+def fit(table, **kwargs):
+    hc.tl.fit_abundance(table, **{"model": "ridge", "rng": 0} | kwargs)
+
+
+def mean_score(table, model, metric="cc"):
+    rows = table.uns["abundance_evaluation"].query("group == 'all' and cell_type == 'mean'")
+    return float(rows.query("model == @model and metric == @metric")["value"].iloc[0])
+
+
+class TestJourney:
+    @pytest.mark.parametrize(("model", "config"), [("ridge", None), ("mlp", TINY), ("mean", None)])
+    def test_fit_predict_evaluate(self, table, model, config):
+        before = table.copy()
+        fit(table, model=model, config=config)
+        hc.tl.predict_abundance(table)
+        hc.tl.evaluate_abundance(table, n_bootstrap=50, rng=0)
+        predicted = table.obsm["predicted_abundance"]
+        assert list(predicted.columns) == list(table.obsm["cell_abundance"].columns)
+        assert (predicted.index == table.obs_names).all()
+        assert (table.obsm["predicted_abundance_lower"] <= predicted).all().all()
+        scores = table.uns["abundance_evaluation"]
+        assert list(scores.columns) == COLUMNS
+        others = {"mean": [], "ridge": ["mean"], "mlp": ["mean", "ridge"]}[model]
+        assert list(scores["model"].unique()) == [model, *others]
+        assert set(scores["metric"]) == {"cc", "cc_per_slide", "l1", "coverage"}
+        # What the user brought is as it was.
+        np.testing.assert_array_equal(table.X, before.X)
+        pd.testing.assert_frame_equal(table.obs, before.obs)
+        np.testing.assert_array_equal(table.obsm["X_toy"], before.obsm["X_toy"])
+
+    def test_scores_are_those_of_the_test_patient(self, table):
+        fit(table)
+        hc.tl.predict_abundance(table)
+        hc.tl.evaluate_abundance(table, n_bootstrap=50, group_key="patient", rng=0)
+        test = table.obs["patient"] == "P0"
+        truth, predicted = table.obsm["cell_abundance"][test], table.obsm["predicted_abundance"][test]
+        expected = np.mean([np.corrcoef(truth[c], predicted[c])[0, 1] for c in truth])
+        assert mean_score(table, "ridge") == pytest.approx(expected)
+        assert mean_score(table, "ridge", "l1") == pytest.approx(float(np.abs(truth - predicted).to_numpy().mean()))
+        assert mean_score(table, "ridge") > 0.6
+        assert mean_score(table, "ridge", "l1") < mean_score(table, "mean", "l1")
+        rows = table.uns["abundance_evaluation"].query("group == 'P0' and metric == 'cc' and model == 'ridge'")
+        assert (rows["low"] < rows["value"]).all()
+        assert (rows["n_spots"] == 80).all()
+        undefined = table.uns["abundance_evaluation"].query(
+            "model == 'mean' and metric == 'cc' and cell_type == 'mean'"
+        )
+        assert (undefined["n_undefined"] == 4).all()
+        assert undefined["value"].isna().all()
+
+    def test_replicates_are_patients_then_sections(self, table):
+        fit(table)
+        hc.tl.predict_abundance(table)
+        by_section = hc.tl.evaluate_abundance(table, n_bootstrap=20, rng=0, inplace=False)
+        assert set(by_section["group"]) == {"P0s0", "P0s1", "all"}
+        del table.obs["split"]
+        by_patient = hc.tl.evaluate_abundance(table, n_bootstrap=20, rng=0, inplace=False)
+        assert set(by_patient["group"]) == {"P0", "P1", "P2", "P3", "all"}
+        overall = by_patient.query("group == 'all' and metric == 'cc' and model == 'ridge'")
+        each = by_patient.query("group != 'all' and metric == 'cc' and model == 'ridge'")
+        expected = each.groupby("cell_type")["value"].mean()
+        np.testing.assert_allclose(overall.set_index("cell_type")["value"].loc[expected.index], expected)
+        assert each["low"].isna().all()
+
+    def test_test_rows_are_never_looked_at(self, table):
+        changed = table.copy()
+        test = (changed.obs["split"] == "test").to_numpy()
+        changed.obsm["X_toy"][test] = 1e3
+        changed.obsm["cell_abundance"].loc[test] = np.nan
+        for model, config in (("ridge", None), ("mlp", TINY)):
+            first = hc.tl.fit_abundance(table, model=model, config=config, rng=0, inplace=False)
+            second = hc.tl.fit_abundance(changed, model=model, config=config, rng=0, inplace=False)
+            assert first["config"] == second["config"]
+            for name, array in first["weights"].items():
+                np.testing.assert_array_equal(array, second["weights"][name])
+
+    def test_order_of_rows_does_not_matter_to_predictions(self, table):
+        fit(table)
+        hc.tl.predict_abundance(table)
+        shuffled = table[np.random.default_rng(0).permutation(table.n_obs)].copy()
+        again = hc.tl.predict_abundance(shuffled, inplace=False)["predicted_abundance"]
+        pd.testing.assert_frame_equal(again.loc[table.obs_names], table.obsm["predicted_abundance"], rtol=1e-12)
+
+    def test_inplace_false_returns_what_would_be_written(self, table):
+        state = hc.tl.fit_abundance(table, model="ridge", rng=0, inplace=False)
+        assert "abundance_model" not in table.uns
+        frames = hc.tl.predict_abundance(table, model=state, inplace=False)
+        assert set(frames) == {f"predicted_abundance{s}" for s in ("", "_lower", "_upper", "_mean")}
+        assert "predicted_abundance" not in table.obsm
+
+    def test_a_second_model_leaves_no_leftovers(self, table):
+        fit(table, model="mlp", config=TINY)
+        hc.tl.predict_abundance(table)
+        fit(table, interval=None)
+        hc.tl.predict_abundance(table)
+        assert not {f"predicted_abundance_{s}" for s in ("lower", "upper", "ridge")} & set(table.obsm)
+
+    def test_standardised_sections_undo_a_stain(self, table):
+        stained = table.copy()
+        rows = (stained.obs["section"] == "P0s1").to_numpy()
+        stained.obsm["X_toy"][rows] = stained.obsm["X_toy"][rows] * 4 + 9
+        for each in (table, stained):
+            fit(each, standardize_by="section")
+            hc.tl.predict_abundance(each)
+        np.testing.assert_allclose(
+            stained.obsm["predicted_abundance"], table.obsm["predicted_abundance"], rtol=1e-3, atol=1e-4
+        )
+
+    def test_settings(self, table):
+        fit(table, model=hc.models.Ridge(alphas=(0.5,), interval=None))
+        model = hc.models.load(table.uns["abundance_model"])
+        assert model.config.alphas == (0.5,)
+        fit(table, target_transform="log1p", interval=0.5, config={"sharing": 1.0})
+        model = hc.models.load(table.uns["abundance_model"])
+        assert (model.config.target_transform, model.config.interval, model.config.sharing) == ("log1p", 0.5, 1.0)
+        assert model.facts["groups"] == ["P2", "P3"]
+        fit(table, model="mlp", preset="paper", config={"hidden": (8,), "max_epochs": 1})
+        assert hc.models.load(table.uns["abundance_model"]).config.preset == "paper"
+
+
+class TestSources:
+    def test_folder_object_mapping_and_other_data(self, table, make, tmp_path):
+        fit(table)
+        model = hc.models.load(table.uns["abundance_model"])
+        model.save(tmp_path / "m")
+        other = make(seed=0)
+        expected = model.predict(other.obsm["X_toy"])
+        for source in (model, tmp_path / "m", str(tmp_path / "m"), table.uns["abundance_model"], table):
+            hc.tl.predict_abundance(other, model=source)
+            np.testing.assert_array_equal(other.obsm["predicted_abundance"], expected)
+        hc.tl.evaluate_abundance(other, n_bootstrap=10)
+        assert "mean" in set(other.uns["abundance_evaluation"]["model"])
+
+    def test_no_model(self, table):
+        with pytest.raises(KeyError, match="fit_abundance"):
+            hc.tl.predict_abundance(table)
+
+    def test_model_of_plain_arrays(self, table):
+        model = hc.models.Ridge().fit(table.obsm["X_toy"], table.obsm["cell_abundance"], groups=table.obs["patient"])
+        with pytest.raises(ValueError, match="plain arrays"):
+            hc.tl.predict_abundance(table, model=model)
+
+    @pytest.mark.parametrize(
+        ("field", "value", "match"),
+        [
+            ("encoder", "uni", "encoder is uni, the model was fitted with toy"),
+            ("size_um", 224.0, "size_um is 224.0, the model was fitted with 112.0"),
+            ("mpp", 1.0, "mpp is 1.0"),
+            ("revision", "2", "revision is 2"),
+        ],
+    )
+    def test_other_features_are_refused(self, table, field, value, match):
+        fit(table)
+        facts = keys.read_provenance(table, "X_toy") | {field: value}
+        facts.pop("histocell")
+        keys.write_provenance(table, "X_toy", **facts)
+        with pytest.raises(ValueError, match=match):
+            hc.tl.predict_abundance(table)
+
+    def test_other_dimension_is_refused_and_unknown_origin_is_not(self, table):
+        fit(table)
+        del table.uns["histocell"]
+        hc.tl.predict_abundance(table)
+        table.obsm["X_toy"] = table.obsm["X_toy"][:, :5]
+        with pytest.raises(ValueError, match="dim is 5, the model was fitted with 10"):
+            hc.tl.predict_abundance(table)
+
+    def test_missing_embedding(self, table):
+        fit(table)
+        del table.obsm["X_toy"]
+        with pytest.raises(KeyError, match=r'embed_image\(data, "toy"\)'):
+            hc.tl.predict_abundance(table)
+
+
+class TestFeatures:
+    def test_several_are_set_side_by_side(self, table):
+        table.obsm["X_b"] = table.obsm["X_toy"][:, :3] ** 2
+        fit(table, features=["X_toy", "X_b"])
+        model = hc.models.load(table.uns["abundance_model"])
+        assert [(f["key"], f["dim"]) for f in model.features] == [("X_toy", 10), ("X_b", 3)]
+        hc.tl.predict_abundance(table)
+
+    def test_the_only_known_one_is_the_default(self, table):
+        table.obsm["X_pca"] = np.ones((table.n_obs, 2))
+        table.obsm["X_b"] = np.ones((table.n_obs, 2))
+        fit(table)
+        assert hc.models.load(table.uns["abundance_model"]).features[0]["key"] == "X_toy"
+        keys.write_provenance(table, "X_b", encoder="b")
+        with pytest.raises(ValueError, match="several embeddings: X_toy, X_b"):
+            fit(table)
+
+    def test_none_at_all(self, table):
+        del table.obsm["X_toy"]
+        with pytest.raises(KeyError, match="embed_image"):
+            fit(table)
+
+    def test_sparse_frame_and_nonsense(self, table):
+        from scipy.sparse import csr_matrix
+
+        fit(table)
+        expected = hc.tl.predict_abundance(table, inplace=False)["predicted_abundance"]
+        table.obsm["X_toy"] = csr_matrix(table.obsm["X_toy"])
+        again = hc.tl.predict_abundance(table, inplace=False)["predicted_abundance"]
+        pd.testing.assert_frame_equal(again, expected)
+        table.obsm["X_text"] = pd.DataFrame({"a": ["x"] * table.n_obs}, index=table.obs_names)
+        with pytest.raises(ValueError, match="numeric matrix"):
+            fit(table, features="X_text")
+
+
+class TestBadInput:
+    def test_no_target(self, table):
+        del table.obsm["cell_abundance"]
+        with pytest.raises(KeyError, match=r'obsm\["cell_abundance"\] not found; available: spatial, X_toy'):
+            fit(table)
+
+    def test_no_split_is_stated(self, table):
+        del table.obs["split"]
+        with pytest.warns(UserWarning, match="all 320 rows with a target are training rows"):
+            fit(table)
+
+    def test_no_training_row(self, table):
+        table.obs["split"] = "test"
+        with pytest.raises(ValueError, match=r'no row "train" \(test: 320\)'):
+            fit(table)
+
+    def test_one_group_is_stated(self, table):
+        one = table[table.obs["section"] == "P2s0"].copy()
+        with pytest.warns(UserWarning, match="coverage and scores in other patients are not guaranteed"):
+            fit(one)
+        assert hc.models.load(one.uns["abundance_model"]).facts["group_key"] == "spatial blocks"
+
+    def test_one_patient_falls_back_to_sections(self, table):
+        one = table[table.obs["patient"] == "P2"].copy()
+        fit(one)
+        assert hc.models.load(one.uns["abundance_model"]).facts["groups"] == ["P2s0", "P2s1"]
+
+    def test_spots_outside_the_image(self, table):
+        table.obsm["X_toy"][[0, 100, 200]] = np.nan
+        with pytest.warns(UserWarning, match="of 240 rows have features or targets that are not finite"):
+            fit(table)
+        with pytest.warns(UserWarning, match="3 of 320 rows have no finite features"):
+            hc.tl.predict_abundance(table)
+        assert table.obsm["predicted_abundance"].isna().all(axis=1).to_numpy().nonzero()[0].tolist() == [0, 100, 200]
+        hc.tl.evaluate_abundance(table, n_bootstrap=10)
+        assert np.isfinite(mean_score(table, "ridge"))
+
+    def test_missing_targets(self, table):
+        train = np.flatnonzero(table.obs["split"] == "train")[:4]
+        table.obsm["cell_abundance"].iloc[train, 0] = np.nan
+        with pytest.warns(UserWarning, match="4 training or validation rows"):
+            fit(table)
+
+    def test_zero_variance_type(self, table):
+        table.obsm["cell_abundance"]["rare"] = 0.0
+        with pytest.warns(UserWarning, match="1 of 4 targets do not vary"):
+            fit(table)
+        hc.tl.predict_abundance(table)
+        hc.tl.evaluate_abundance(table, n_bootstrap=10, group_key="patient")
+        rows = table.uns["abundance_evaluation"].query("model == 'ridge' and metric == 'cc' and group == 'P0'")
+        assert rows.set_index("cell_type")["n_undefined"].to_dict() == dict.fromkeys(rows["cell_type"], 0) | {
+            "rare": 1,
+            "mean": 1,
+        }
+        assert np.isfinite(mean_score(table, "ridge"))
+
+    def test_constant_embedding(self, table):
+        table.obsm["X_toy"][:] = 1
+        with pytest.raises(ValueError, match="all 10 features are constant"):
+            fit(table)
+
+    def test_settings_are_checked(self, table):
+        with pytest.raises(TypeError, match="no setting depth; it has"):
+            fit(table, config={"depth": 3})
+        with pytest.raises(TypeError, match="belong into the model"):
+            fit(table, model=hc.models.Ridge(), config={"sharing": 1})
+        with pytest.raises(TypeError, match="not int"):
+            fit(table, model=3)
+        with pytest.raises(ValueError, match="unknown model"):
+            fit(table, model="forest")
+
+    def test_evaluate(self, table):
+        with pytest.raises(KeyError, match="predict_abundance"):
+            hc.tl.evaluate_abundance(table)
+        fit(table)
+        hc.tl.predict_abundance(table)
+        table.obs["split"] = "train"
+        with pytest.warns(UserWarning, match="flatters the model"):
+            hc.tl.evaluate_abundance(table, n_bootstrap=10)
+        table.obsm["cell_abundance"] = table.obsm["cell_abundance"].rename(columns={"rare": "other"})
+        with pytest.warns(UserWarning, match="only the 3 targets"):
+            hc.tl.evaluate_abundance(table, n_bootstrap=10, split_key="none")
+        table.obsm["cell_abundance"].columns = list("abcd")
+        with pytest.raises(ValueError, match="share no target"):
+            hc.tl.evaluate_abundance(table)
+
+
+class TestRoundTrip:
+    @pytest.fixture(params=["ridge", "mlp"])
+    def fitted(self, request, table):
+        fit(table, model=request.param, config=TINY if request.param == "mlp" else None)
+        hc.tl.predict_abundance(table)
+        hc.tl.evaluate_abundance(table, n_bootstrap=10, rng=0)
+        return table
+
+    def check(self, back, table):
+        again = hc.tl.predict_abundance(back, inplace=False)
+        for slot, frame in again.items():
+            np.testing.assert_array_equal(frame.to_numpy(), table.obsm[slot].to_numpy())
+            np.testing.assert_array_equal(back.obsm[slot].to_numpy(), table.obsm[slot].to_numpy())
+            assert list(back.obsm[slot].columns) == list(table.obsm["cell_abundance"].columns)
+        scores = back.uns["abundance_evaluation"]
+        assert list(scores.columns) == list(table.uns["abundance_evaluation"].columns)
+        np.testing.assert_array_equal(scores["value"], table.uns["abundance_evaluation"]["value"])
+        assert list(scores["cell_type"]) == list(table.uns["abundance_evaluation"]["cell_type"])
+        hc.tl.evaluate_abundance(back, n_bootstrap=10, rng=0)
+
+    def test_h5ad(self, fitted, tmp_path):
+        fitted.write_h5ad(tmp_path / "a.h5ad")
+        self.check(ad.read_h5ad(tmp_path / "a.h5ad"), fitted)
+
+    def test_zarr(self, fitted, tmp_path):
+        fitted.write_zarr(tmp_path / "a.zarr")
+        self.check(ad.read_zarr(tmp_path / "a.zarr"), fitted)
+
+    def test_spatialdata(self, fitted, tmp_path):
+        import spatialdata as sd
+        from spatialdata.models import TableModel
+
+        table = fitted.copy()
+        table.obs["region"] = pd.Categorical(["spots"] * table.n_obs)
+        table.obs["spot_id"] = np.arange(table.n_obs)
+        table = TableModel.parse(table, region="spots", region_key="region", instance_key="spot_id")
+        shapes = sd.models.ShapesModel.parse(fitted.obsm["spatial"], geometry=0, radius=1.0)
+        sd.SpatialData(tables={"table": table}, shapes={"spots": shapes}).write(tmp_path / "s.zarr")
+        back = sd.read_zarr(tmp_path / "s.zarr")
+        self.check(back["table"], fitted)
+        hc.tl.predict_abundance(back, key_added="again")
+        np.testing.assert_array_equal(back["table"].obsm["again"], fitted.obsm["predicted_abundance"])

@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import json
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_array, load_npz
+
+import histocell as hc
+
+ARRAYS = ["R", "z", "p", "p_adj", "n_eff", "low", "high"]
+
+
+def hexagons(size=14, pitch=100.0):
+    row, column = np.mgrid[:size, :size]
+    return np.column_stack([(column + 0.5 * (row % 2)).ravel(), (np.sqrt(3) / 2 * row).ravel()]) * pitch
+
+
+def section(name="S1", patient="P1", rng=0, mpp=0.5):
+    """Types a and b share a hot spot, c has another, d is noise."""
+    generator = np.random.default_rng(rng)
+    xy = hexagons()
+    spot = np.exp(-((xy - xy.mean(axis=0)) ** 2).sum(axis=1) / (2 * 250**2))
+    corner = np.exp(-(xy**2).sum(axis=1) / (2 * 300**2))
+    values = np.column_stack([spot, spot, corner, generator.gamma(1, size=len(xy))])
+    values[:, :3] += 0.05 * generator.random((len(xy), 3))
+    names = [f"{name}_{index}" for index in range(len(xy))]
+    adata = ad.AnnData(obs=pd.DataFrame({"section": name, "patient": patient, "mpp": mpp}, index=names))
+    adata.obsm["spatial"] = xy / mpp
+    adata.obsm["cell_abundance"] = pd.DataFrame(values, index=names, columns=["a", "b", "c", "d"])
+    return adata
+
+
+@pytest.fixture
+def adata():
+    return section()
+
+
+@pytest.fixture
+def several():
+    return ad.concat([section(f"S{i}", f"P{i // 2}", rng=i) for i in range(6)])
+
+
+def as_frame(result, part):
+    return pd.DataFrame(result[part], result["names"], result["names"])
+
+
+def test_finds_what_is_there(adata):
+    hc.tl.colocalization(adata)
+    result = adata.uns["colocalization"]
+    r, p = as_frame(result, "R"), as_frame(result, "p_adj")
+    assert r.loc["a", "b"] > 0.5
+    assert r.loc["a", "c"] < 0
+    assert abs(r.loc["a", "d"]) < 0.1
+    assert p.loc["a", "b"] < 0.05
+    assert p.loc["a", "d"] > 0.05
+    assert np.isnan(np.diag(p)).all()
+    assert (as_frame(result, "low") <= r + 1e-12).all(axis=None)
+    assert (as_frame(result, "high") >= r - 1e-12).all(axis=None)
+
+
+def test_units_do_not_matter(adata):
+    """2.2 pitches of 100 um, whatever the px."""
+    result = hc.tl.colocalization(adata, inplace=False)
+    params = json.loads(result["params"])
+    assert params["length_scale_um"] == pytest.approx(220)
+    assert "spot pitch" in params["length_scale_source"]
+    assert params["include_self"]
+    explicit = hc.tl.colocalization(section(mpp=0.25), length_scale_um=220, inplace=False)
+    np.testing.assert_allclose(explicit["R"], result["R"], atol=1e-10)
+    del adata.obs["mpp"]
+    with pytest.raises(ValueError, match="resolution is unknown"):
+        hc.tl.colocalization(adata)
+    given = hc.tl.colocalization(adata, mpp=0.5, inplace=False)
+    np.testing.assert_allclose(given["R"], result["R"], atol=1e-10)
+    with pytest.raises(ValueError, match="mpp must be"):
+        hc.tl.colocalization(adata, mpp=-1)
+
+
+@pytest.mark.parametrize("null", ["stationary", "shift", "permute", "permute_y", "analytic"])
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+def test_every_null(adata, null, alternative):
+    result = hc.tl.colocalization(adata, null=null, alternative=alternative, n_draws=49, rng=0, inplace=False)
+    off = ~np.eye(4, dtype=bool)
+    p = result["p"]
+    assert ((p[off] > 0) & (p[off] <= 1)).all()
+    assert np.isfinite(np.diag(p)).all() == (null in {"permute", "permute_y", "analytic"})
+    together, apart = as_frame(result, "p").loc["a", "b"], as_frame(result, "p").loc["a", "c"]
+    if alternative == "greater":
+        assert together < 0.05 < apart
+    if alternative == "less":
+        assert together > 0.5 > apart
+    again = hc.tl.colocalization(adata, null=null, alternative=alternative, n_draws=49, rng=0, inplace=False)
+    for part in ARRAYS:
+        np.testing.assert_array_equal(result[part], again[part])
+
+
+def test_inplace_writes_what_is_returned(adata):
+    returned, local, local_p = hc.tl.colocalization(adata, local=[("a", "b")], rng=1, inplace=False)
+    assert "colocalization" not in adata.uns
+    assert hc.tl.colocalization(adata, local=[("a", "b")], rng=1, key_added="mine") is None
+    written = adata.uns["mine"]
+    assert set(written) == set(returned)
+    for part in ARRAYS:
+        np.testing.assert_array_equal(written[part], returned[part])
+    np.testing.assert_array_equal(adata.obsm["mine_local"], local)
+    np.testing.assert_array_equal(adata.obsm["mine_local_p"], local_p)
+    assert hc.get.provenance(adata, "mine")["null"] == "stationary"
+
+
+def test_local_r_has_its_mean_and_its_place(adata):
+    hc.tl.colocalization(adata, local=[("a", "b")], rng=0)
+    result = adata.uns["colocalization"]
+    assert list(zip(result["local_x"], result["local_y"], strict=True)) == [("a", "b"), ("b", "a")]
+    local, p = adata.obsm["colocalization_local"], adata.obsm["colocalization_local_p"]
+    np.testing.assert_allclose(local.mean(axis=0), as_frame(result, "R").loc["a", "b"], atol=1e-6)
+    xy = adata.obsm["spatial"]
+    center = np.hypot(*(xy - xy.mean(axis=0)).T) < 300
+    far = np.hypot(*(xy - xy.mean(axis=0)).T) > 1000
+    assert (p[center] < 0.05).mean() > 0.8
+    assert (p[far] < 0.05).mean() < 0.05
+    everything, *maps = hc.tl.colocalization(adata, local=True, rng=0, inplace=False)
+    assert len(everything["local_x"]) == 12 == maps[0].shape[1]
+
+
+class TestSections:
+    def test_pairs_never_cross_sections(self, several):
+        """Sections lie on top of each other; each gives what it gives alone."""
+        hc.tl.colocalization(several)
+        sections = several.uns["colocalization"]["sections"]
+        for index in range(6):
+            alone = hc.tl.colocalization(section(f"S{index}", rng=index), inplace=False)
+            np.testing.assert_allclose(sections["R"][index], alone["R"], atol=1e-9)
+            np.testing.assert_allclose(sections["n_eff"][index], alone["n_eff"], rtol=1e-6)
+        assert list(sections["patients"]) == ["P0", "P0", "P1", "P1", "P2", "P2"]
+        np.testing.assert_array_equal(several.uns["colocalization"]["n_patients"], 3)
+
+    def test_r_lies_between_the_sections(self, several):
+        hc.tl.colocalization(several)
+        result = several.uns["colocalization"]
+        r = result["sections"]["R"]
+        assert (result["R"] > r.min(axis=0) - 0.01).all()
+        assert (result["R"] < r.max(axis=0) + 0.01).all()
+        frame = hc.get.colocalization(several)
+        assert frame.loc[0, ["x", "y"]].tolist() in (["a", "b"], ["b", "a"])
+        assert frame.loc[0, "p_adj"] < 0.05
+
+    def test_two_cuts_of_a_tissue_are_not_two_tissues(self):
+        once = hc.tl.colocalization(section(), inplace=False)
+        twice = ad.concat([section("S1"), section("S2")])
+        twice.obs_names_make_unique()
+        both = hc.tl.colocalization(twice, inplace=False)
+        np.testing.assert_allclose(both["R"], once["R"], atol=1e-9)
+        np.testing.assert_allclose(both["n_eff"], once["n_eff"], rtol=1e-6)
+        width, width_once = (result["high"] - result["low"] for result in (both, once))
+        np.testing.assert_allclose(width, width_once, rtol=1e-3)
+
+    def test_a_type_that_one_section_lacks(self, several):
+        values = several.obsm["cell_abundance"].copy()
+        values.loc[several.obs["section"] == "S0", "d"] = 0.0
+        several.obsm["cell_abundance"] = values
+        hc.tl.colocalization(several)
+        result = several.uns["colocalization"]
+        assert json.loads(result["params"])["constant"] == {"S0": ["d"]}
+        assert np.isnan(result["sections"]["R"][0][3]).all()
+        assert np.isfinite(result["R"]).all()
+
+    def test_a_section_has_one_patient(self, several):
+        several.obs["patient"] = [str(index % 2) for index in range(several.n_obs)]
+        with pytest.raises(ValueError, match="several patients"):
+            hc.tl.colocalization(several)
+
+    def test_a_section_with_hardly_any_points(self, several):
+        few = several[(several.obs["section"] != "S0") | (np.arange(several.n_obs) < 2)].copy()
+        hc.tl.colocalization(few)
+        assert np.isnan(few.uns["colocalization"]["sections"]["R"][0]).all()
+        assert np.isfinite(few.uns["colocalization"]["R"]).all()
+
+
+class TestWeights:
+    def test_squidpy(self, adata):
+        import squidpy as sq
+
+        sq.gr.spatial_neighbors_knn(adata, n_neighs=6)
+        result = hc.tl.colocalization(adata, weights="spatial_connectivities", inplace=False)
+        weights = adata.obsp["spatial_connectivities"].toarray()
+        z = adata.obsm["cell_abundance"].to_numpy()
+        z = (z - z.mean(axis=0)) / z.std(axis=0)
+        np.testing.assert_allclose(result["R"], z.T @ weights @ z / weights.sum(), atol=1e-10)
+        assert json.loads(result["params"])["weights"] == "spatial_connectivities"
+
+    def test_esda(self, parity_dir):
+        folder = parity_dir / "moran" / "A1"
+        coords = pd.read_csv(folder / "coords.tsv", sep="\t")
+        adata = ad.AnnData(obs=pd.DataFrame(index=coords["spot"].astype(str)))
+        adata.obsm["spatial"] = coords[["x_um", "y_um"]].to_numpy()
+        adata.obsm["cell_abundance"] = pd.read_csv(folder / "proportions.tsv", sep="\t", index_col=0).to_numpy()
+        weights = load_npz(folder / "W_esda_knn8_row.npz")
+        result = hc.tl.colocalization(adata, weights=weights, row_standardize=True, inplace=False)
+        np.testing.assert_allclose(result["R"], np.load(folder / "esda_bv.npz")["I"], atol=1e-10)
+
+    def test_row_standardised_rbf(self, adata):
+        result = hc.tl.colocalization(adata, row_standardize=True, inplace=False)
+        assert abs(result["R"] - result["R"].T).max() > 1e-6
+
+    def test_spatialdm(self, parity_dir):
+        folder = parity_dir / "moran" / "D1"
+        coords = pd.read_csv(folder / "coords.tsv", sep="\t")
+        adata = ad.AnnData(obs=pd.DataFrame({"mpp": 1.0}, index=coords["spot"].astype(str)))
+        adata.obsm["spatial"] = coords[["x_um", "y_um"]].to_numpy()
+        adata.obsm["cell_abundance"] = pd.read_csv(folder / "proportions.tsv", sep="\t", index_col=0).to_numpy()
+        options = {"length_scale_um": 440, "null": "analytic", "alternative": "greater", "inplace": False}
+        for include_self, name in ((True, "diag"), (False, "nodiag")):
+            result = hc.tl.colocalization(adata, include_self=include_self, **options)
+            truth = np.load(folder / f"spatialdm_global_{name}.npz")
+            for part in ("R", "z", "p"):
+                np.testing.assert_allclose(result[part], truth[part], atol=1e-8)
+
+    def test_bad_weights(self, adata):
+        with pytest.raises(KeyError, match="spatial_neighbors"):
+            hc.tl.colocalization(adata, weights="spatial_connectivities")
+        with pytest.raises(ValueError, match="weights must have shape"):
+            hc.tl.colocalization(adata, weights=np.eye(3))
+        with pytest.raises(ValueError, match="not negative"):
+            hc.tl.colocalization(adata, weights=-csr_array(np.eye(adata.n_obs)))
+
+
+class TestCells:
+    @pytest.fixture
+    def cells(self):
+        rng = np.random.default_rng(0)
+        xy = rng.uniform(0, 400, size=(1500, 2))
+        left = xy[:, 0] < 150
+        kind = np.where(left, rng.choice(["B", "T"], 1500), rng.choice(["tumour", "T"], 1500, p=[0.9, 0.1]))
+        adata = ad.AnnData(obs=pd.DataFrame({"cell_type": pd.Categorical(kind), "mpp": 1.0}, index=map(str, range(1500))))
+        adata.obsm["spatial"] = xy
+        return adata
+
+    def test_labels(self, cells):
+        hc.tl.colocalization(cells, "cell_type")
+        result = cells.uns["colocalization"]
+        params = json.loads(result["params"])
+        assert not params["include_self"]
+        assert "cell density" in params["length_scale_source"]
+        assert 15 < params["length_scale_um"] < 30
+        r = as_frame(result, "R")
+        assert r.loc["B", "T"] > 0.05
+        assert r.loc["B", "tumour"] < -0.1
+
+    def test_labels_equal_indicators(self, cells):
+        cells.obsm["indicators"] = pd.get_dummies(cells.obs["cell_type"], dtype=np.float32)
+        options = {"length_scale_um": 20, "include_self": False, "inplace": False}
+        labels = hc.tl.colocalization(cells, "cell_type", **options)
+        dense = hc.tl.colocalization(cells, "indicators", **options)
+        assert list(labels["names"]) == list(dense["names"])
+        np.testing.assert_allclose(labels["R"], dense["R"], atol=1e-6)
+        np.testing.assert_allclose(labels["n_eff"], dense["n_eff"], rtol=1e-4)
+
+    def test_cells_without_a_type_are_left_out(self, cells):
+        cells.obs.loc[cells.obs_names[:100], "cell_type"] = np.nan
+        with pytest.warns(UserWarning, match="100 of 1500 rows are left out"):
+            hc.tl.colocalization(cells, "cell_type", local=[("B", "T")], rng=0)
+        assert np.isnan(cells.obsm["colocalization_local"][:100]).all()
+        assert np.isfinite(cells.obsm["colocalization_local"][100:]).all()
+
+
+class TestBadInput:
+    def test_missing_slot(self, adata):
+        with pytest.raises(KeyError, match="available: spatial, cell_abundance"):
+            hc.tl.colocalization(adata, "abundance")
+
+    def test_numbers_are_no_categories(self, adata):
+        with pytest.raises(TypeError, match="takes categories"):
+            hc.tl.colocalization(adata, "mpp")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"null": "spatial"}, "null must be one of"),
+            ({"alternative": "two"}, "alternative must be one of"),
+            ({"length_scale_um": -3}, "length scale must be"),
+            ({"cutoff": 1.5}, "cutoff on the weight"),
+            ({"confidence": 95}, "confidence must"),
+            ({"n_draws": 1}, "n_draws"),
+        ],
+    )
+    def test_options(self, adata, options, message):
+        with pytest.raises(ValueError, match=message):
+            hc.tl.colocalization(adata, **options)
+
+    def test_unknown_local_pair(self, adata):
+        with pytest.raises(KeyError, match="local: z not found; available: a, b, c, d"):
+            hc.tl.colocalization(adata, local=[("a", "z")])
+
+    def test_constant_type(self, adata):
+        adata.obsm["cell_abundance"]["d"] = 3.0
+        hc.tl.colocalization(adata, local=[("a", "d")])
+        result = adata.uns["colocalization"]
+        assert json.loads(result["params"])["constant"] == {"S1": ["d"]}
+        for part in ARRAYS:
+            assert np.isnan(as_frame(result, part)["d"]).all()
+        assert np.isfinite(as_frame(result, "p_adj").loc["a", "b"])
+        assert np.isnan(adata.obsm["colocalization_local"]).all()
+
+    def test_everything_constant(self, adata):
+        adata.obsm["cell_abundance"] = adata.obsm["cell_abundance"] * 0 + 1
+        with pytest.warns(UserWarning, match="R is undefined for all pairs"):
+            hc.tl.colocalization(adata)
+
+    def test_no_neighbours(self, adata):
+        with pytest.warns(UserWarning, match="R is undefined"):
+            hc.tl.colocalization(adata, length_scale_um=5, include_self=False)
+
+    def test_missing_values(self, adata):
+        adata.obsm["cell_abundance"].iloc[:5, 0] = np.nan
+        with pytest.warns(UserWarning, match="5 of 196 rows are left out"):
+            hc.tl.colocalization(adata)
+
+    def test_all_at_one_place(self, adata):
+        adata.obsm["spatial"] = np.ones((adata.n_obs, 2))
+        with pytest.raises(ValueError, match="no section has points at different places"):
+            hc.tl.colocalization(adata)
+
+    def test_names_that_clash(self, adata):
+        adata.obsm["cell_abundance"].columns = ["a", "a", "c", "d"]
+        with pytest.raises(ValueError, match="not unique"):
+            hc.tl.colocalization(adata)
+
+
+class TestRoundTrip:
+    def check(self, before, after):
+        for part in ARRAYS:
+            np.testing.assert_array_equal(np.asarray(after[part]), before[part])
+        assert [str(name) for name in after["names"]] == list(before["names"])
+        assert json.loads(str(after["params"])) == json.loads(before["params"])
+        np.testing.assert_array_equal(after["sections"]["scale"], before["sections"]["scale"])
+
+    @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+    def test_anndata(self, several, tmp_path, suffix):
+        values = several.obsm["cell_abundance"]
+        values.columns = ["T-cells CD4+", "α β", "c.d", "__x"]
+        hc.tl.colocalization(several, local=[("α β", "__x")], rng=0)
+        path = tmp_path / f"table.{suffix}"
+        getattr(several, f"write_{suffix}")(path)
+        read = getattr(ad, f"read_{suffix}")(path)
+        self.check(several.uns["colocalization"], read.uns["colocalization"])
+        np.testing.assert_array_equal(read.obsm["colocalization_local"], several.obsm["colocalization_local"])
+        pd.testing.assert_frame_equal(hc.get.colocalization(read), hc.get.colocalization(several))
+
+    def test_spatialdata(self, tissue, tmp_path):
+        import spatialdata as sd
+
+        hc.tl.colocalization(tissue)
+        tissue.write(tmp_path / "tissue.zarr")
+        read = sd.read_zarr(tmp_path / "tissue.zarr")
+        self.check(tissue["table"].uns["colocalization"], read["table"].uns["colocalization"])
+
+
+def test_tidy_frame(adata):
+    hc.tl.colocalization(adata)
+    frame = hc.get.colocalization(adata)
+    assert list(frame.columns) == ["x", "y", "R", "z", "p", "p_adj", "n_eff", "low", "high", "n_patients"]
+    assert len(frame) == 12
+    assert (np.diff(frame["R"].abs()) <= 0).all()
+    row = frame.set_index(["x", "y"]).loc[("a", "c")]
+    assert row["R"] == as_frame(adata.uns["colocalization"], "R").loc["a", "c"]
+    one = hc.get.colocalization(adata, section="S1")
+    np.testing.assert_array_equal(one["R"], frame["R"])
+    with pytest.raises(KeyError, match="S9"):
+        hc.get.colocalization(adata, section="S9")
+    with pytest.raises(KeyError, match=r"Run hc.tl.colocalization"):
+        hc.get.colocalization(adata, "other")
