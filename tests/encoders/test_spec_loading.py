@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import histocell as hc
-from histocell.encoders import spec as spec_module
+from histocell.encoders import registry
 from histocell.encoders.catalog import CATALOG
 
 
@@ -20,7 +20,7 @@ def test_catalogue_is_complete_and_listed():
 
 
 def test_register(monkeypatch):
-    monkeypatch.setattr(spec_module, "_REGISTRY", {})
+    monkeypatch.setattr(registry, "_REGISTRY", {})
     mine = hc.encoders.EncoderSpec(name="mine", library="timm", arch="resnet18")
     hc.encoders.register(mine)
     assert hc.encoders.get_spec("mine") is mine

@@ -9,16 +9,17 @@ from histocell._core.lazy import attach
 if TYPE_CHECKING:
     from histocell.encoders.inference import encode
     from histocell.encoders.loading import load
-    from histocell.encoders.spec import EncoderSpec, get_spec, list_encoders, register
+    from histocell.encoders.registry import get_spec, list_encoders, register
+    from histocell.encoders.spec import EncoderSpec
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "EncoderSpec": "histocell.encoders.spec",
         "encode": "histocell.encoders.inference",
-        "get_spec": "histocell.encoders.spec",
-        "list_encoders": "histocell.encoders.spec",
+        "get_spec": "histocell.encoders.registry",
+        "list_encoders": "histocell.encoders.registry",
         "load": "histocell.encoders.loading",
-        "register": "histocell.encoders.spec",
+        "register": "histocell.encoders.registry",
     },
 )

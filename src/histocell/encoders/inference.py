@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histocell._core.images import SlideImage
-    from histocell.encoders.loading import Encoder
-    from histocell.encoders.spec import EncoderSpec
+    from histocell.encoders.spec import Encoder, EncoderSpec
 
 
 class PatchEncoder:

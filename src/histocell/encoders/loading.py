@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from histocell._core.settings import settings
-from histocell.encoders.spec import EncoderSpec, get_spec
+from histocell.encoders.registry import get_spec
+from histocell.encoders.spec import Encoder, EncoderSpec
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
-
-    from histocell._core.images import SlideImage
-
-
-class Encoder(Protocol):
-    """What :func:`load` returns and `hc.pp.embed_image` uses."""
-
-    @property
-    def name(self) -> str:
-        """Key of the embeddings."""
-
-    @property
-    def version(self) -> str:
-        """Which weights or definition."""
-
-    @property
-    def spec(self) -> EncoderSpec:
-        """What is known of it."""
-
-    @property
-    def dim(self) -> int:
-        """Width of the embedding."""
-
-    def embed(
-        self, image: SlideImage, centers: NDArray[np.float64], *, mpp: float, size_um: float, progress: Any = None
-    ) -> NDArray[np.float32]:
-        """Embeddings of square patches, shape ``(n, dim)``."""
 
 
 def load(

@@ -12,7 +12,7 @@ import numpy as np
 
 from histocell.encoders.morphology_features import context_features, spot_features, surroundings_features
 from histocell.encoders.morphology_maps import BLOCK_CELLS, CELL_PX, CHANNELS, COARSE, HALO_CELLS, MPP, block_sums
-from histocell.encoders.stain import estimate_stains, sample_tissue
+from histocell.encoders.stain import stains_of
 from histocell.kernels.pooling import pool_gaussian
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Morphology:
             raise ValueError(msg)
         out = np.zeros((len(centers), self.dim), np.float32)
         if len(centers):
-            stains = estimate_stains(sample_tissue(image, mpp=mpp), background=image.background)
+            stains = stains_of(image, mpp=mpp)
             radii = (self.radii_um[0] * size_um / _PATCH_UM, *self.radii_um[1:])
             sweep = _Sweep(image, stains, mpp=mpp, radii_um=radii)
             sweep.run(centers[:, ::-1] * mpp, out, progress=progress)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from histocell._core.images import SlideImage
 
 # Optical density of R, G, B of the pure stains, unit length (Ruifrok and Johnston 2001).
@@ -16,7 +19,11 @@ REFERENCE /= np.linalg.norm(REFERENCE, axis=1, keepdims=True)
 
 _MIN_PIXELS = 500
 _PROBE_PX = 16
-_MAX_PROBES = 2500
+_MAX_PROBES = 1600
+_TILE_UM = 128.0
+_TILE_MPP = 2.0
+_N_TILES = 32
+_DARKEST_GLASS = 150
 _MIN_DENSITY = 0.15
 # A pair of vectors further than this from the reference is not H&E: a pen mark, a fold, a single stain.
 _MIN_COSINE = (0.80, 0.75)
@@ -62,7 +69,7 @@ class StainEstimate:
         return (np.linalg.inv(vectors) / [*self.strength, 1.0]).astype(np.float32)
 
 
-def estimate_stains(pixels: np.ndarray, *, background: np.ndarray | tuple[int, int, int]) -> StainEstimate:
+def estimate_stains(pixels: np.ndarray, *, background: Sequence[float] | np.ndarray) -> StainEstimate:
     """Find the two stains of a slide in a sample of its pixels.
 
     The plane of the two stains is spanned by the first two eigenvectors of the optical densities; the stains are the
@@ -100,8 +107,8 @@ def estimate_stains(pixels: np.ndarray, *, background: np.ndarray | tuple[int, i
     return StainEstimate(glass, vectors, strength, threshold, estimated=bool(plausible))
 
 
-def sample_tissue(image: SlideImage, *, mpp: float, n_tiles: int = 32, tile_um: float = 128.0) -> np.ndarray:
-    """Pixels of tissue, from tiles spread evenly over a slide; always the same ones for the same slide.
+def stains_of(image: SlideImage, *, mpp: float) -> StainEstimate:
+    """The stains of a slide, from tiles of tissue spread evenly over it: always the same for the same slide.
 
     Parameters
     ----------
@@ -109,44 +116,45 @@ def sample_tissue(image: SlideImage, *, mpp: float, n_tiles: int = 32, tile_um: 
         The slide.
     mpp
         um per px of its full resolution.
-    n_tiles
-        Most tiles to read.
-    tile_um
-        Side of a tile; it is read at 2 um/px.
-
-    Returns
-    -------
-    Shape (n, 3), uint8.
     """
-    side = max(tile_um / mpp, 1.0)
+    side = max(_TILE_UM / mpp, 1.0)
     rows, columns = (max(1, int(np.ceil(s / side))) for s in image.shape)
     places = _spread_places(rows, columns)
-    glass = np.maximum(np.asarray(image.background, np.float64), 1)
+    # small windows as they are on the slide show glass and tissue; nothing is resampled for them
     probe = min(_PROBE_PX, *image.shape)
-    found = []
-    for row, column in places:
-        # a small window as it is on the slide shows whether there is tissue; nothing is resampled for it
-        y, x = (
-            min(int((k + 0.5) * side), length - probe) for k, length in zip((row, column), image.shape, strict=True)
-        )
-        window = image.read(y, x, y + probe, x + probe)
-        if -np.log10(np.maximum(window, 1) / glass).mean() > _MIN_DENSITY / 2:
-            found.append((row, column))
-    if not found:
-        return image.thumbnail(512).reshape(-1, 3)
-    chosen = np.unique(np.linspace(0, len(found) - 1, min(n_tiles, len(found))).round().astype(int))
-    n = max(8, round(min(tile_um, side * mpp) / 2))
-    tiles = [
-        image.read(r * side, c * side, (r + 1) * side, (c + 1) * side, out_shape=(n, n)).reshape(-1, 3)
-        for r, c in (found[i] for i in chosen)
-    ]
-    return np.concatenate(tiles)
+    windows = []
+    for place in places:
+        y, x = (min(int((k + 0.5) * side), length - probe) for k, length in zip(place, image.shape, strict=True))
+        windows.append(image.read(y, x, y + probe, x + probe))
+    probes = np.stack(windows)
+    glass = _glass(probes, image.background)
+    density = -np.log10(np.clip(probes / glass, 1e-3, 1)).mean(axis=(1, 2, 3))
+    found = np.flatnonzero(density > _MIN_DENSITY / 2)
+    if found.size == 0:
+        return estimate_stains(probes.reshape(-1, 3), background=glass)
+    chosen = found[np.unique(np.linspace(0, found.size - 1, min(_N_TILES, found.size)).round().astype(int))]
+    n = max(8, round(min(_TILE_UM, side * mpp) / _TILE_MPP))
+    tiles = []
+    for r, c in (places[i] for i in chosen):
+        tiles.append(image.read(r * side, c * side, (r + 1) * side, (c + 1) * side, out_shape=(n, n)).reshape(-1, 3))
+    return estimate_stains(np.concatenate(tiles), background=glass)
+
+
+def _glass(probes: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
+    """The colour of empty glass: never brighter than the brightest that there is on the slide.
+
+    Strongly tinted glass is not recognised as such; white would then stand in for it, and all of it look stained.
+    """
+    brightest = np.percentile(probes.reshape(-1, 3), 99.5, axis=0)
+    glass = np.asarray(background, np.float64)
+    return np.where(brightest > _DARKEST_GLASS, np.minimum(glass, brightest), glass)
 
 
 def _spread_places(rows: int, columns: int) -> list[tuple[int, int]]:
     """At most `_MAX_PROBES` cells of a grid, evenly spread."""
     step = max(1, int(np.ceil(np.sqrt(rows * columns / _MAX_PROBES))))
-    return [(r, c) for r in range(step // 2, rows, step) for c in range(step // 2, columns, step)] or [(0, 0)]
+    down, across = (range(min(step // 2, n - 1), n, step) for n in (rows, columns))
+    return list(product(down, across))
 
 
 def _extreme_vectors(density: np.ndarray) -> np.ndarray:
@@ -164,7 +172,7 @@ def _extreme_vectors(density: np.ndarray) -> np.ndarray:
 
 
 def _otsu(values: np.ndarray) -> float:
-    """The threshold with the largest variance between the two classes."""
+    """The threshold with the largest variance between the two classes; the middle where a gap makes many equal."""
     counts, edges = np.histogram(values, 256)
     middle = 0.5 * (edges[1:] + edges[:-1])
     below = counts.cumsum()
@@ -176,4 +184,4 @@ def _otsu(values: np.ndarray) -> float:
     mean_below = total[valid] / below[valid]
     mean_above = (total[-1] - total[valid]) / above[valid]
     between = below[valid] * above[valid] * (mean_above - mean_below) ** 2
-    return float(middle[valid][between.argmax()])
+    return float(middle[valid][between >= between.max() * (1 - 1e-9)].mean())

@@ -74,7 +74,7 @@ def standardize(values: ArrayLike) -> tuple[NDArray[np.floating], NDArray[np.boo
     return centered, constant
 
 
-@njit(nogil=True, cache=True, parallel=True, fastmath={"contract"})
+@njit(nogil=True, cache=True, parallel=True, fastmath={"contract", "reassoc"})
 def _rbf_lag(
     xy: np.ndarray,
     cell: np.ndarray,
@@ -95,30 +95,29 @@ def _rbf_lag(
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         found = np.empty(buffer, np.int32)
         weight = np.empty(buffer)
-        total = np.empty(k)
+        total, four = np.empty(k), np.empty(4, values.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             total[:] = 0
             row_sum, row_square = 0.0, 0.0
             for row in range(cell[i, 0] - REACH, cell[i, 0] + REACH + 1):
                 first, last = run_bounds(row, cell[i, 1], start, columns)
                 count = rbf_neighbors(i, first, last, xy, decay, limit, include_self, found, weight)
+                for m in range(count):
+                    row_sum += weight[m]
+                    row_square += weight[m] * weight[m]
                 m = 0
-                while m + 4 <= count:  # four at a time: the running sums stay in registers
-                    a, b, c, d = weight[m], weight[m + 1], weight[m + 2], weight[m + 3]
+                while m + 4 <= count:  # four products in the type of the values, then one float64 sum
+                    four[0], four[1], four[2], four[3] = weight[m], weight[m + 1], weight[m + 2], weight[m + 3]
+                    a, b, c, d = four[0], four[1], four[2], four[3]
                     va, vb = values[found[m]], values[found[m + 1]]
                     vc, vd = values[found[m + 2]], values[found[m + 3]]
                     for v in range(k):
                         total[v] += (a * va[v] + b * vb[v]) + (c * vc[v] + d * vd[v])
-                    row_sum += (a + b) + (c + d)
-                    row_square += (a * a + b * b) + (c * c + d * d)
                     m += 4
                 while m < count:
-                    a = weight[m]
                     va = values[found[m]]
                     for v in range(k):
-                        total[v] += a * va[v]
-                    row_sum += a
-                    row_square += a * a
+                        total[v] += weight[m] * va[v]
                     m += 1
             place = order[i]
             for v in range(k):
@@ -175,7 +174,7 @@ def _normalized(
     scale = n / total
     values *= values.dtype.type(scale)
     rows, squares = rows * scale, squares * scale**2
-    return Lag(values, rows, squares, trace * scale, float(squares.sum()), float(rows @ rows), symmetric=True)
+    return Lag(values, rows, squares, trace * scale, float(squares.sum()), float(np.square(rows).sum()), symmetric=True)
 
 
 def rbf_lag(
@@ -295,12 +294,20 @@ def _products(a: np.ndarray, b: np.ndarray, partial: np.ndarray) -> None:
     size = (n + len(partial) - 1) // len(partial)
     for chunk in prange(len(partial)):
         total = partial[chunk]
-        for i in range(chunk * size, min(n, (chunk + 1) * size)):
+        own, other = np.zeros((4, k)), np.zeros((4, b.shape[1]))
+        end = min(n, (chunk + 1) * size)
+        for start in range(chunk * size, end, 4):  # four rows at a time, those past the end are 0
+            for m in range(4):
+                if start + m < end:
+                    own[m], other[m] = a[start + m], b[start + m]
+                else:
+                    own[m], other[m] = 0, 0
+            first, second, third, fourth = other[0], other[1], other[2], other[3]
             for u in range(k):
-                x = float(a[i, u])
+                w, x, y, z = own[0, u], own[1, u], own[2, u], own[3, u]
                 row = total[u]
                 for v in range(b.shape[1]):
-                    row[v] += x * b[i, v]
+                    row[v] += (w * first[v] + x * second[v]) + (y * third[v] + z * fourth[v])
 
 
 def mean_products(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -102,6 +102,7 @@ def save(model: Model, folder: Any, *, overwrite: bool = False) -> None:
         raise FileExistsError(msg)
     config, weights, history = to_config_weights(model)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
     arrays = weights | {_HISTORY + name: np.ascontiguousarray(array) for name, array in history.items()}
     save_file(arrays, folder / WEIGHTS)
     (folder / CARD).write_text(_card(model), encoding="utf-8")

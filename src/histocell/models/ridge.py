@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -80,14 +80,16 @@ class Ridge(Model):
             msg = f"alphas must be positive numbers, not {self.config.alphas}"
             raise ValueError(msg)
         folds = _folds(train, groups, max_folds=self.config.max_folds)
-        paths = [_path(X[fold.fit], Y[fold.fit], X[fold.held], alphas) for fold in folds]
-        scores = np.stack([self._score(path, Y[fold.held]) for path, fold in zip(paths, folds, strict=True)])
-        score = _mean_of_finite(scores)
+        paths = [Path.of(X[fold.fit], Y[fold.fit], X[fold.held]) for fold in folds]
+        scores = [
+            [self._score(path.at(alpha), Y[fold.held]) for alpha in alphas]
+            for path, fold in zip(paths, folds, strict=True)
+        ]
+        score = _mean_of_finite(np.array(scores))
         best = self._choose(score)
         held = np.full(Y.shape, np.nan)
-        columns = np.arange(Y.shape[1])
         for path, fold in zip(paths, folds, strict=True):
-            held[fold.held] = path[best, :, columns].T
+            held[fold.held] = path.at(alphas[best])
         coefficients, intercept = _solve(X[train], Y[train], alphas[best])
         self.weights |= {"coefficients": coefficients, "intercept": intercept, "alpha": alphas[best]}
         self.history = {"alphas": alphas, "cv_score": score}
@@ -96,14 +98,14 @@ class Ridge(Model):
     def _predict(self, X: Floats, device: Any) -> Floats:
         return X @ self.weights["coefficients"] + self.weights["intercept"]
 
-    def _score(self, path: Floats, truth: Floats) -> Floats:
-        """How well each penalty does on held-out rows, ``(n_alphas, n_targets)``, larger is better."""
-        if self.config.criterion == "mse":
-            # In units of the variance, so that targets can be averaged; constant targets say nothing.
-            variance = truth.var(axis=0)
-            error = ((path - truth) ** 2).mean(axis=1)
-            return -np.divide(error, variance, out=np.full(error.shape, np.nan), where=variance > 0)
-        return _correlations(path, truth)
+    def _score(self, predicted: Floats, truth: Floats) -> Floats:
+        """How well held-out rows are predicted, ``(n_targets,)``, larger is better."""
+        if self.config.criterion == "pearson":
+            return _correlations(predicted, truth)
+        # In units of the variance, so that targets can be averaged; constant targets say nothing.
+        variance = truth.var(axis=0)
+        error = ((predicted - truth) ** 2).mean(axis=0)
+        return -np.divide(error, variance, out=np.full(error.shape, np.nan), where=variance > 0)
 
     def _choose(self, score: Floats) -> NDArray[np.intp]:
         """Best penalty of each target; the strongest one where no fold could tell."""
@@ -113,6 +115,39 @@ class Ridge(Model):
         mixed = np.where(np.isfinite(mixed), mixed, -np.inf)
         # The last of equal scores is the strongest penalty.
         return len(mixed) - 1 - mixed[::-1].argmax(axis=0)
+
+
+class Path(NamedTuple):
+    """Predictions for new rows at any penalty, from one eigendecomposition.
+
+    Attributes
+    ----------
+    scores
+        New rows in the basis of the eigenvectors, ``(n_new, rank)``.
+    projected
+        Covariance of the eigenvectors with the targets, ``(rank, n_targets)``.
+    values
+        Eigenvalues, ``(rank,)``.
+    offset
+        Means of the targets.
+    """
+
+    scores: Floats
+    projected: Floats
+    values: Floats
+    offset: Floats
+
+    @classmethod
+    def of(cls, X: Floats, Y: Floats, X_new: Floats) -> Self:
+        """Fit on `X` and `Y`, predict `X_new`."""
+        x_mean, y_mean = X.mean(axis=0), Y.mean(axis=0)
+        values, vectors = _decompose(X - x_mean)
+        projected = vectors.T @ ((X - x_mean).T @ (Y - y_mean)) / len(X)
+        return cls((X_new - x_mean) @ vectors, projected, values, y_mean)
+
+    def at(self, alpha: float | Floats) -> Floats:
+        """Predictions ``(n_new, n_targets)`` with one penalty, or one for each target."""
+        return self.scores @ (self.projected / np.add.outer(self.values, np.atleast_1d(alpha))) + self.offset
 
 
 def _folds(train: NDArray[np.bool_], groups: Any, *, max_folds: int) -> list[Fold]:
@@ -130,12 +165,12 @@ def _folds(train: NDArray[np.bool_], groups: Any, *, max_folds: int) -> list[Fol
     return folds
 
 
-def _correlations(path: Floats, truth: Floats) -> Floats:
-    """Pearson correlation over rows of each prediction in `path` with the truth; NaN where either is constant."""
-    x, y = path - path.mean(axis=1, keepdims=True), truth - truth.mean(axis=0)
-    scale = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=0))
-    varies = (np.ptp(path, axis=1) > 0) & (np.ptp(truth, axis=0) > 0) & (scale > 0)
-    return np.divide((x * y).sum(axis=1), scale, out=np.full(scale.shape, np.nan), where=varies)
+def _correlations(predicted: Floats, truth: Floats) -> Floats:
+    """Pearson correlation over rows, for each column; NaN where either is constant."""
+    x, y = predicted - predicted.mean(axis=0), truth - truth.mean(axis=0)
+    scale = np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
+    varies = (np.ptp(predicted, axis=0) > 0) & (np.ptp(truth, axis=0) > 0) & (scale > 0)
+    return np.divide((x * y).sum(axis=0), scale, out=np.full(scale.shape, np.nan), where=varies)
 
 
 def _mean_of_finite(values: Floats) -> Floats:
@@ -156,15 +191,6 @@ def _decompose(X: Floats) -> tuple[Floats, Floats]:
         vectors = X.T @ (left / np.sqrt(n * np.maximum(values, np.finfo(float).tiny)))
     keep = values > max(values[-1], 0.0) * max(n, p) * np.finfo(float).eps
     return values[keep], vectors[:, keep]
-
-
-def _path(X: Floats, Y: Floats, X_new: Floats, alphas: Floats) -> Floats:
-    """Predictions for new rows at every penalty, shape ``(n_alphas, n_new, n_targets)``."""
-    x_mean, y_mean = X.mean(axis=0), Y.mean(axis=0)
-    values, vectors = _decompose(X - x_mean)
-    projected = vectors.T @ ((X - x_mean).T @ (Y - y_mean)) / len(X)
-    scores = (X_new - x_mean) @ vectors
-    return np.stack([scores @ (projected / (values + alpha)[:, None]) for alpha in alphas]) + y_mean
 
 
 def _solve(X: Floats, Y: Floats, alpha: Floats) -> tuple[Floats, Floats]:
