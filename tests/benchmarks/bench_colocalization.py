@@ -196,9 +196,8 @@ def speed() -> None:
         print(f"  largest difference of R: {differ:.1e}")
 
 
-def stationary(n: int) -> None:
+def stationary(xy: np.ndarray, values: np.ndarray, length: float) -> None:
     """The whole of it: lags, R, the calibrated null, p."""
-    xy, values, length = scattered(n)
     z, _ = moran.standardize(values)
     lag = moran.rbf_lag(xy, z, length_scale=length)
     r = moran.mean_products(z, lag.values)
@@ -228,12 +227,9 @@ def peak_mib(work: Callable[[], object]) -> float:
 
 def measure(name: str, n: int) -> tuple[float, float, float]:
     """Seconds, MiB added, MiB of the whole process; after compiling on a few points."""
-    stationary(500)
-    if name == "stationary":
-        work = partial(stationary, n)
-    else:
-        run = {"histocell": ours, "KD-tree + product": tree_and_product}[name]
-        work = partial(run, *scattered(n))
+    run = {"histocell": ours, "KD-tree + product": tree_and_product, "stationary": stationary}[name]
+    stationary(*scattered(500))
+    work = partial(run, *scattered(n))
     start = time.perf_counter()
     added = peak_mib(work)
     seconds = time.perf_counter() - start
@@ -254,7 +250,7 @@ def memory() -> None:
         seconds, added[name], _ = apart(name, 200_000)
         print(f"  {name:18s} {seconds:6.2f} s, {added[name]:7.0f} MiB on top of the data")
     print(f"  share of the memory: {added['histocell'] / added['KD-tree + product']:.2f}")
-    print(f"\nR with the calibrated null, {K} variables, {NEIGHBORS} neighbours, data included")
+    print(f"\nR with the calibrated null, {K} variables, {NEIGHBORS} neighbours; memory with the data and Python")
     for n in (10_000, 30_000, 100_000, 300_000, 1_000_000):
         seconds, _, whole = apart("stationary", n)
         print(f"  {n:9,} points {seconds:7.2f} s = {seconds / n * 1e6:5.1f} us a point, process {whole:6.0f} MiB")

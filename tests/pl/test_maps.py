@@ -261,3 +261,16 @@ def test_looks_without_image(two_sections, looks_like):
     two_sections.obsm["predicted_abundance"].iloc[::9] = np.nan
     axes = hc.pl.abundance(two_sections, ["Tumour", "T-cells CD4+"], cmap=mpl.colormaps["magma_r"], figsize=(7, 3.2))
     looks_like(axes[0, 0], "abundance_plain")
+
+
+def test_style_leaves_the_rest_of_the_settings_alone():
+    import matplotlib as mpl
+
+    from histocell.pl._style import styled
+
+    before = dict(mpl.rcParams)
+    with styled(created=True):
+        mpl.rcParams["interactive"] = True  # as a notebook's backend does at the first figure
+    assert mpl.rcParams["interactive"]
+    mpl.rcParams["interactive"] = before["interactive"]
+    assert dict(mpl.rcParams) == before

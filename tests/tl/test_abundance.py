@@ -239,13 +239,14 @@ class TestBadInput:
 
     def test_one_group_is_stated(self, table):
         one = table[table.obs["section"] == "P2s0"].copy()
-        with pytest.warns(UserWarning, match="coverage and scores in other patients are not guaranteed"):
+        with pytest.warns(UserWarning, match="the training rows are one group.*not guaranteed"):
             fit(one)
         assert hc.models.load(one.uns["abundance_model"]).facts["group_key"] == "spatial blocks"
 
     def test_one_patient_falls_back_to_sections(self, table):
         one = table[table.obs["patient"] == "P2"].copy()
-        fit(one)
+        with pytest.warns(UserWarning, match="all training rows come from one patient"):
+            fit(one)
         assert hc.models.load(one.uns["abundance_model"]).facts["groups"] == ["P2s0", "P2s1"]
 
     def test_spots_outside_the_image(self, table):

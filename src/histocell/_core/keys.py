@@ -56,10 +56,10 @@ def safe_key(name: str) -> str:
     return key
 
 
-def safe_names(names: Iterable[Any]) -> tuple[list[str], dict[str, str]]:
+def safe_names(names: Iterable[Any], *, quiet: bool = False) -> tuple[list[str], dict[str, str]]:
     """Column names without ``/``, which anndata cannot write, and the originals of those that changed.
 
-    Warns once when a name had to change; raises `ValueError` when two names become the same.
+    Warns, unless `quiet`, when a name had to change; raises `ValueError` when two names become the same.
     """
     originals = [str(name) for name in names]
     safe = [name.replace("/", "_") for name in originals]
@@ -68,7 +68,7 @@ def safe_names(names: Iterable[Any]) -> tuple[list[str], dict[str, str]]:
         clash = sorted({name for name in safe if safe.count(name) > 1})
         msg = f"column names are not unique (after '/' became '_'): {', '.join(clash)}"
         raise ValueError(msg)
-    if changed:
+    if changed and not quiet:
         warn(f"'/' cannot be written in column names; replaced by '_' in: {', '.join(changed.values())}")
     return safe, changed
 

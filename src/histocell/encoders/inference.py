@@ -32,7 +32,7 @@ class PatchEncoder:
     """
 
     def __init__(
-        self, module: torch.nn.Module, spec: EncoderSpec, *, version: str, device: str, batch_size: int
+        self, module: torch.nn.Module, spec: EncoderSpec, *, version: str, device: torch.device, batch_size: int
     ) -> None:
         self.module = module.to(device).eval()
         self.spec = spec
@@ -46,7 +46,7 @@ class PatchEncoder:
         self.dim = self.forward(probe).shape[1]
 
     def __repr__(self) -> str:
-        return f"PatchEncoder({self.name!r}, dim={self.dim}, input_px={self.spec.input_px}, device={self.device!r})"
+        return f"PatchEncoder({self.name!r}, dim={self.dim}, input_px={self.spec.input_px}, device={str(self.device)!r})"
 
     @torch.inference_mode()
     def forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from histocell._core.settings import settings
+from histocell._core.device import pick_device
 from histocell.encoders.registry import get_spec
 from histocell.encoders.spec import Encoder, EncoderSpec
 
@@ -57,17 +57,6 @@ def load(
     return PatchEncoder(
         module, spec, version=revision or spec.revision, device=pick_device(device), batch_size=batch_size
     )
-
-
-def pick_device(device: str | None = None) -> str:
-    """The torch device: the argument, the setting, else the best there is."""
-    import torch
-
-    if chosen := device or settings.device:
-        return chosen
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _build_timm(spec: EncoderSpec, weights: str | None, rng: int) -> tuple[torch.nn.Module, str]:

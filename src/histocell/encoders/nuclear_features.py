@@ -9,7 +9,7 @@ from histocell.kernels.nuclei import flood, measure, nearest_distance, nuclear_m
 
 SMOOTH_UM = 0.85
 LOCAL_UM = 12.0
-THRESHOLD_RANGE = (0.75, 1.5)  # of the local threshold, in units of the slide's
+THRESHOLD_RANGE = (0.6, 1.5)  # of the local threshold, in units of the slide's
 PEAK_DEPTH = 0.07  # of a pass between two nuclei, in units of the slide's threshold
 AREA_RANGE_UM2 = (10.0, 400.0)
 NEAREST_LIMIT_UM = 30.0

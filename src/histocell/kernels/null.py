@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FINE = 2**18  # rasters up to this many px get px of a quarter of the length scale, larger ones of a half
 LARGEST = 2**26
+BLOCK = 8  # columns that are brought together at a time
 SKEW_FACTOR = 0.75
 MAX_SKEW = 1.5
 TINY = float(np.finfo(np.float64).tiny)
@@ -93,9 +94,7 @@ class Raster:
         half = fft.ifft(power, axis=0, workers=-1)[: self.rows]
         correlation = fft.irfft(half, n=self.padded[1], axis=1, workers=-1)
         sums = np.bincount(self.bin, weights=correlation.ravel() * self.times)
-        own = (
-            float(values @ values) if values.dtype == np.float64 else float(np.sum(np.square(values, dtype=np.float64)))
-        )
+        own = float(np.square(values, dtype=np.float64).sum())
         sums[1] -= own
         sums[0] = own
         return sums
@@ -146,16 +145,8 @@ def stationary_spread(
     n, k = z.shape
     pixel = choose_pixel(xy, length_scale)
     raster = Raster(xy, pixel, max(pixel, length_scale / 2))
-    own, lagged = np.empty((len(raster.n_pairs), k)), np.empty((len(raster.n_pairs), k))
-    deviation, skew_own, skew_lag = np.empty(k), np.empty(k), np.empty(k)
-    for v in range(k):
-        column = z[:, v].astype(np.float64)
-        own[:, v] = raster.pair_sums(column)
-        skew_own[v] = np.mean(column * column * column)
-        column = lag[:, v] - np.mean(lag[:, v], dtype=np.float64)
-        lagged[:, v] = raster.pair_sums(column)
-        deviation[v] = np.sqrt(np.mean(column * column))
-        skew_lag[v] = np.mean(column * column * column) / deviation[v] ** 3 if deviation[v] > 0 else 0
+    own, _, skew_own = _field_sums(raster, z)
+    lagged, deviation, skew_lag = _field_sums(raster, lag)
     pairs = np.where(raster.n_pairs > 0, raster.n_pairs, np.inf)[:, None]
     variance = (own / pairs).T @ lagged / n**2
     # estimates are noisy at long distances; they must not cancel what is there at short ones
@@ -167,6 +158,24 @@ def stationary_spread(
         scale = np.sqrt(np.outer(deviation, deviation))
     n_eff = 1 + scale**2 / np.where(variance > 0, variance, np.inf)
     return Spread(variance, scale, SKEW_FACTOR * skew / np.sqrt(n_eff))
+
+
+def _field_sums(
+    raster: Raster, values: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Pair sums of the centred columns, shape ``(bins, k)``, their standard deviations and skewness."""
+    k = values.shape[1]
+    sums, deviation, skew = np.empty((len(raster.n_pairs), k)), np.zeros(k), np.zeros(k)
+    for start in range(0, k, BLOCK):
+        columns = np.ascontiguousarray(values[:, start : start + BLOCK].T, dtype=np.float64)
+        for v, column in enumerate(columns, start):
+            column -= column.mean()
+            sums[:, v] = raster.pair_sums(column)
+            square = column * column
+            deviation[v] = np.sqrt(square.mean())
+            if deviation[v] > 0:
+                skew[v] = np.mean(np.multiply(square, column, out=square)) / deviation[v] ** 3
+    return sums, deviation, skew
 
 
 def tail_probabilities(r: NDArray[np.float64], spread: Spread) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from histocell._core.device import pick_device
 from histocell._core.rng import draw_seed
 from histocell._core.settings import logger
 from histocell.models import training
@@ -128,7 +129,7 @@ class MLP(Model):
         super().__init__(**{**PRESETS[preset], **config, "preset": preset})
 
     def _fit(self, X: Floats, Y: Floats, train: NDArray[np.bool_], groups: Any, rng: Any, device: Any) -> Floats:
-        place = training.pick_device(device)
+        place = pick_device(device)
         features = torch.as_tensor(X, dtype=torch.float32, device=place)
         targets = torch.as_tensor(Y, dtype=torch.float32, device=place)
         folds = self._folds(train, groups, rng)
@@ -151,7 +152,7 @@ class MLP(Model):
         return self._add_ridge(held, X, Y, train, groups)
 
     def _predict(self, X: Floats, device: Any) -> Floats:
-        place = training.pick_device(device)
+        place = pick_device(device)
         features = torch.as_tensor(X, dtype=torch.float32, device=place)
         members = [_member(self.weights, index) for index in range(len(self.weights["output.weight"]))]
         n_targets = self.weights["output.weight"].shape[1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from histocell._core.settings import progress_bar, settings
+from histocell._core.settings import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,14 +59,6 @@ class History:
     train_loss: list[float] = field(default_factory=list)
     val_loss: list[float] = field(default_factory=list)
     best_epoch: int = -1
-
-
-def pick_device(device: str | None) -> torch.device:
-    """The device asked for, the one in ``hc.settings``, or the best there is."""
-    name = device or settings.device
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return torch.device(name)
 
 
 @contextmanager

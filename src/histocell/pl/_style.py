@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
 
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -40,9 +41,20 @@ _STYLE = {
 }
 
 
-def styled(created: bool) -> AbstractContextManager[Any]:
-    """The style of our own figures; axes that the user brought keep the user's."""
-    return plt.rc_context(_STYLE) if created else nullcontext()  # type: ignore[arg-type]
+@contextmanager
+def styled(created: bool) -> Iterator[None]:
+    """The style of our own figures; axes that the user brought keep the user's.
+
+    Only our own entries are put back: in a notebook the first figure switches the backend and turns interactive plots on,
+    which a full `rc_context` would undo.
+    """
+    before = {name: mpl.rcParams[name] for name in _STYLE} if created else {}
+    try:
+        if created:
+            mpl.rcParams.update(_STYLE)
+        yield
+    finally:
+        mpl.rcParams.update(before)
 
 
 def new_axes(figsize: tuple[float, float]) -> Axes:

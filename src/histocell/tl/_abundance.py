@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
     from histocell.models.base import Model
 
-_TASK = _task.Task("abundance", "Run hc.pp.deconvolve(data, reference) first, or put proportions there.")
+_TASK = _task.Task("abundance", "Put the measured abundances there, a data frame with one column per cell type.")
 
 
 def fit_abundance(

@@ -30,6 +30,7 @@ LOWER, UPPER = "_lower", "_upper"
 # Fitted on the same rows beside a model, the simplest first.
 BASELINES = {"mean": (), "ridge": ("mean",), "mlp": ("mean", "ridge")}
 _BLOCKS = 8
+_NO_GUARANTEE = "scores and the coverage of intervals in other patients are not guaranteed"
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def fit(
     """Fit a model and its baselines on the training rows of a table; the model knows its features and targets."""
     names = _features.embedding_keys(table, features)
     truth = target_frame(table, target, task.target_hint)
+    _, renamed = keys.safe_names(getattr(table.obsm[target], "columns", []))
     X = _features.feature_matrix(table, names, standardize_by)
     fitted = make_model(model, config)
     rows = training_rows(
@@ -101,6 +103,7 @@ def fit(
             "target": target,
             "standardize_by": standardize_by,
             "group_key": rows.group_key,
+            "original_names": renamed,
             "groups": [str(name) for name in np.unique(rows.groups[~rows.validation])],
         }
     return fitted
@@ -167,7 +170,8 @@ def write_predictions(table: AnnData, frames: Mapping[str, pd.DataFrame], key: s
     for suffix, frame in frames.items():
         table.obsm[key + suffix] = frame
     baselines = [name for name in model.baselines if f"_{name}" in frames]
-    facts = {"model": model.name, "task": model.facts["task"], "target": model.facts["target"], "baselines": baselines}
+    facts = {name: model.facts[name] for name in ("task", "target", "original_names") if model.facts.get(name)}
+    facts |= {"model": model.name, "baselines": baselines}
     keys.write_provenance(table, key, **facts, interval=model.config.interval if model.has_interval else None)
 
 
@@ -198,7 +202,7 @@ def find_model(source: Any, key: str, table: AnnData, *, fit_hint: str) -> Model
 
 
 def target_frame(table: AnnData, target: str, hint: str) -> pd.DataFrame:
-    """The targets as a data frame with names."""
+    """The targets as a data frame whose names can be written."""
     value = get_obsm(table, target, hint)
     if not isinstance(value, pd.DataFrame):
         array = np.asarray(value)
@@ -206,7 +210,7 @@ def target_frame(table: AnnData, target: str, hint: str) -> pd.DataFrame:
     if value.shape[1] == 0 or not all(np.issubdtype(dtype, np.number) for dtype in value.dtypes):
         msg = f'obsm["{target}"] must hold numbers, one column per target; it has {listing(value.dtypes)}'
         raise ValueError(msg)
-    return value
+    return value.set_axis(keys.safe_names(value.columns, quiet=True)[0], axis=1)
 
 
 def training_rows(table: AnnData, *, split_key: str, group_key: str | None, known: NDArray[np.bool_]) -> Rows:
@@ -243,11 +247,10 @@ def held_out_groups(
             continue
         labels = group_labels(table, key)[index]
         if len(np.unique(labels[train])) > 1:
+            if group_key is None and key != keys.PATIENT and keys.PATIENT in table.obs:
+                warn(f"all training rows come from one patient: {_NO_GUARANTEE}")
             return labels, key
-    warn(
-        "the training rows are one group, so settings and intervals are chosen on blocks of it; "
-        "coverage and scores in other patients are not guaranteed"
-    )
+    warn(f"the training rows are one group, so settings and intervals are chosen on blocks of it: {_NO_GUARANTEE}")
     if keys.SPATIAL not in table.obsm:
         return np.arange(len(index)) * _BLOCKS // len(index), "blocks of rows"
     return spatial_blocks(coordinates(table)[index], _BLOCKS), "spatial blocks"

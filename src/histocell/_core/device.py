@@ -1,0 +1,20 @@
+"""Which device torch computes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from histocell._core.settings import settings
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pick_device(device: str | None = None) -> torch.device:
+    """The device asked for, the one in ``hc.settings``, or the best there is."""
+    import torch
+
+    name = device or settings.device
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.device(name)
