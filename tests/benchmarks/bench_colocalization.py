@@ -282,8 +282,8 @@ def calibration(figure: Path | None) -> None:
     for smoothing in (0, 150, 300, 600):
         rng = np.random.default_rng(smoothing)
         for name, (xy, transform) in tissues(rng).items():
-            drawn = transform(fields(xy, smoothing, 2 * count, rng))
-            drawn /= drawn.std()
+            drawn = fields(xy, smoothing, 2 * count, rng)
+            drawn = transform(drawn / drawn.std())
             rows.append((name, smoothing, both_tests(xy, drawn[:, :count], drawn[:, count:], LENGTH, blocks)))
     for tier in ("major", "minor"):
         parts = [

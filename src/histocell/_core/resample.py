@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numba import njit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,14 +32,12 @@ def cover(start: float, stop: float, n_out: int, length: int) -> tuple[int, int]
 
 
 @lru_cache(maxsize=512)
-def weights(n_in: int, start: float, stop: float, n_out: int) -> Any:
-    """Sparse matrix (n_out, n_in) that maps pixels to the interval from `start` to `stop` cut into `n_out`.
+def weights(n_in: int, start: float, stop: float, n_out: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """First pixel and weights, shapes ``(n_out,)`` and ``(n_out, taps)``, of each cell of an interval cut into `n_out`.
 
-    Shrinking weighs each pixel by the part of it that lies in the output pixel (area average); enlarging is linear
-    between pixel centres. Rows sum to one.
+    Shrinking weighs each pixel by the part of it that lies in the cell (area average); enlarging is linear between pixel
+    centres. Weights sum to one.
     """
-    from scipy.sparse import csr_array
-
     step = (stop - start) / n_out
     if step >= 1:
         edges = np.round(start + step * np.arange(n_out + 1), 9)
@@ -51,12 +50,20 @@ def weights(n_in: int, start: float, stop: float, n_out: int) -> Any:
         below = np.floor(centre)
         index = below.astype(np.int64)[:, None] + np.arange(2)
         part = np.stack([1 - (centre - below), centre - below], axis=1)
-    index = np.clip(index, 0, n_in - 1)
-    rows = np.repeat(np.arange(n_out), index.shape[1])
-    matrix = csr_array((part.ravel().astype(np.float32), (rows, index.ravel())), shape=(n_out, n_in))
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    return matrix
+    return _shifted_inside(index, part, n_in)
+
+
+def _shifted_inside(
+    index: NDArray[np.int64], part: NDArray[np.float64], n_in: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Taps that all lie in the array; what pointed beyond it falls to the pixel at its border."""
+    taps = min(index.shape[1], n_in)
+    first = np.clip(index[:, 0], 0, n_in - taps)
+    out = np.zeros((len(index), taps))
+    rows = np.arange(len(index))
+    for tap in range(index.shape[1]):
+        np.add.at(out, (rows, np.clip(np.clip(index[:, tap], 0, n_in - 1) - first, 0, taps - 1)), part[:, tap])
+    return first, out.astype(np.float32)
 
 
 def resample(
@@ -73,13 +80,40 @@ def resample(
     out_shape
         Height and width of the result.
     """
-    height, width, channels = pixels.shape
-    out_height, out_width = out_shape
-    down = weights(height, *y_span, out_height)
-    across = weights(width, *x_span, out_width)
-    rows = down @ pixels.reshape(height, width * channels).astype(np.float32)
-    rows = rows.reshape(out_height, width, channels).transpose(1, 0, 2).reshape(width, out_height * channels)
-    result = across @ rows
-    result += 0.5
-    result = result.astype(np.uint8).reshape(out_width, out_height, channels)
-    return np.ascontiguousarray(result.transpose(1, 0, 2))
+    height, width, _ = pixels.shape
+    down = weights(height, *y_span, out_shape[0])
+    across = weights(width, *x_span, out_shape[1])
+    return _weighted(np.ascontiguousarray(pixels), *down, *across)
+
+
+@njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+def _weighted(
+    pixels: NDArray[np.uint8],
+    top: NDArray[np.int64],
+    down: NDArray[np.float32],
+    left: NDArray[np.int64],
+    across: NDArray[np.float32],
+) -> NDArray[np.uint8]:
+    """Weighted sums over rows, then over columns, one output row at a time."""
+    width = pixels.shape[1]
+    flat = pixels.reshape(pixels.shape[0], width * 3)
+    out = np.empty((len(top), len(left), 3), np.uint8)
+    line = np.empty(width * 3, np.float32)
+    for i in range(len(top)):
+        line[:] = 0.5
+        for k in range(down.shape[1]):
+            weight = down[i, k]
+            if weight != 0:
+                source = flat[top[i] + k]
+                for x in range(width * 3):
+                    line[x] += weight * source[x]
+        for j in range(len(left)):
+            red, green, blue = np.float32(0), np.float32(0), np.float32(0)
+            for k in range(across.shape[1]):
+                weight = across[j, k]
+                x = 3 * (left[j] + k)
+                red += weight * line[x]
+                green += weight * line[x + 1]
+                blue += weight * line[x + 2]
+            out[i, j, 0], out[i, j, 1], out[i, j, 2] = red, green, blue
+    return out

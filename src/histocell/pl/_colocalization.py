@@ -118,7 +118,8 @@ def colocalization(
         bar.outline.set_visible(False)
         bar.set_label("difference of R" if "R_first" in results[0] else "Moran's R")
         if significance is not None and len(names) <= MARKED:
-            bar.ax.set_xlabel(f"dot: adjusted\np ≤ {significance:g}", fontsize=6.5, labelpad=6)
+            note = f"dot: adjusted\np ≤ {significance:g}"
+            bar.ax.text(0, -0.08, note, transform=bar.ax.transAxes, fontsize=6.5, ha="left", va="top")
     return finish(axes if len(axes) > 1 else axes[0], created=ax is None, show=show)
 
 

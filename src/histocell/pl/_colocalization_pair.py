@@ -189,7 +189,9 @@ def _mark(ax: Axes, section: Section, p: NDArray[np.float64], significance: floa
     with np.errstate(invalid="ignore"):
         xy = section.xy[adjusted <= significance]
     if len(xy):
-        ax.scatter(xy[:, 0], xy[:, 1], s=3, c="black", linewidths=0, zorder=4, label="significant")
+        ax.scatter(
+            xy[:, 0], xy[:, 1], s=9, c="black", edgecolors="white", linewidths=0.5, zorder=4, label="significant"
+        )
         ax.set_xlabel(f"dot: adjusted p ≤ {significance:g}", fontsize=6.5, labelpad=2)
 
 
@@ -200,4 +202,5 @@ def _title(result: Mapping[str, Any], section: str, x: str, y: str) -> str:
     row = sections.index(section) if section in sections else 0 if len(sections) == 1 else None
     if row is None:
         return "local R"
-    return f"local R, mean R = {np.asarray(result['sections']['R'])[row, names.index(x), names.index(y)]:.2f}"
+    r = float(np.asarray(result["sections"]["R"])[row, names.index(x), names.index(y)])
+    return f"local R, mean R = {round(r, 2) + 0.0:.2f}"
