@@ -51,6 +51,7 @@ def test_demo_asks_for_what_is_missing(arguments, says):
     assert says in " ".join(result.output.split())
 
 
+@pytest.mark.filterwarnings("ignore:all training rows come from one patient")
 def test_demo_on_real_sections(tmp_path, data_dir, monkeypatch):
     monkeypatch.setattr(hc.settings, "data_dir", data_dir)
     result = run("demo", "--section", "C4", "--train", "C2", "C3", "--model", "ridge", "--out", str(tmp_path))

@@ -44,7 +44,7 @@ def test_abundance(adata):
     pd.testing.assert_frame_equal(frame, adata.obsm["predicted_abundance"])
     frame.iloc[:] = -1
     assert adata.obsm["predicted_abundance"].min().min() == 0, "a copy"
-    with pytest.raises(KeyError, match=r"hc\.pp\.deconvolve"):
+    with pytest.raises(KeyError, match="one column per cell type"):
         hc.get.abundance(adata, "cell_abundance")
     with pytest.raises(KeyError, match=r"fitted with interval=0\.9"):
         hc.get.abundance(adata, "predicted_abundance_lower")

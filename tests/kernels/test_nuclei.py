@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.distance import cdist
@@ -49,6 +49,7 @@ def test_with_no_depth_enough_the_labels_are_the_connected_components(height, wi
 
 
 @given(st.integers(0, 1000))
+@example(367)
 @settings(max_examples=20, deadline=None)
 def test_every_basin_is_connected_and_the_mask_is_covered(seed):
     rng = np.random.default_rng(seed)

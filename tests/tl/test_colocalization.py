@@ -234,7 +234,9 @@ class TestCells:
         xy = rng.uniform(0, 400, size=(1500, 2))
         left = xy[:, 0] < 150
         kind = np.where(left, rng.choice(["B", "T"], 1500), rng.choice(["tumour", "T"], 1500, p=[0.9, 0.1]))
-        adata = ad.AnnData(obs=pd.DataFrame({"cell_type": pd.Categorical(kind), "mpp": 1.0}, index=map(str, range(1500))))
+        adata = ad.AnnData(
+            obs=pd.DataFrame({"cell_type": pd.Categorical(kind), "mpp": 1.0}, index=map(str, range(1500)))
+        )
         adata.obsm["spatial"] = xy
         return adata
 

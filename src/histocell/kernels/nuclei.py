@@ -62,23 +62,25 @@ def flood(surface: np.ndarray, mask: np.ndarray, depth: float) -> tuple[np.ndarr
     labels = np.zeros((height, width), np.int32)
     parent = np.empty(n_mask + 1, np.int32)
     peak = np.empty(n_mask + 1, np.float32)
+    met = np.empty(8, np.int32)
     n_basins = 0
     for p in order:
         y, x = p // width, p % width
         here = surface[y, x]
         best = 0
+        n_met = 0
         for dy in range(-1, 2):
             for dx in range(-1, 2):
                 yy, xx = y + dy, x + dx
                 if 0 <= yy < height and 0 <= xx < width and labels[yy, xx]:
-                    other = _root(parent, labels[yy, xx])
-                    if best == 0:
-                        best = other
-                    elif other != best:
-                        high, low = (other, best) if peak[other] > peak[best] else (best, other)
-                        if peak[low] - here < depth:
-                            parent[low] = high
-                        best = high
+                    met[n_met] = _root(parent, labels[yy, xx])
+                    if best == 0 or peak[met[n_met]] > peak[best]:
+                        best = met[n_met]
+                    n_met += 1
+        # Only basins that meet the one this pixel joins: else the two would not be connected.
+        for i in range(n_met):
+            if met[i] != best and peak[met[i]] - here < depth:
+                parent[met[i]] = best
         if best == 0:
             n_basins += 1
             best = n_basins
