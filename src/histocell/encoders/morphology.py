@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -137,10 +137,14 @@ class _Sweep:
         last = max(needed)
         grids: _Grids = {}
         with ThreadPoolExecutor(numba.get_num_threads()) as pool:
-            for row in sorted(needed):
-                blocks = sorted(needed[row])
-                for block, pair in zip(blocks, pool.map(self._compute, blocks), strict=True):
-                    grids[block] = pair
+            started: dict[int, list[tuple[_Block, Future[tuple[np.ndarray, np.ndarray]]]]] = {}
+            rows = sorted(needed)
+            for position, row in enumerate(rows):
+                for ahead in rows[position : position + 2]:  # no thread waits for the end of a row
+                    if ahead not in started:
+                        started[ahead] = [(block, pool.submit(self._compute, block)) for block in sorted(needed[ahead])]
+                for block, future in started.pop(row):
+                    grids[block] = future.result()
                 ready = sorted(block for block in members if block[0] + self._margin <= row or row == last)
                 jobs = [(block, np.array(members.pop(block))) for block in ready]
                 for (_, index), values in zip(

@@ -6,6 +6,7 @@ import numpy as np
 
 from histocell.kernels.filters import blur, box_mean, gaussian_taps
 from histocell.kernels.nuclei import flood, measure, nearest_distance, nuclear_mask, surround
+from histocell.kernels.pooling import scatter
 
 SMOOTH_UM = 0.85
 LOCAL_UM = 12.0
@@ -171,5 +172,5 @@ def nuclear_sums(nuclei: dict[str, np.ndarray], *, shape: tuple[int, int], cell_
     column = (nuclei["x"] / cell_um).astype(np.int64)
     out = np.zeros((*shape, len(SUMS)), np.float32)
     inside = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
-    np.add.at(out, (row[inside], column[inside]), np.stack(values, axis=1)[inside].astype(np.float32))
+    scatter(out, row[inside], column[inside], np.stack(values, axis=1)[inside].astype(np.float32))
     return out

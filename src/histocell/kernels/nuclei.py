@@ -50,43 +50,48 @@ def flood(surface: np.ndarray, mask: np.ndarray, depth: float) -> tuple[np.ndarr
                 level = N_LEVELS - 1 - min(max(int(surface[y, x] * scale), 0), N_LEVELS - 1)
                 counts[level + 1] += 1
                 n_mask += 1
+    # A frame of one pixel around the labels, so that every pixel has 8 neighbours.
+    framed = width + 2
     starts = np.cumsum(counts)
     order = np.empty(n_mask, np.int64)
+    heights = np.empty(n_mask, np.float32)
     for y in range(height):
         for x in range(width):
             if mask[y, x]:
                 level = N_LEVELS - 1 - min(max(int(surface[y, x] * scale), 0), N_LEVELS - 1)
-                order[starts[level]] = y * width + x
+                order[starts[level]] = (y + 1) * framed + x + 1
+                heights[starts[level]] = surface[y, x]
                 starts[level] += 1
 
-    labels = np.zeros((height, width), np.int32)
+    around = np.array([-framed - 1, -framed, -framed + 1, -1, 1, framed - 1, framed, framed + 1])
+    labels = np.zeros((height + 2) * framed, np.int32)
     parent = np.empty(n_mask + 1, np.int32)
     peak = np.empty(n_mask + 1, np.float32)
     met = np.empty(8, np.int32)
     n_basins = 0
-    for p in order:
-        y, x = p // width, p % width
-        here = surface[y, x]
+    for t in range(n_mask):
+        p, here = order[t], heights[t]
         best = 0
         n_met = 0
-        for dy in range(-1, 2):
-            for dx in range(-1, 2):
-                yy, xx = y + dy, x + dx
-                if 0 <= yy < height and 0 <= xx < width and labels[yy, xx]:
-                    met[n_met] = _root(parent, labels[yy, xx])
-                    if best == 0 or peak[met[n_met]] > peak[best]:
-                        best = met[n_met]
-                    n_met += 1
+        last = 0
+        for k in range(8):
+            label = labels[p + around[k]]
+            if label and label != last:
+                last = label
+                met[n_met] = _root(parent, label)
+                if best == 0 or peak[met[n_met]] > peak[best]:
+                    best = met[n_met]
+                n_met += 1
         # Only basins that meet the one this pixel joins: else the two would not be connected.
-        for i in range(n_met):
-            if met[i] != best and peak[met[i]] - here < depth:
-                parent[met[i]] = best
+        for k in range(n_met):
+            if met[k] != best and peak[met[k]] - here < depth:
+                parent[met[k]] = best
         if best == 0:
             n_basins += 1
             best = n_basins
             parent[best] = best
             peak[best] = here
-        labels[y, x] = best
+        labels[p] = best
 
     final = np.zeros(n_basins + 1, np.int32)
     n = 0
@@ -94,11 +99,11 @@ def flood(surface: np.ndarray, mask: np.ndarray, depth: float) -> tuple[np.ndarr
         if parent[basin] == basin:
             n += 1
             final[basin] = n
-    for y in range(height):
-        for x in range(width):
-            if labels[y, x]:
-                labels[y, x] = final[_root(parent, labels[y, x])]
-    return labels, n
+    out = np.zeros((height, width), np.int32)
+    for t in range(n_mask):
+        p = order[t]
+        out[p // framed - 1, p % framed - 1] = final[_root(parent, labels[p])]
+    return out, n
 
 
 @njit(nogil=True, cache=True)

@@ -46,3 +46,12 @@ def pool_gaussian(grid: np.ndarray, centers: np.ndarray, sigma: float, reach: fl
             for f in range(k):
                 out[i, f] /= total
     return out
+
+
+@njit(nogil=True, cache=True)
+def scatter(grid: np.ndarray, rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
+    """Add values, shape (n, channels), to the cells of a grid, shape (h, w, channels), in place."""
+    for i in range(rows.size):
+        cell = grid[rows[i], columns[i]]
+        for k in range(values.shape[1]):
+            cell[k] += values[i, k]
