@@ -204,17 +204,20 @@ def gradient_sums(image: np.ndarray, size: int) -> np.ndarray:
     rows, columns = height // size, width // size
     out = np.zeros((rows, columns, 4), np.float32)
     half = np.float32(0.5)
-    for y in range(rows * size):
-        above, below = max(y - 1, 0), min(y + 1, height - 1)
-        for x in range(columns * size):
-            gx = half * (image[y, min(x + 1, width - 1)] - image[y, max(x - 1, 0)])
-            gy = half * (image[below, x] - image[above, x])
-            power = gx * gx + gy * gy
-            cell = out[y // size, x // size]
-            cell[0] += np.sqrt(power)
-            cell[1] += gx * gx - gy * gy
-            cell[2] += 2 * gx * gy
-            cell[3] += power
+    for i in range(rows):
+        for j in range(columns):
+            length = cosine = sine = total = np.float32(0)
+            for y in range(i * size, (i + 1) * size):
+                above, below = max(y - 1, 0), min(y + 1, height - 1)
+                for x in range(j * size, (j + 1) * size):
+                    gx = half * (image[y, min(x + 1, width - 1)] - image[y, max(x - 1, 0)])
+                    gy = half * (image[below, x] - image[above, x])
+                    power = gx * gx + gy * gy
+                    length += np.sqrt(power)
+                    cosine += gx * gx - gy * gy
+                    sine += 2 * gx * gy
+                    total += power
+            out[i, j, 0], out[i, j, 1], out[i, j, 2], out[i, j, 3] = length, cosine, sine, total
     return out
 
 
