@@ -87,7 +87,9 @@ def embedded(names: list[str], *, squidpy: bool, n_jobs: int) -> tuple[SpatialDa
         rows.append({"section": name, "spots": n, "morphology_s": ours, "squidpy_s": theirs})
         parts[name] = section
     speed = pd.DataFrame(rows)
-    speed = pd.concat([speed, speed.drop(columns="section").sum().to_frame().T.assign(section="all")], ignore_index=True)
+    speed = pd.concat(
+        [speed, speed.drop(columns="section").sum().to_frame().T.assign(section="all")], ignore_index=True
+    )
     for name in ("morphology", "squidpy"):
         speed[name] = speed["spots"] / speed[f"{name}_s"]
     speed["ratio"] = speed["morphology"] / speed["squidpy"]

@@ -46,7 +46,9 @@ class PatchEncoder:
         self.dim = self.forward(probe).shape[1]
 
     def __repr__(self) -> str:
-        return f"PatchEncoder({self.name!r}, dim={self.dim}, input_px={self.spec.input_px}, device={str(self.device)!r})"
+        return (
+            f"PatchEncoder({self.name!r}, dim={self.dim}, input_px={self.spec.input_px}, device={str(self.device)!r})"
+        )
 
     @torch.inference_mode()
     def forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
