@@ -45,9 +45,7 @@ def load(
                 raise ValueError(msg)
             from histocell.encoders.morphology import Morphology
 
-            built = Morphology()
-            built.spec = spec  # type: ignore[attr-defined]
-            return built
+            return Morphology()
         module, revision = _build_timm(spec, weights, rng)
     else:
         module, revision = encoder, ""

@@ -12,11 +12,13 @@ import numpy as np
 
 from histocell.encoders.morphology_features import context_features, spot_features, surroundings_features
 from histocell.encoders.morphology_maps import BLOCK_CELLS, CELL_PX, CHANNELS, COARSE, HALO_CELLS, MPP, block_sums
+from histocell.encoders.registry import get_spec
 from histocell.encoders.stain import stains_of
 from histocell.kernels.pooling import pool_gaussian
 
 if TYPE_CHECKING:
     from histocell._core.images import SlideImage
+    from histocell.encoders.spec import EncoderSpec
     from histocell.encoders.stain import StainEstimate
 
 _CELL_UM = CELL_PX * MPP
@@ -62,6 +64,11 @@ class Morphology:
         """Names of the columns: `spot_`, `near_` or `wide_` and what is measured."""
         nothing = np.zeros((1, len(CHANNELS)))
         return tuple(f"{prefix}_{name}" for prefix, derive in _NEIGHBOURHOODS for name in derive(nothing))
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """What the registry knows of it."""
+        return get_spec(self.name)
 
     @property
     def dim(self) -> int:

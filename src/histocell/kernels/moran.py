@@ -198,7 +198,7 @@ def rbf_lag(
     cells, arguments = rbf_arguments(xy, length_scale=length_scale, cutoff=cutoff, include_self=include_self)
     n = len(values)
     lag, rows, squares = np.empty_like(values, order="C"), np.empty(n), np.empty(n)
-    _rbf_lag(*arguments, cells.order, values[cells.order], lag, rows, squares)
+    _rbf_lag(*arguments, cells.order, values[cells.order], lag, rows, squares)  # type: ignore[call-arg]
     return _normalized(lag, rows, squares, float(n * include_self))
 
 
@@ -231,7 +231,8 @@ def rbf_label_lag(
     cells, arguments = rbf_arguments(xy, length_scale=length_scale, cutoff=cutoff, include_self=include_self)
     n = len(labels)
     lag, rows, squares = np.empty((n, n_labels), dtype=np.float32), np.empty(n), np.empty(n)
-    _rbf_label_lag(*arguments, cells.order, np.asarray(labels, dtype=np.int64)[cells.order], lag, rows, squares)
+    labels = np.asarray(labels, dtype=np.int64)[cells.order]
+    _rbf_label_lag(*arguments, cells.order, labels, lag, rows, squares)  # type: ignore[call-arg]
     share = np.bincount(labels, minlength=n_labels) / n
     spread = np.sqrt(share * (1 - share))
     safe = np.where(spread > 0, spread, 1)

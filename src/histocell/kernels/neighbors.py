@@ -222,12 +222,12 @@ def rbf_weights(xy: ArrayLike, *, length_scale: float, cutoff: float = 0.2, incl
     n = len(cells.xy)
     indptr = np.zeros(n + 1, dtype=np.int64)
     indices, data = np.empty(0, dtype=np.int32), np.empty(0)
-    _fill_rows(*arguments, indptr, indices, data)
+    _fill_rows(*arguments, indptr, indices, data)  # type: ignore[call-arg]
     np.cumsum(indptr, out=indptr)
     if indptr[-1] == 0:
         return csr_array((n, n))
     indices, data = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1])
-    _fill_rows(*arguments, indptr, indices, data)
+    _fill_rows(*arguments, indptr, indices, data)  # type: ignore[call-arg]
     sorted_weights = csr_array((data, indices, indptr), shape=(n, n))
     back = np.argsort(cells.order)
     weights = sorted_weights[back][:, back]

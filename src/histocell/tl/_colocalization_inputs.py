@@ -50,7 +50,7 @@ class Variables:
         """Rows without missing values."""
         if self.labels is not None:
             return self.labels >= 0
-        return np.isfinite(self.values).all(axis=1)
+        return np.isfinite(np.asarray(self.values)).all(axis=1)
 
 
 def read_variables(table: AnnData, key: str | None) -> Variables:
@@ -63,14 +63,14 @@ def read_variables(table: AnnData, key: str | None) -> Variables:
         if values.ndim != 2 or values.dtype.kind not in "fiub":
             msg = f'obsm["{key}"] must be numbers of shape (n, variables), not {values.dtype} of shape {values.shape}'
             raise ValueError(msg)
-        names = frame.columns if isinstance(frame, pd.DataFrame) else range(values.shape[1])
-        names = [str(name) for name in names]
+        columns = frame.columns if isinstance(frame, pd.DataFrame) else range(values.shape[1])
+        names = [str(name) for name in columns]
         if len(set(names)) < len(names):
             msg = f'the columns of obsm["{key}"] are not unique: {listing(sorted(names))}'
             raise ValueError(msg)
         return Variables(key, names, values if values.dtype == np.float32 else values.astype(np.float64), None)
     if key in table.obs:
-        column = table.obs[key]
+        column: Any = table.obs[key]
         if isinstance(column.dtype, pd.CategoricalDtype):
             category = column.cat.remove_unused_categories()
         elif column.dtype.kind in "OTSUb" or isinstance(column.dtype, pd.StringDtype):
@@ -148,14 +148,14 @@ def read_places(
             raise ValueError(msg)
         return xy * mpp
     if keys.MPP in table.obs:
-        per_row = table.obs[keys.MPP].to_numpy(dtype=np.float64)
+        per_row = np.asarray(table.obs[keys.MPP], dtype=np.float64)
         if np.isfinite(per_row).all():
             return xy * per_row[:, None]
     if is_spatialdata(data):
         found = found or regions(data, table_key=table_key, need_image=False)
         if all(region.mpp is not None for region in found):
             for region in found:
-                xy[region.rows] *= region.mpp
+                xy[region.rows] *= float(region.mpp or np.nan)
             return xy
     if need_um:
         msg = (

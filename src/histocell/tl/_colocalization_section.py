@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -103,8 +103,12 @@ def analyse(
     if labels is not None:
         z, constant = moran.standardize(moran.indicators(labels, n_variables))
     else:
-        z, constant = moran.standardize(values)
-    kernel = {"length_scale": options.length_scale, "cutoff": options.cutoff, "include_self": options.include_self}
+        z, constant = moran.standardize(np.asarray(values))
+    kernel: dict[str, Any] = {
+        "length_scale": options.length_scale,
+        "cutoff": options.cutoff,
+        "include_self": options.include_self,
+    }
     if options.row_standardize and weights is None:
         weights = rbf_weights(xy, **kernel)
     if weights is not None:
@@ -122,9 +126,23 @@ def analyse(
     p = np.where(undefined, np.nan, null.combine_tails(upper, lower, options.alternative))
     if options.null in BETWEEN_FIELDS:
         np.fill_diagonal(p, np.nan)
-    parts = [np.where(undefined, np.nan, part) for part in (r, statistic, spread.n_eff, low, high, spread.scale)]
+
+    def known(part: Floats) -> Floats:
+        return np.where(undefined, np.nan, part)
+
     return SectionResult(
-        parts[0], parts[1], p, *parts[2:], constant, lag.symmetric, int((lag.rows == 0).sum()), z, lag.values
+        known(r),
+        known(statistic),
+        p,
+        known(spread.n_eff),
+        known(low),
+        known(high),
+        known(spread.scale),
+        constant,
+        lag.symmetric,
+        int((lag.rows == 0).sum()),
+        z,
+        lag.values,
     )
 
 
@@ -132,7 +150,18 @@ def _undefined(n: int, k: int) -> SectionResult:
     nothing = np.full((k, k), np.nan)
     empty = np.zeros((n, k))
     return SectionResult(
-        *[nothing] * 7, constant=np.ones(k, dtype=bool), symmetric=True, isolated=n, z=empty, lag=empty
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        constant=np.ones(k, dtype=bool),
+        symmetric=True,
+        isolated=n,
+        z=empty,
+        lag=empty,
     )
 
 
@@ -172,7 +201,11 @@ def _draw(
     options: Options,
     rng: np.random.Generator,
 ) -> resampling.Resampled:
-    loop = {"n_draws": options.n_draws, "rng": rng, "progress": lambda draws: progress_bar(draws, desc=options.null)}
+    loop: dict[str, Any] = {
+        "n_draws": options.n_draws,
+        "rng": rng,
+        "progress": lambda draws: progress_bar(draws, desc=options.null),
+    }
     if options.null == "shift":
         return resampling.shift_fields(xy, z, lag.values, pixel=options.length_scale / 2, **loop)
     if weights is None:
