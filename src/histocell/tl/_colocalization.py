@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histocell._core.access import Data
+    from histocell._core.rng import RNGLike, SeedLike
     from histocell.kernels.null import Alternative
     from histocell.tl._colocalization_section import Null
 
@@ -47,7 +48,7 @@ def colocalization(
     library_key: str | None = None,
     patient_key: str | None = None,
     mpp: float | None = None,
-    rng: Any = None,
+    rng: SeedLike | RNGLike | None = None,
     key_added: str = KEY,
     table_key: str | None = None,
     inplace: bool = True,

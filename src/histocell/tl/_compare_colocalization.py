@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histocell._core.access import Data
+    from histocell._core.rng import RNGLike, SeedLike
     from histocell.kernels.null import Alternative
 
 RUN = 'Run hc.tl.colocalization(data, "predicted_abundance") first.'
@@ -42,7 +43,7 @@ def compare_colocalization(
     *,
     n_bootstrap: int = 1000,
     confidence: float = 0.95,
-    rng: Any = None,
+    rng: SeedLike | RNGLike | None = None,
     key: str = KEY,
     table_key: str | None = None,
 ) -> pd.DataFrame:
