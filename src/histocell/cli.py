@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,12 +65,19 @@ def demo(
     else:
         sdata = hc.datasets.her2st([*training, section])
         source = "her2st (Andersson et al. 2021)"
-    journey(sdata, section, training, model=model, rng=rng)
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning  # type: ignore[assignment]
+        journey(sdata, section, training, model=model, rng=rng)
     scores = hc.get.scores(sdata)
     write_results(sdata, scores, section, out)
     report(
         sdata, scores, source=source, section=section, training=training, out=out, seconds=time.perf_counter() - start
     )
+
+
+def show_warning(message: Warning | str, *_: object) -> None:
+    """A warning as a sentence, not as a line of code."""
+    console.print(f"Note: {message}.")
 
 
 def journey(sdata: SpatialData, section: str, training: list[str], *, model: str, rng: int) -> None:
