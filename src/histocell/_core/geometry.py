@@ -100,3 +100,29 @@ def check_inside(xy: NDArray[np.float64], shape: tuple[int, int], name: str) -> 
         )
         raise ValueError(msg)
     return inside
+
+
+def check_patches(xy: ArrayLike, *, mpp: float, size_um: float) -> NDArray[np.float64]:
+    """Centres of patches as floats, shape ``(n, 2)``, if they and the size can be those of patches."""
+    xy = np.asarray(xy, dtype=np.float64)
+    if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
+        msg = f"centers must be finite x, y in two columns, got shape {xy.shape}"
+        raise ValueError(msg)
+    if not (0 < mpp < np.inf and 0 < size_um < np.inf):
+        msg = f"mpp and size_um must be above 0, got {mpp} and {size_um}"
+        raise ValueError(msg)
+    return xy
+
+
+def local_order(xy: NDArray[np.float64], *, block_px: float = 2048) -> NDArray[np.intp]:
+    """The order of points by square blocks, row by row of them and within them: neighbours come one after the other.
+
+    Parameters
+    ----------
+    xy
+        Points, shape ``(n, 2)``, x and y in px.
+    block_px
+        Edge of a block.
+    """
+    x, y = xy.T
+    return np.lexsort((x, y, x // block_px, y // block_px))

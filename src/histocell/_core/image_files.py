@@ -15,6 +15,7 @@ import numpy as np
 from histocell._core.errors import import_optional
 from histocell._core.image_levels import BlockCache, FileLevel, OpenSlideLevel, zarr_level
 from histocell._core.image_metadata import openslide_mpp, tiff_mpp
+from histocell._core.tiff_level import tiff_level
 
 if TYPE_CHECKING:
     import os
@@ -183,6 +184,9 @@ def _open_tiff(path: Path, mpp: float | None, cache: BlockCache) -> ImageFile:
     _check_complete(path, series)
     levels: list[Level] = []
     for number, level in enumerate(series.levels):
+        if (tiles := tiff_level(level, cache)) is not None:
+            levels.append(tiles)
+            continue
         array = zarr.open(series.aszarr(level=number), mode="r")
         try:
             levels.append(zarr_level(array, level.axes.lower(), cache))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import zlib
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -125,9 +126,8 @@ class SlideImage:
             raise ValueError(msg)
         rows, columns = out_shape
         if rows == height and columns == width and y0 % 1 == 0 and x0 % 1 == 0:
-            return self._padded(self._levels[0][2], (int(y0), int(x0), int(y1), int(x1)), fill)
-        shrink = min(height / rows, width / columns) * 1.001
-        y_factor, x_factor, level = next(item for item in reversed(self._levels) if max(item[:2]) <= max(1.0, shrink))
+            return self.padded(self._levels[0][2], (int(y0), int(x0), int(y1), int(x1)), fill)
+        y_factor, x_factor, level = self.level_for(min(height / rows, width / columns))
         if rows > 1 and height * width > _BAND_PIXELS * y_factor * x_factor:
             n_bands = min(rows, int(np.ceil(height * width / (_BAND_PIXELS * y_factor * x_factor))))
             cuts = np.linspace(0, rows, n_bands + 1).astype(int).tolist()
@@ -141,6 +141,20 @@ class SlideImage:
                 ]
             )
         return self._resampled(level, (y0, x0, y1, x1), (rows, columns), fill, (y_factor, x_factor))
+
+    def level_for(self, shrink: float) -> tuple[float, float, Level]:
+        """Downsample factors (y, x) and pixels of the coarsest level that need not be enlarged.
+
+        Parameters
+        ----------
+        shrink
+            Level-0 px per px that is wanted.
+        """
+        return next(item for item in reversed(self._levels) if max(item[:2]) <= max(1.0, shrink * 1.001))
+
+    def fingerprint(self) -> str:
+        """A short sum over the size and a sample of the pixels, to tell whether this is the same image as before."""
+        return f"{self.shape[0]}x{self.shape[1]}-{zlib.crc32(self._sample().tobytes()):08x}"
 
     def _known_mpp(self) -> float:
         if self.mpp is None:
@@ -161,17 +175,27 @@ class SlideImage:
         y0, x0, y1, x1 = window[0] / y_factor, window[1] / x_factor, window[2] / y_factor, window[3] / x_factor
         top, bottom = cover(y0, y1, out_shape[0], height)
         left, right = cover(x0, x1, out_shape[1], width)
-        pixels = self._padded(level, (top, left, bottom, right), fill)
+        pixels = self.padded(level, (top, left, bottom, right), fill)
         return resample(pixels, (y0 - top, y1 - top), (x0 - left, x1 - left), out_shape=out_shape)
 
-    def _padded(self, level: Level, window: tuple[int, int, int, int], fill: Sequence[int] | None) -> NDArray[np.uint8]:
-        """An integer window of a level, what lies outside of the image filled."""
+    def padded(
+        self,
+        level: Level,
+        window: tuple[int, int, int, int],
+        fill: Sequence[int] | None = None,
+        *,
+        out: NDArray[np.uint8] | None = None,
+    ) -> NDArray[np.uint8]:
+        """An integer window of a level, what lies outside of the image filled; written to `out` where it is given."""
         y0, x0, y1, x1 = window
         height, width = level.shape
-        if y0 >= 0 and x0 >= 0 and y1 <= height and x1 <= width:
-            return np.array(level.window(y0, x0, y1, x1), order="C")
-        out = np.empty((y1 - y0, x1 - x0, 3), dtype=np.uint8)
-        out[:] = self.background if fill is None else np.asarray(fill, dtype=np.uint8)
+        inside = y0 >= 0 and x0 >= 0 and y1 <= height and x1 <= width
+        if out is None:
+            if inside:
+                return np.array(level.window(y0, x0, y1, x1), order="C")
+            out = np.empty((y1 - y0, x1 - x0, 3), dtype=np.uint8)
+        if not inside:
+            out[:] = self.background if fill is None else np.asarray(fill, dtype=np.uint8)
         top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1, height), min(x1, width)
         if top < bottom and left < right:
             out[top - y0 : bottom - y0, left - x0 : right - x0] = level.window(top, left, bottom, right)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
+from histocell._core.geometry import check_patches, local_order
 from histocell.encoders.morphology_features import context_features, spot_features, surroundings_features
 from histocell.encoders.morphology_maps import BLOCK_CELLS, CELL_PX, CHANNELS, COARSE, HALO_CELLS, MPP, block_sums
 from histocell.encoders.registry import get_spec
@@ -17,9 +18,12 @@ from histocell.encoders.stain import stains_of
 from histocell.kernels.pooling import pool_gaussian
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
     from histocell._core.images import SlideImage
     from histocell.encoders.spec import EncoderSpec
     from histocell.encoders.stain import StainEstimate
+    from histocell.encoders.stain_normalization import StainTransform
 
 _CELL_UM = CELL_PX * MPP
 _BLOCK_UM = BLOCK_CELLS * _CELL_UM
@@ -57,6 +61,10 @@ class Morphology:
 
     name = "morphology"
     version = "1"
+    pool = "native"
+    precision = "fp32"
+    batch_size: int | None = None
+    chunk_rows = 4096
     radii_um: tuple[float, ...] = (45.0, 140.0, 250.0)
 
     @cached_property
@@ -70,6 +78,11 @@ class Morphology:
         """What the registry knows of it."""
         return get_spec(self.name)
 
+    @staticmethod
+    def order(centers: np.ndarray, *, mpp: float, size_um: float) -> np.ndarray:
+        """Points sorted so that those near each other are computed one after the other."""
+        return local_order(centers)
+
     @property
     def dim(self) -> int:
         """Number of features."""
@@ -82,6 +95,7 @@ class Morphology:
         *,
         mpp: float,
         size_um: float = _PATCH_UM,
+        stain: StainTransform | None = None,
         progress: Any = None,
     ) -> np.ndarray:
         """Features of the tissue around points.
@@ -96,6 +110,8 @@ class Morphology:
             um per px of its full resolution.
         size_um
             Side of the patch that the first neighbourhood stands for.
+        stain
+            Must be `None`: the stains are found and separated anyway.
         progress
             A bar with ``update(n)``, told of every few points that are done.
 
@@ -108,13 +124,10 @@ class Morphology:
         ValueError
             If `centers` is not a finite array of two columns, or a size is not above 0.
         """
-        centers = np.asarray(centers, np.float64)
-        if centers.ndim != 2 or centers.shape[1] != 2 or not np.isfinite(centers).all():
-            msg = f"centers must be finite x, y in two columns, got shape {centers.shape}"
+        if stain is not None:
+            msg = "morphology finds the stains of each slide by itself; leave stain= out"
             raise ValueError(msg)
-        if not (0 < mpp < np.inf and 0 < size_um < np.inf):
-            msg = f"mpp and size_um must be above 0, got {mpp} and {size_um}"
-            raise ValueError(msg)
+        centers = check_patches(centers, mpp=mpp, size_um=size_um)
         out = np.zeros((len(centers), self.dim), np.float32)
         if len(centers):
             stains = stains_of(image, mpp=mpp)
@@ -122,6 +135,20 @@ class Morphology:
             sweep = _Sweep(image, stains, mpp=mpp, radii_um=radii)
             sweep.run(centers[:, ::-1] * mpp, out, progress=progress)
         return out
+
+    def embed_chunks(
+        self,
+        image: SlideImage,
+        chunks: Sequence[np.ndarray],
+        *,
+        mpp: float,
+        size_um: float = _PATCH_UM,
+        stain: StainTransform | None = None,
+        progress: Any = None,
+    ) -> Generator[np.ndarray]:
+        """Features of one chunk of points after the other, as :meth:`embed` gives them."""
+        for centers in chunks:
+            yield self.embed(image, centers, mpp=mpp, size_um=size_um, stain=stain, progress=progress)
 
 
 class _Sweep:

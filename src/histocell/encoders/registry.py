@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import difflib
 from typing import TYPE_CHECKING
 
 from histocell._core.errors import listing
@@ -46,18 +46,35 @@ def get_spec(name: str) -> EncoderSpec:
     Parameters
     ----------
     name
-        A registered name, or ``"timm/<model>"`` for any model of timm.
+        A registered name (also with capitals or underscores), ``"timm/<model>"`` for any model of timm, or
+        ``"lazyslide:<key>"`` for a model of lazyslide-models.
 
     Raises
     ------
     KeyError
         When the name is neither; the message lists the registered ones.
     """
+    from histocell.encoders.catalog import ALIASES
+
     if name in _registry():
         return _registry()[name]
     if name.startswith("timm/"):
         return _timm_spec(name)
-    msg = f'encoder {name!r} is not known; registered: {listing(_registry())}. Any timm model works as "timm/<model>"'
+    if name.startswith("lazyslide:"):
+        from histocell.encoders.lazyslide import lazyslide_spec
+
+        return lazyslide_spec(name.removeprefix("lazyslide:"))
+    usual = name.lower().replace("_", "-")
+    usual = ALIASES.get(usual, usual)
+    if usual in _registry():
+        return _registry()[usual]
+    near = difflib.get_close_matches(usual, [*_registry(), *ALIASES], 3)
+    msg = (
+        f"encoder {name!r} is not known; "
+        + (f"did you mean {listing(near)}? " if near else "")
+        + f'Registered: {listing(_registry(), 40)}. Any model of timm works as "timm/<model>", any of lazyslide-models as '
+        '"lazyslide:<key>"'
+    )
     raise KeyError(msg)
 
 
@@ -77,6 +94,7 @@ def _timm_spec(name: str) -> EncoderSpec:
         input_px=int(config.input_size[-1]),
         mean=_three(config.mean),
         std=_three(config.std),
+        interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",
         revision=config.tag or "",
         license=config.license or "",
         summary="a model of timm",
@@ -88,9 +106,33 @@ def _three(values: Sequence[float]) -> tuple[float, float, float]:
     return red, green, blue
 
 
+_COLUMNS = (
+    "summary",
+    "dim",
+    "pooling",
+    "input_px",
+    "mpp",
+    "grid",
+    "params",
+    "precision",
+    "license",
+    "commercial",
+    "gated",
+    "hub_id",
+    "revision",
+    "citation",
+)
+
+
 def list_encoders() -> pd.DataFrame:
-    """The registered encoders, one row each, indexed by name."""
+    """The registered encoders, one row each, indexed by name.
+
+    Columns: what it is in one line, the width and the definition of the embedding, edge of the input in px and its um
+    per px, rows and columns of tokens, millions of parameters, usual precision on a GPU, licence, whether commercial use
+    is allowed, whether access must be asked for, repository, revision, publication.
+    """
     import pandas as pd
 
-    rows = [asdict(replace(spec, arch_kwargs={})) for spec in _registry().values()]
-    return pd.DataFrame(rows).set_index("name").drop(columns="arch_kwargs")
+    rows = {spec.name: {column: getattr(spec, column) for column in _COLUMNS} for spec in _registry().values()}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(_COLUMNS))
+    return table.astype({"dim": "Int64", "commercial": "boolean", "gated": "boolean"}).rename_axis("name")

@@ -94,8 +94,8 @@ def estimate_stains(pixels: np.ndarray, *, background: Sequence[float] | np.ndar
     density = density[density.mean(axis=1) > _MIN_DENSITY]
     if len(density) < _MIN_PIXELS:
         return blank
-    vectors = _extreme_vectors(density)
-    plausible = ((vectors * REFERENCE).sum(axis=1) >= _MIN_COSINE).all() and vectors[0] @ vectors[1] <= _MIN_SEPARATION
+    vectors = extreme_vectors(density)
+    plausible = is_he(vectors)
     if plausible:
         vectors = (1 - _REFERENCE_WEIGHT) * vectors + _REFERENCE_WEIGHT * REFERENCE
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -104,7 +104,7 @@ def estimate_stains(pixels: np.ndarray, *, background: Sequence[float] | np.ndar
     amounts = np.maximum(density @ np.linalg.pinv(vectors), 0)
     strength = np.maximum(np.percentile(amounts, 99, axis=0), 0.05)
     threshold = _otsu(np.clip(amounts[:, 0] / strength[0], 0, 1.5))
-    return StainEstimate(glass, vectors, strength, threshold, estimated=bool(plausible))
+    return StainEstimate(glass, vectors, strength, threshold, estimated=plausible)
 
 
 def stains_of(image: SlideImage, *, mpp: float) -> StainEstimate:
@@ -116,6 +116,29 @@ def stains_of(image: SlideImage, *, mpp: float) -> StainEstimate:
         The slide.
     mpp
         um per px of its full resolution.
+    """
+    pixels, glass = sample_tissue(image, mpp=mpp)
+    return estimate_stains(pixels, background=glass)
+
+
+def sample_tissue(
+    image: SlideImage, *, mpp: float, least_density: float = _MIN_DENSITY / 2
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of tiles of tissue spread evenly over a slide, at 2 um/px, and the colour of its glass.
+
+    Parameters
+    ----------
+    image
+        The slide.
+    mpp
+        um per px of its full resolution.
+    least_density
+        Mean optical density from which a place counts as tissue. Where there is none, the places that were looked at
+        are the sample.
+
+    Returns
+    -------
+    Arrays (n, 3), uint8, and (3,), float64: always the same for the same slide, n at most some 400,000.
     """
     side = max(_TILE_UM / mpp, 1.0)
     rows, columns = (max(1, int(np.ceil(s / side))) for s in image.shape)
@@ -129,15 +152,15 @@ def stains_of(image: SlideImage, *, mpp: float) -> StainEstimate:
     probes = np.stack(windows)
     glass = _glass(probes, image.background)
     density = -np.log10(np.clip(probes / glass, 1e-3, 1)).mean(axis=(1, 2, 3))
-    found = np.flatnonzero(density > _MIN_DENSITY / 2)
+    found = np.flatnonzero(density > least_density)
     if found.size == 0:
-        return estimate_stains(probes.reshape(-1, 3), background=glass)
+        return probes.reshape(-1, 3), glass
     chosen = found[np.unique(np.linspace(0, found.size - 1, min(_N_TILES, found.size)).round().astype(int))]
     n = max(8, round(min(_TILE_UM, side * mpp) / _TILE_MPP))
     tiles = []
     for r, c in (places[i] for i in chosen):
         tiles.append(image.read(r * side, c * side, (r + 1) * side, (c + 1) * side, out_shape=(n, n)).reshape(-1, 3))
-    return estimate_stains(np.concatenate(tiles), background=glass)
+    return np.concatenate(tiles), glass
 
 
 def _glass(probes: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
@@ -157,8 +180,8 @@ def _spread_places(rows: int, columns: int) -> list[tuple[int, int]]:
     return list(product(down, across))
 
 
-def _extreme_vectors(density: np.ndarray) -> np.ndarray:
-    """Macenko's two vectors, haematoxylin first, shape (2, 3)."""
+def extreme_vectors(density: np.ndarray) -> np.ndarray:
+    """Macenko's two vectors of optical densities (n, 3), haematoxylin first, unit length, shape (2, 3)."""
     _, axes = np.linalg.eigh(np.cov(density.T))
     plane = axes[:, [2, 1]]
     plane = plane * np.where(plane.sum(axis=0) < 0, -1, 1)
@@ -166,9 +189,20 @@ def _extreme_vectors(density: np.ndarray) -> np.ndarray:
     angles = np.arctan2(projected[:, 1], projected[:, 0])
     extremes = np.percentile(angles, [1, 99])
     vectors = np.stack([np.cos(extremes), np.sin(extremes)], axis=1) @ plane.T
+    return haematoxylin_first(vectors)
+
+
+def haematoxylin_first(vectors: np.ndarray) -> np.ndarray:
+    """Two stains in their order, not below 0, of unit length."""
     vectors = np.maximum(vectors, 0)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return vectors[np.argsort(-(vectors @ (REFERENCE[0] - REFERENCE[1])))]
+
+
+def is_he(vectors: np.ndarray) -> bool:
+    """Whether two unit vectors can be haematoxylin and eosin: near the reference and not the same stain twice."""
+    near = ((vectors * REFERENCE).sum(axis=1) >= _MIN_COSINE).all()
+    return bool(near and vectors[0] @ vectors[1] <= _MIN_SEPARATION)
 
 
 def _otsu(values: np.ndarray) -> float:

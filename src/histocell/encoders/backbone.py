@@ -1,0 +1,169 @@
+"""What a network can do once it is built, whichever library built it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from histocell._core.errors import listing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TOKEN_POOLINGS = ("cls", "mean", "cls_mean")
+
+
+class Backbone(nn.Module):
+    """A network that embeds normalised images; this one gives its output as it is and has no tokens.
+
+    Parameters
+    ----------
+    network
+        Maps float images, shape ``(n, 3, h, w)``, to embeddings, shape ``(n, dim)``.
+
+    Attributes
+    ----------
+    poolings
+        What `pool` may be; the first is the definition of the authors.
+    patch_px
+        Edge of a token in px of the input; `None` for a network without a grid of tokens.
+    n_blocks
+        Number of transformer blocks; `None` for other networks.
+    """
+
+    poolings: tuple[str, ...] = ("native",)
+    patch_px: int | None = None
+    n_blocks: int | None = None
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.trunk = network
+
+    def forward(self, images: Tensor, *, pool: str | None = None) -> Tensor:
+        """Embeddings, shape ``(n, dim)``."""
+        self.check_pool(pool)
+        out = self.trunk(images)
+        if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != len(images):
+            got = f"shape {tuple(out.shape)}" if isinstance(out, torch.Tensor) else type(out).__name__
+            msg = f"{type(self.trunk).__name__} must give embeddings of shape (n, dim) for {len(images)} images, not {got}"
+            raise ValueError(msg)
+        return out
+
+    def tokens(self, images: Tensor, *, block: int = -1) -> Tensor:
+        """Patch tokens, row by row, shape ``(n, rows * columns, width)``: no class token, no registers.
+
+        Parameters
+        ----------
+        images
+            Normalised, shape ``(n, 3, h, w)``.
+        block
+            ``-1`` for the tokens after the final normalisation; else the output of this block, not normalised: from 0,
+            or counted from the last with ``-2``.
+        """
+        self.check_block(block)
+        raise NotImplementedError
+
+    def compile_blocks(self) -> None:
+        """Compile what is computed most: the blocks, which share one compiled program, or the whole network."""
+        self.trunk.compile()
+
+    def check_pool(self, pool: str | None) -> str:
+        """The pooling asked for, or the native one; `ValueError` when there is none of that name."""
+        if pool is None:
+            return self.poolings[0]
+        if pool not in self.poolings:
+            msg = f"{type(self.trunk).__name__} cannot pool by {pool!r}; it can by {listing(self.poolings)}"
+            raise ValueError(msg)
+        return pool
+
+    def check_block(self, block: int) -> int | None:
+        """The index of a block from 0; `None` for the final, normalised tokens."""
+        if self.n_blocks is None:
+            msg = f"{type(self.trunk).__name__} has no grid of tokens; use a vision transformer, or another pooling"
+            raise ValueError(msg)
+        if not -self.n_blocks <= block < self.n_blocks:
+            msg = f"block must lie in {-self.n_blocks} ... {self.n_blocks - 1}, not {block}"
+            raise ValueError(msg)
+        return None if block == -1 else block % self.n_blocks
+
+
+class TransformerBackbone(Backbone):
+    """A vision transformer of timm.
+
+    Parameters
+    ----------
+    network
+        The transformer.
+    pooling
+        The definition of its authors; by default what the module itself returns.
+    """
+
+    def __init__(self, network: Any, pooling: str = "native") -> None:
+        super().__init__(network)
+        self.prefix_tokens = int(network.num_prefix_tokens)
+        self.patch_px = int(network.patch_embed.patch_size[0])
+        self.n_blocks = len(network.blocks)
+        has_class = network.cls_token is not None
+        bare = isinstance(network.head, nn.Identity) and isinstance(network.fc_norm, nn.Identity)
+        if pooling == "native" and network.global_pool == "token" and bare:
+            pooling = "cls"  # the same, by its name
+        known = _TOKEN_POOLINGS if has_class else ("mean",)
+        self.poolings = (pooling, *(other for other in known if other != pooling))
+
+    def forward(self, images: Tensor, *, pool: str | None = None) -> Tensor:
+        """Embeddings, shape ``(n, dim)``."""
+        pool = self.check_pool(pool)
+        features = self.features(images)
+        if pool == "native":
+            return self.trunk.forward_head(features)
+        return self.pool_tokens(features, pool)
+
+    def features(self, images: Tensor) -> Tensor:
+        """All tokens after the final normalisation, class token first."""
+        return self.trunk.forward_features(images)
+
+    def pool_tokens(self, features: Tensor, pool: str) -> Tensor:
+        """``"cls"``, ``"mean"`` or ``"cls_mean"`` of :meth:`features`; registers never enter."""
+        if pool == "cls":
+            return features[:, 0]
+        mean = features[:, self.prefix_tokens :].mean(dim=1)
+        return mean if pool == "mean" else torch.cat([features[:, 0], mean], dim=1)
+
+    def tokens(self, images: Tensor, *, block: int = -1) -> Tensor:
+        """Patch tokens, row by row, shape ``(n, rows * columns, width)``: as :meth:`Backbone.tokens`."""
+        index = self.check_block(block)
+        if index is None:
+            return self.features(images)[:, self.prefix_tokens :]
+        (out,) = self.trunk.forward_intermediates(
+            images, indices=[index], norm=False, stop_early=True, output_fmt="NLC", intermediates_only=True
+        )
+        return out
+
+    def compile_blocks(self) -> None:
+        """Compile the blocks, which share one compiled program."""
+        for block in self.trunk.blocks:
+            block.compile()
+
+
+def as_backbone(network: nn.Module, pooling: str = "native") -> Backbone:
+    """Wrap a network: a vision transformer of timm gives tokens, anything else its output alone.
+
+    Parameters
+    ----------
+    network
+        A module that maps normalised images to embeddings.
+    pooling
+        The definition of its authors, where it has tokens.
+    """
+    from timm.layers import PatchEmbed
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    if isinstance(network, Backbone):
+        return network
+    # subclasses place their tokens in ways of their own
+    if type(network) in (VisionTransformer, Eva) and type(network.patch_embed) is PatchEmbed:
+        return TransformerBackbone(network, pooling)
+    return Backbone(network)

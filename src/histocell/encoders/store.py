@@ -1,0 +1,339 @@
+"""The features of one slide on disk, written chunk by chunk, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from histocell._core.errors import listing, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import dask.array as da
+    import zarr
+    from filelock import BaseFileLock
+    from numpy.typing import ArrayLike, NDArray
+
+_ATTRIBUTE = "histocell"
+_LOCK, _WRITER = ".lock", ".writer"
+_CHUNK = re.compile(r"c\.(\d+)\.0")
+_PARTIAL = re.compile(r"(zarr|c\.\d+)\.[0-9a-f]{32}\.partial")  # what zarr writes to before it renames
+
+
+class FeatureStore:
+    """A zarr array (n, dim) of float32 that is filled chunk by chunk. Made by `FeatureStore.open`.
+
+    On disk it is a zarr v3 array and nothing else: ``zarr.open_array(path)``, ``dask.array.from_zarr(path)`` and
+    ``anndata.io.read_elem`` read it. A chunk holds `chunk_rows` whole rows in one file ``c.<chunk>.0``, little-endian,
+    uncompressed (features hardly compress), with its CRC-32C at the end; rows not yet written read as NaN. The attribute
+    ``histocell`` of ``zarr.json`` holds the manifest. ``zarr.json`` and the chunks are written beside their place and
+    renamed into it, so each of them is there as a whole or not at all. While chunks are missing, the file ``.lock`` keeps
+    other writers away; the system frees it when its process ends, however it ends.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    shape
+        Rows and width of the features.
+    chunk_rows
+        Rows of a chunk; the last one may have fewer.
+    todo
+        Chunks that are still to be written, ascending.
+    """
+
+    def __init__(self, path: Path, array: zarr.Array[Any], lock: BaseFileLock | None = None) -> None:
+        self.path = path
+        self.shape: tuple[int, int] = (array.shape[0], array.shape[1])
+        self.chunk_rows = array.chunks[0]
+        self._array = array
+        self._lock = lock
+        self.todo = self._find_todo()
+        if not self.todo:
+            self.close()
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], *, shape: tuple[int, int], chunk_rows: int, manifest: Mapping[str, Any]
+    ) -> FeatureStore:
+        """Make a store, or go on with one of the same settings.
+
+        Every chunk on disk is read and checked; what is missing or damaged is in `todo` of the result.
+
+        Parameters
+        ----------
+        path
+            A folder that is empty, absent, or a store.
+        shape
+            Rows and width of the features.
+        chunk_rows
+            Rows of a chunk.
+        manifest
+            All that the features depend on, as JSON knows it.
+
+        Raises
+        ------
+        FileExistsError
+            When the path holds something else; it is left as it is.
+        ValueError
+            When the store was made with other settings.
+        RuntimeError
+            When another run is writing into it.
+        OSError
+            When the folder cannot be written.
+        """
+        path = Path(path)
+        wanted = {"format": 1, **manifest, "shape": list(shape), "chunk_rows": min(chunk_rows, max(1, shape[0]))}
+        array = _open_array(path)
+        if array is not None:
+            _check_manifest(path, array, wanted)
+            if _chunks_on_disk(path) == set(range(_n_chunks(array))):  # a whole store is only read: nobody is kept away
+                store = cls(path, array)
+                if not store.todo:
+                    return store
+        lock = None
+        try:
+            lock = claim(path)
+            for name in _names(path):
+                if _PARTIAL.fullmatch(name):
+                    (path / name).unlink()
+            # Looked at again, now that nobody else can make it.
+            array = _open_array(path)
+            if array is None:
+                array = _create_array(path, wanted)
+            _check_manifest(path, array, wanted)
+            return cls(path, array, lock)
+        except BaseException as error:
+            if lock is not None:
+                unclaim(path, lock)
+            if not isinstance(error, OSError) or isinstance(error, FileExistsError):
+                raise
+            msg = f"the store {path} cannot be written ({error.strerror or error}); choose a folder that can"
+            raise OSError(error.errno, msg) from error
+
+    @staticmethod
+    def peek(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+        """The manifest of a store, `None` where there is none yet; `FileExistsError` where something else is."""
+        array = _open_array(Path(path))
+        return None if array is None else dict(array.attrs[_ATTRIBUTE])  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        done = _n_chunks(self._array) - len(self.todo)
+        return (
+            f"FeatureStore({str(self.path)!r}, shape={self.shape}, {done} of {_n_chunks(self._array)} chunks written)"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others write; done by itself when the last chunk is written."""
+        if self._lock is not None:
+            unclaim(self.path, self._lock)
+            self._lock = None
+
+    def rows(self, chunk: int) -> slice:
+        """The rows of a chunk."""
+        return slice(chunk * self.chunk_rows, min((chunk + 1) * self.chunk_rows, self.shape[0]))
+
+    def write(self, chunk: int, features: ArrayLike) -> None:
+        """Write one chunk of `todo`, wholly or not at all.
+
+        Parameters
+        ----------
+        chunk
+            Its number.
+        features
+            Its rows, shape ``(chunk_rows, dim)``, fewer in the last one.
+
+        Raises
+        ------
+        OSError
+            When the disk is full or cannot be written. The chunks before stay valid.
+        """
+        if chunk not in self.todo:
+            msg = f"chunk {chunk} of {self.path} is written already or does not exist"
+            raise ValueError(msg)
+        if self._lock is None:
+            msg = f"chunk {chunk} of {self.path} cannot be written: the store was closed"
+            raise ValueError(msg)
+        rows = self.rows(chunk)
+        features = np.asarray(features, dtype=np.float32)
+        if features.shape != (rows.stop - rows.start, self.shape[1]):
+            msg = f"chunk {chunk} has shape {(rows.stop - rows.start, self.shape[1])}, not {features.shape}"
+            raise ValueError(msg)
+        try:
+            self._array[rows] = features
+        except OSError as error:
+            n = _n_chunks(self._array)
+            msg = (
+                f"chunk {chunk} of {n} of {self.path} could not be written ({error.strerror or error}). "
+                f"The {n - len(self.todo)} chunks that are written stay valid: make room and run the same again, "
+                "it goes on from there"
+            )
+            raise OSError(error.errno, msg) from error
+        self.todo.remove(chunk)
+        if not self.todo:
+            self.close()
+
+    def read(self) -> NDArray[np.float32]:
+        """All features, shape ``(n, dim)``; `ValueError` while chunks are missing."""
+        self._check_whole()
+        out = np.empty(self.shape, dtype=np.float32)
+
+        def fill(chunk: int) -> None:
+            out[self.rows(chunk)] = self._array[self.rows(chunk)]
+
+        _in_parallel(fill, range(_n_chunks(self._array)))
+        return out
+
+    def lazy(self) -> da.Array:
+        """The features as a dask array, shape ``(n, dim)``, chunked as on disk; `ValueError` while chunks are missing."""
+        import dask.array as da
+
+        self._check_whole()
+        return da.from_zarr(self._array)
+
+    def _check_whole(self) -> None:
+        if self.todo:
+            msg = f"{len(self.todo)} of {_n_chunks(self._array)} chunks of {self.path} are not written yet"
+            raise ValueError(msg)
+
+    def _find_todo(self) -> list[int]:
+        """Chunks missing or damaged; damaged ones are removed, so that nobody stumbles over them."""
+        chunks = range(_n_chunks(self._array))
+        there = sorted(_chunks_on_disk(self.path) & set(chunks))
+        intact = {chunk for chunk, ok in zip(there, _in_parallel(self._is_intact, there), strict=True) if ok}
+        if self._lock is not None and (damaged := [chunk for chunk in there if chunk not in intact]):
+            warn(f"chunks {listing(damaged)} of {self.path} are damaged and are computed again")
+            for chunk in damaged:
+                (self.path / f"c.{chunk}.0").unlink()
+        return [chunk for chunk in chunks if chunk not in intact]
+
+    def _is_intact(self, chunk: int) -> bool:
+        try:
+            self._array[self.rows(chunk)]
+        except ValueError:  # the checksum differs, or the file is too short to have one
+            return False
+        return True
+
+
+def _open_array(path: Path) -> zarr.Array[Any] | None:
+    """The array of a store, `None` where there is none yet, an error where something else is."""
+    import zarr
+
+    array = None
+    if path.is_dir():
+        names = _names(path)
+        if all(name.startswith(".") or _PARTIAL.fullmatch(name) for name in names):
+            return None
+        if "zarr.json" in names:
+            with suppress(ValueError, KeyError, TypeError, zarr.errors.BaseZarrError):
+                array = zarr.open_array(path, mode="r+")
+    elif not path.exists():
+        return None
+    if array is None or _ATTRIBUTE not in array.attrs:
+        msg = f"{path} exists and is no store of features; choose another folder, or delete it"
+        raise FileExistsError(msg)
+    return array
+
+
+def _create_array(path: Path, manifest: dict[str, Any]) -> zarr.Array[Any]:
+    """Array and manifest in one file, written in one move: there is no moment between the two."""
+    import zarr
+    from zarr.codecs import Crc32cCodec
+
+    n, dim = manifest["shape"]
+    return zarr.create_array(
+        path,
+        shape=(n, dim),
+        chunks=(manifest["chunk_rows"], dim),
+        dtype="float32",
+        fill_value=float("nan"),
+        filters=None,
+        compressors=[Crc32cCodec()],
+        chunk_key_encoding={"name": "default", "separator": "."},
+        attributes={_ATTRIBUTE: manifest},
+        config={"write_empty_chunks": True},
+    )
+
+
+def _check_manifest(path: Path, array: zarr.Array[Any], wanted: dict[str, Any]) -> None:
+    found: Any = array.attrs[_ATTRIBUTE]
+    if different := differences(found, wanted):
+        msg = (
+            f"the store {path} holds features of other settings: {'; '.join(different)}. "
+            "Choose another folder, delete it, or use the settings it was made with"
+        )
+        raise ValueError(msg)
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What differs between settings that were written as JSON and those of now, one sentence each."""
+    # As text, since JSON turns tuples into lists, and NaN does not equal itself.
+    old, new = ({key: json.dumps(value, sort_keys=True) for key, value in facts.items()} for facts in (found, wanted))
+    return [
+        f"{key} is {old.get(key, 'not there')}, now {new.get(key, 'not there')}"
+        for key in dict.fromkeys([*new, *old])
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _in_parallel[T](function: Callable[[int], T], chunks: Sequence[int]) -> list[T]:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, chunks))
+
+
+def _names(path: Path) -> list[str]:
+    return [entry.name for entry in path.iterdir()]
+
+
+def _n_chunks(array: zarr.Array[Any]) -> int:
+    return -(-array.shape[0] // array.chunks[0])
+
+
+def _chunks_on_disk(path: Path) -> set[int]:
+    return {int(match[1]) for name in _names(path) if (match := _CHUNK.fullmatch(name))}
+
+
+def claim(path: Path) -> BaseFileLock:
+    """The right to write into a folder, which is made where there is none; `RuntimeError` where another run has it.
+
+    The system takes it from a process that ends, so that a killed one leaves nothing locked.
+    """
+    from filelock import FileLock, Timeout
+
+    path.mkdir(parents=True, exist_ok=True)
+    # Not bound to a thread: features may be written from another one.
+    lock = FileLock(path / _LOCK, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        writer = "another run"
+        with suppress(OSError):
+            writer = (path / _WRITER).read_text(encoding="utf-8")
+        msg = f"{writer} is writing into {path}; wait until it ends, or choose another folder"
+        raise RuntimeError(msg) from error
+    with suppress(OSError):
+        (path / _WRITER).write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+    return lock
+
+
+def unclaim(path: Path, lock: BaseFileLock) -> None:
+    """Give back what `claim` gave."""
+    with suppress(OSError):
+        (path / _WRITER).unlink(missing_ok=True)
+        (path / _LOCK).unlink(missing_ok=True)
+    lock.release()

@@ -1,0 +1,237 @@
+"""Where weights lie, which they are, and their tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histocell._core.errors import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from histocell.encoders.spec import EncoderSpec
+
+_CONFIG = "config.json"
+_INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_FILES = ("model.safetensors", "pytorch_model.bin", *_INDEX)
+_LFS = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Files of weights.
+
+    Attributes
+    ----------
+    files
+        One, or several shards.
+    version
+        The commit on the hub, or the name of the file or folder and the start of the SHA-256 of its content.
+    config
+        ``config.json`` that lay beside them, as a dictionary.
+    """
+
+    files: tuple[Path, ...]
+    version: str
+    config: dict[str, Any]
+
+
+def local_weights(path: str | Path, spec: EncoderSpec) -> Weights:
+    """Weights in a file, or in a folder as the hub and `save_pretrained` lay them out.
+
+    Parameters
+    ----------
+    path
+        A file (``.safetensors``, ``.bin``, ``.pt``, ``.pth``) or a folder.
+    spec
+        The encoder; it may name a file of its own.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        msg = f"weights={str(path)!r} does not exist (the current folder is {Path.cwd()})"
+        raise FileNotFoundError(msg)
+    if path.is_file():
+        return Weights((path,), f"{path.name}-{_digest([path])}", {})
+    found = next((path / name for name in _names(spec) if (path / name).is_file()), None)
+    if found is None:
+        inside = sorted(item.name for item in path.iterdir())
+        msg = f"no weights in {str(path)!r}: looked for {listing(_names(spec))}; there is {listing(inside)}"
+        raise FileNotFoundError(msg)
+    files = tuple(path / name for name in _shards(found)) if found.name in _INDEX else (found,)
+    if absent := [file.name for file in files if not file.is_file()]:
+        msg = f"{found.name} in {str(path)!r} names shards that are not there: {listing(absent)}"
+        raise FileNotFoundError(msg)
+    config = path / _CONFIG
+    return Weights(files, f"{path.resolve().name}-{_digest(files)}", _json(config) if config.is_file() else {})
+
+
+def hub_weights(spec: EncoderSpec) -> Weights:
+    """Weights of the hub: from its cache on this machine, else downloaded.
+
+    Parameters
+    ----------
+    spec
+        The encoder: repository, file, revision.
+
+    Raises
+    ------
+    PermissionError
+        When the repository is gated and access was not granted to the token, or there is none.
+    OSError
+        When the hub cannot be reached, or the repository, its revision or its file are not there.
+    """
+    with _hub_errors(spec):
+        found = next((file for name in _names(spec) if (file := _cached(spec, name))), None)
+        if found is None:
+            found = _download_first(spec)
+        names = _shards(found) if found.name in _INDEX else [found.name]
+        files = tuple(_cached(spec, name) or _download(spec, name) for name in names)
+        config = None
+        if spec.library == "transformers":
+            config = _cached(spec, _CONFIG) or _download(spec, _CONFIG)
+    # .../snapshots/<commit>/<file>
+    return Weights(files, found.parent.name, _json(config) if config else {})
+
+
+def read_tensors(weights: Weights) -> Any:
+    """What is in the files: tensors by name, or what a training program saved around them; nothing is executed.
+
+    Parameters
+    ----------
+    weights
+        From :func:`local_weights` or :func:`hub_weights`.
+    """
+    parts = [_read(file) for file in weights.files]
+    return parts[0] if len(parts) == 1 else {name: value for part in parts for name, value in part.items()}
+
+
+def state_digest(module: torch.nn.Module) -> str:
+    """The start of the SHA-256 of all tensors of a module."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:8]
+
+
+def _names(spec: EncoderSpec) -> tuple[str, ...]:
+    return (spec.filename, *_FILES) if spec.filename else _FILES
+
+
+def _read(path: Path) -> Any:
+    import torch
+
+    with path.open("rb") as file:
+        start = file.read(len(_LFS))
+    if start == _LFS:
+        msg = f"{str(path)!r} is a pointer of git-lfs, not the weights; run `git lfs pull` there, or download the file"
+        raise ValueError(msg)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if "weights_only" in str(error).lower():
+            msg = (
+                f"{str(path)!r} holds more than tensors, and reading that would run code of whoever wrote it. If you "
+                f"trust it, save its tensors once: torch.save(torch.load(path, weights_only=False)['state_dict'], new)"
+            )
+            raise ValueError(msg) from error
+        if isinstance(error, MemoryError | PermissionError):
+            raise
+        msg = (
+            f"{str(path)!r} ({path.stat().st_size:,} bytes) cannot be read as weights: {error}. "
+            "Is it complete? Download it again"
+        )
+        raise ValueError(msg) from error
+
+
+def _shards(index: Path) -> list[str]:
+    return sorted(set(_json(index)["weight_map"].values()))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _digest(files: Any) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:8]
+
+
+def _cached(spec: EncoderSpec, name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(spec.hub_id, name, revision=spec.revision or None)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _download(spec: EncoderSpec, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(spec.hub_id, name, revision=spec.revision or None))
+
+
+def _download_first(spec: EncoderSpec) -> Path:
+    """The first of the usual files that the repository has."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    names = [spec.filename] if spec.filename else _FILES
+    for name in names:
+        try:
+            return _download(spec, name)
+        except LocalEntryNotFoundError:  # offline, not absent
+            raise
+        except EntryNotFoundError:
+            continue
+    msg = f"{spec.hub_id} has none of {listing(names)}"
+    raise FileNotFoundError(msg)
+
+
+@contextmanager
+def _hub_errors(spec: EncoderSpec) -> Iterator[None]:
+    """One error for each thing that can go wrong, with what to do."""
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{spec.hub_id}"
+    copy = "or give a copy that you have with weights=<file or folder>"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        msg = (
+            f"the weights of {spec.name!r} are gated: ask for access at {page}, then run `hf auth login` or set HF_TOKEN; "
+            f"{copy}"
+        )
+        raise PermissionError(msg) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        msg = (
+            f"the weights of {spec.name!r} are not in the hub's cache, and {page} cannot be reached (offline, or "
+            f"HF_HUB_OFFLINE is set). Load them once with a connection, set HF_HOME to the folder of the cache, {copy}"
+        )
+        raise OSError(msg) from error
+    except errors.RevisionNotFoundError as error:
+        msg = f"{page} has no revision {spec.revision!r} (any more); {copy}"
+        raise OSError(msg) from error
+    except errors.RepositoryNotFoundError as error:
+        msg = f"{page} does not exist, or is private: run `hf auth login` or set HF_TOKEN if you have access; {copy}"
+        raise OSError(msg) from error
+    except errors.EntryNotFoundError as error:
+        msg = f"{page} lacks a file that {spec.name!r} needs ({error}); {copy}"
+        raise FileNotFoundError(msg) from error
+    except errors.HfHubHTTPError as error:
+        msg = f"the weights of {spec.name!r} could not be downloaded from {page} ({error}); try again, {copy}"
+        raise OSError(msg) from error
