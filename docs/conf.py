@@ -22,7 +22,7 @@ extensions = [
     "sphinx_autodoc_typehints",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "**.ipynb_checkpoints", "generated/encoders.md"]  # that one is included elsewhere
 default_role = "literal"
 html_theme = "sphinx_book_theme"
 html_title = "histocell"
@@ -48,3 +48,38 @@ nb_execution_mode = "off"  # the notebooks hold their outputs; the tests execute
 
 # The notebooks live at the top level, where users look for them.
 shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials", dirs_exist_ok=True)
+
+
+def write_table_of_encoders() -> None:
+    """`generated/encoders.md`, which encoders.md includes: one row for each encoder of the catalogue."""
+    from histocell import encoders
+
+    words = {True: "yes", False: "no", None: "?"}
+    head = (
+        "name",
+        "what it is",
+        "embedding",
+        "input",
+        "tokens",
+        "million parameters",
+        "licence",
+        "commercial",
+        "gated",
+    )
+    rows = [head, ("---",) * len(head)]
+    for name in encoders.list_encoders().index:
+        spec = encoders.get_spec(name)
+        link = f"[`{name}`](https://huggingface.co/{spec.hub_id})" if spec.hub_id else f"`{name}`"
+        embedding = f"{spec.dim}, {spec.pooling}" if spec.dim else "named features"
+        pixels = f"{spec.input_px} px" if spec.hub_id else "any"
+        grid = f"{spec.grid[0]} x {spec.grid[1]}" if spec.grid else ""
+        params = f"{spec.params:,.0f}" if spec.params else ""
+        source = f"{spec.summary} {spec.citation}".strip()
+        row = (link, source, embedding, pixels, grid, params, spec.license, words[spec.commercial], words[spec.gated])
+        rows.append(row)
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    (HERE / "generated").mkdir(exist_ok=True)
+    (HERE / "generated" / "encoders.md").write_text("\n".join(lines) + "\n")
+
+
+write_table_of_encoders()

@@ -40,7 +40,7 @@ class TestConventions:
 
     def test_data_comes_first(self, package, function):
         parameters = list(inspect.signature(function).parameters.values())
-        if package not in {"pp", "tl", "pl", "get"} or parameters[0].name in {"truth", "train"}:
+        if package not in {"pp", "tl", "pl", "get"} or parameters[0].name in {"truth", "train", "paths"}:
             pytest.skip("takes no data")
         assert parameters[0].name == "data"
         by_name = {p.name: p for p in parameters}

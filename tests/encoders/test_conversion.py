@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 import histocell as hc
+from histocell.encoders import registry
 from histocell.encoders.conversion import convert, resample_positions
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 8, "image_size": 32}
@@ -87,10 +89,6 @@ def test_positions_for_a_smaller_input_as_transformers_resamples_them(name, tmp_
     model = transformers_model(name, image_size=72)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     model.config.save_pretrained(tmp_path)
-    from dataclasses import replace
-
-    from histocell.encoders import registry
-
     spec = replace(hc.encoders.get_spec(name), input_px=32)
     monkeypatch.setitem(registry._registry(), name, spec)
     encoder = hc.encoders.load(name, weights=tmp_path, device="cpu", precision="fp32", pool="cls")

@@ -31,7 +31,10 @@ STAININGS = {
         white=np.array([230.0, 215.0, 230.0]),
     ),
     "red": replace(
-        SUBJECT, stains=unit([[0.60, 0.72, 0.36], [0.10, 0.86, 0.52]]), strength=np.array([0.8, 1.3]), white=SUBJECT.white + 6
+        SUBJECT,
+        stains=unit([[0.60, 0.72, 0.36], [0.10, 0.86, 0.52]]),
+        strength=np.array([0.8, 1.3]),
+        white=SUBJECT.white + 6,
     ),
     "faint": replace(SUBJECT, strength=np.array([0.45, 0.45])),
 }
@@ -48,6 +51,11 @@ def section(subject) -> np.ndarray:
 @pytest.fixture(scope="module")
 def sections() -> dict[str, np.ndarray]:
     return {name: section(subject) for name, subject in STAININGS.items()}
+
+
+@pytest.fixture(scope="module")
+def targets(sections) -> dict[str, StainTarget]:
+    return {method: target_of(sections["typical"], method) for method in METHODS}
 
 
 def fit(image: np.ndarray, method: str = "macenko", target: StainTarget | None = None) -> StainTransform:
@@ -68,9 +76,9 @@ LEFT = {"macenko": 0.1, "vahadane": 0.15, "reinhard": 0.55}
 
 @pytest.mark.parametrize("name", ["purple", "red", "faint"])
 @pytest.mark.parametrize("method", METHODS)
-def test_two_stainings_of_a_section_become_alike(sections, method, name):
+def test_two_stainings_of_a_section_become_alike(sections, targets, method, name):
     reference = sections["typical"].astype(float)
-    transform = fit(sections[name], method, target_of(sections["typical"], method))
+    transform = fit(sections[name], method, targets[method])
     before = np.abs(sections[name] - reference)
     after = np.abs(transform.apply(sections[name]) - reference)
     assert after.mean() < LEFT[method] * before.mean()
@@ -80,9 +88,9 @@ def test_two_stainings_of_a_section_become_alike(sections, method, name):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_slide_that_is_its_own_target_stays(sections, method):
-    image = sections["purple"]
-    out = fit(image, method, target_of(image, method)).apply(image)
+def test_a_slide_that_is_its_own_target_stays(sections, targets, method):
+    image = sections["typical"]
+    out = fit(image, method, targets[method]).apply(image)
     assert np.abs(out.astype(int) - image).max() <= 1
 
 
@@ -92,10 +100,12 @@ def test_amounts_of_stain_take_the_strength_and_the_colour_of_the_target():
     source = replace(source, vectors=tuple(map(tuple, unit(source.vectors))), strength=(1.0, 0.5))
     target = TYPICAL["macenko"]
     amounts = rng.uniform(0, 0.7, (4, 30, 50, 2))
-    light = source.glass * 10 ** -(amounts @ np.array(source.vectors))
-    expected = target.glass * 10 ** -(amounts / source.strength * target.strength @ unit(target.vectors))
+    pigment = rng.uniform(-0.1, 0.1, (4, 30, 50, 1)) * np.cross(*source.vectors)  # neither stain explains it
+    light = source.glass * 10 ** -(amounts @ np.array(source.vectors) + pigment)
+    expected = target.glass * 10 ** -(amounts / source.strength * target.strength @ np.array(target.vectors) + pigment)
     for method in ("macenko", "vahadane"):
         out = StainTransform(method, source, target)(torch.tensor(light).permute(0, 3, 1, 2))
+        expected = np.minimum(expected, 255)
         np.testing.assert_allclose(out.permute(0, 2, 3, 1), expected, atol=0.02)
 
 
@@ -167,8 +177,8 @@ def test_every_pixel_has_a_colour(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_type_and_layout_of_patches_do_not_matter(sections, method):
-    transform = fit(sections["red"], method)
+def test_type_and_layout_of_patches_do_not_matter(sections, targets, method):
+    transform = StainTransform(method, targets[method], TYPICAL[method])
     patches = torch.cat([batch(sections["red"][:64, :80]), batch(sections["red"][400:464, 400:480])])
     expected = transform(patches)
     for same in (patches.float(), patches.double(), patches.half(), patches.to(memory_format=torch.channels_last)):
@@ -181,23 +191,19 @@ def test_type_and_layout_of_patches_do_not_matter(sections, method):
     assert transform.apply(frozen).shape == (64, 80, 3)
 
 
-def test_glass_goes_to_glass_and_ink_stays_ink(sections):
+def test_glass_goes_to_glass_and_black_stays_black(sections, targets):
     glass = np.random.default_rng(0).normal((230, 215, 230), 1.5, (50, 50, 3)).clip(0, 255).astype(np.uint8)
-    for method in METHODS:
-        transform = fit(sections["purple"], method, target_of(sections["typical"], method))
+    for method in ("macenko", "reinhard"):
+        transform = fit(sections["purple"], method, targets[method])
         out = transform.apply(glass).reshape(-1, 3)
         np.testing.assert_allclose(out.mean(0), transform.target.glass, atol=2.5)
         assert out.std(0).max() < 4
         assert transform.apply(np.zeros((2, 2, 3), np.uint8)).max() < 12
-    transform = fit(sections["purple"])
-    green = np.full((1, 1, 3), (30, 180, 90), np.uint8)
-    scaled = green * np.array(transform.target.glass) / transform.source.glass
-    assert np.abs(transform.apply(green) - scaled).max() < 25
 
 
-def test_a_very_faint_slide_is_not_blown_up(sections):
+def test_a_very_faint_slide_is_not_blown_up(targets):
     faint = section(replace(SUBJECT, strength=np.array([0.2, 0.2])))
-    transform = fit(faint, target=target_of(sections["typical"]))
+    transform = fit(faint, target=targets["macenko"])
     depth, after = (
         np.log(glass) - np.log(np.maximum(image.reshape(-1, 3), 1.0)).mean(0)
         for image, glass in ((faint, transform.source.glass), (transform.apply(faint), transform.target.glass))
@@ -207,8 +213,8 @@ def test_a_very_faint_slide_is_not_blown_up(sections):
 
 
 @pytest.mark.parametrize("ink", [(20, 160, 80), (40, 60, 160), (25, 25, 30), (200, 30, 40)])
-def test_ink_does_not_count_as_stain(sections, ink):
-    clean = target_of(sections["typical"])
+def test_ink_does_not_count_as_stain(sections, targets, ink):
+    clean = targets["macenko"]
     marked = sections["typical"].copy()
     marked[100:200] = marked[:, 700:760] = ink
     found = target_of(marked)
@@ -217,20 +223,21 @@ def test_ink_does_not_count_as_stain(sections, ink):
     np.testing.assert_allclose(found.mean, clean.mean, atol=0.05)
 
 
-def test_a_little_tissue_on_much_glass_is_found(sections):
+def test_a_little_tissue_on_much_glass_is_found(sections, targets):
     slide = np.random.default_rng(0).integers(242, 245, (4500, 4500, 3), dtype=np.uint8)
     slide[2000:2600, 2000:2600] = sections["typical"][200:800, 200:800]
-    found, whole = target_of(slide), target_of(sections["typical"])
+    found, whole = target_of(slide), targets["macenko"]
     np.testing.assert_allclose(found.vectors, whole.vectors, atol=0.03)
     np.testing.assert_allclose(found.strength, whole.strength, rtol=0.15)
 
 
+@pytest.fixture(scope="module")
 def unusable() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {
         "glass": rng.normal(240, 2, (500, 500, 3)).clip(0, 255).astype(np.uint8),
         "black": np.zeros((500, 500, 3), np.uint8),
-        "noise": rng.integers(0, 256, (500, 500, 3), dtype=np.uint8),
+        "grey": rng.integers(0, 256, (500, 500, 1), dtype=np.uint8).repeat(3, axis=2),
         "tiny": np.full((2, 2, 3), 150, np.uint8),
         "ink": np.full((500, 500, 3), (40, 60, 160), np.uint8),
         "haematoxylin": section(replace(SUBJECT, strength=np.array([1.0, 0.0]))),
@@ -239,15 +246,15 @@ def unusable() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_slide_without_both_stains_stays_as_it_is(method):
-    for name, image in unusable().items():
+def test_a_slide_without_both_stains_stays_as_it_is(unusable, method):
+    for name, image in unusable.items():
         with pytest.warns(UserWarning, match="stay as they are"):
             transform = fit(image, method)
         assert transform.source is None, name
         np.testing.assert_array_equal(transform.apply(image), image)
         assert StainTransform.from_json(transform.to_json()) == transform
     with pytest.raises(ValueError, match="cannot be a target"):
-        target_of(unusable()["glass"], method)
+        target_of(unusable["glass"], method)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -288,15 +295,15 @@ def test_two_patients_become_more_alike(data_dir):
     for name in ("B4", "C4"):
         image = open_image(data_dir / "her2st" / name / "he.jpg", mpp=0.69)
         picture = image.thumbnail(400)
-        tissue = rgb2lab(picture)[..., 0] < 70
+        tissue = rgb2lab(picture)[..., 0] < rgb2lab(np.uint8([[image.background]]))[0, 0, 0] - 12
         for method, found in colours.items():
             shown = picture if method is None else StainNormalizer(method).fit(image, mpp=0.69).apply(picture)
             lab = rgb2lab(shown)
-            found.append(np.concatenate([lab[tissue].mean(0), lab[~tissue].mean(0)]))
-    typical = [51.5, 26.6, -11.6, 96.0, 0.5, 0.2]  # CIELAB of tissue and glass of the default target
+            found.append(lab[tissue].mean(0))
+    typical = [51.5, 26.6, -11.6]  # CIELAB of the tissue of the default target
     far = {method: np.linalg.norm(np.array(found) - typical, axis=1) for method, found in colours.items()}
     for method in METHODS:
         assert (far[method] < 0.75 * far[None]).all()
     apart = {method: np.linalg.norm(np.subtract(*found)) for method, found in colours.items()}
     assert apart["macenko"] < apart[None]
-    assert apart["reinhard"] < apart[None]
+    assert apart["vahadane"] < apart[None]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
 import pytest
+import timm
 import torch
 from huggingface_hub import errors
 from safetensors.torch import save_file
@@ -117,9 +120,18 @@ def test_the_cache_of_the_hub_needs_no_connection(network, hub):
     assert encoder.version == COMMIT
 
 
-def test_a_download_takes_the_pinned_revision(network, hub, monkeypatch):
-    from dataclasses import replace
+def test_a_config_on_the_hub_sets_the_sizes_of_models_of_transformers(network, hub):
+    folder = snapshot(hub)
+    save_file(network.state_dict(), folder / "model.safetensors")
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+    (folder / "config.json").write_text(json.dumps({**sizes, "image_size": 32, "patch_size": 16}))
+    registry._REGISTRY["tiny"] = replace(TINY, library="transformers", arch_kwargs={}, input_px=224)
+    encoder = load()
+    assert (encoder.spec.input_px, encoder.spec.grid, encoder.spec.dim) == (32, (2, 2), 24)
+    np.testing.assert_allclose(hc.encoders.encode(encoder, IMAGES), embed(network), atol=1e-5)
 
+
+def test_a_download_takes_the_pinned_revision(network, hub, monkeypatch):
     asked = []
 
     def download(repository, name, *, revision):
@@ -139,9 +151,7 @@ def test_a_download_takes_the_pinned_revision(network, hub, monkeypatch):
 
 
 def response(status):
-    import httpx
-
-    return httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co"))
+    return SimpleNamespace(status_code=status, headers={}, request=None, url="")
 
 
 @pytest.mark.parametrize(
@@ -211,8 +221,6 @@ def test_weights_that_are_not_there(tmp_path):
 
 
 def test_weights_of_another_network(tmp_path):
-    from dataclasses import replace
-
     other = build(replace(TINY, arch_kwargs={**TINY.arch_kwargs, "embed_dim": 48, "depth": 3})).trunk
     save_file(other.state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match=r"of 'tiny'.*3 blocks, 48 wide, with tokens of 16 px.*unexpected: blocks.2"):
@@ -223,13 +231,9 @@ def test_weights_of_another_network(tmp_path):
 
 
 def test_heads_of_classifiers_are_dropped_and_positions_resampled(network, tmp_path):
-    import timm
-    from dataclasses import replace
-
     wide = timm.create_model(TINY.arch, **{**TINY.arch_kwargs, "img_size": 64}, num_classes=7)
     save_file(wide.state_dict(), tmp_path / "w.safetensors")
     wide.set_input_size(img_size=32)
     wide.reset_classifier(0)
     out = hc.encoders.encode(load(weights=tmp_path / "w.safetensors"), IMAGES)
     np.testing.assert_allclose(out, embed(wide.eval()), atol=1e-5)
-    assert replace(TINY) == TINY

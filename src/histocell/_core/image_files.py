@@ -95,12 +95,43 @@ def open_file(path: str | Path, *, mpp: float | None = None, cache: BlockCache |
     return _open_picture(path, mpp)
 
 
-def reopen(path: str, stamp: tuple[int, int]) -> ImageFile:
-    """A file for one block of a lazy array: slides stay open between blocks, pictures share what `decode` keeps."""
+_lazy: dict[str, tuple[str, tuple[int, int], int]] = {}
+
+
+def remember_lazy(name: str, path: str, stamp: tuple[int, int], level: int) -> None:
+    """Note that the dask array of this name holds a level of a file, and nothing else."""
+    _lazy[name] = (path, stamp, level)
+
+
+def levels_behind(names: list[str]) -> list[Level] | None:
+    """The levels of the file that dask arrays of these names hold; `None` where an array is anything else.
+
+    An array that was cut or changed has another name. Reading the file itself spares what dask does for each chunk.
+
+    Parameters
+    ----------
+    names
+        Names of dask arrays.
+    """
+    found = [_lazy.get(name) for name in names]
+    if not found or found[0] is None or any(item is None or item[:2] != found[0][:2] for item in found):
+        return None
+    path, stamp, _ = found[0]
+    levels = open_file(_unchanged(path, stamp), mpp=1.0).levels
+    return [levels[item[2]] for item in found if item is not None]
+
+
+def _unchanged(path: str, stamp: tuple[int, int]) -> Path:
     file = check_path(path)
     if file_stamp(file) != stamp:
         msg = f"{file} changed since it was opened; read it again"
         raise OSError(msg)
+    return file
+
+
+def reopen(path: str, stamp: tuple[int, int]) -> ImageFile:
+    """A file for one block of a lazy array: slides stay open between blocks, pictures share what `decode` keeps."""
+    file = _unchanged(path, stamp)
     if is_tiff(file) or file.suffix.lower() in _OPENSLIDE_ONLY:
         return _keep_open(path, stamp)
     return open_file(file, mpp=1.0)

@@ -75,7 +75,10 @@ class SlideImage:
             return level.window(0, 0, height, width).reshape(-1, 3)
         tops = np.unique(np.linspace(0, max(0, height - edge), grid).astype(int)).tolist()
         lefts = np.unique(np.linspace(0, max(0, width - edge), grid).astype(int)).tolist()
-        windows = [level.window(y, x, min(height, y + edge), min(width, x + edge)) for y in tops for x in lefts]
+        # copies: a view would keep the whole block that it was cut from
+        windows = [
+            np.array(level.window(y, x, min(height, y + edge), min(width, x + edge))) for y in tops for x in lefts
+        ]
         return np.concatenate([window.reshape(-1, 3) for window in windows])
 
     def thumbnail(self, max_px: int = 1024) -> NDArray[np.uint8]:
@@ -267,15 +270,18 @@ def _open_path(path: str, mpp: float | None) -> SlideImage:
 
 def _open_element(element: Any, scales: Sequence[Any], mpp: float | None, name: str) -> SlideImage:
     """An xarray image; what SpatialData calls an image element."""
+    from histocell._core.image_files import levels_behind
     from histocell._core.image_metadata import element_mpp
 
-    cache = BlockCache()
-    levels: list[Level] = [
-        dask_level(scale.data, scale.dims, cache)
-        if hasattr(scale.data, "__dask_graph__")
-        else ArrayLevel(scale.data, scale.dims)
-        for scale in scales
-    ]
+    levels = levels_behind([getattr(scale.data, "name", "") for scale in scales])
+    if levels is None:
+        cache = BlockCache()
+        levels = [
+            dask_level(scale.data, scale.dims, cache)
+            if hasattr(scale.data, "__dask_graph__")
+            else ArrayLevel(scale.data, scale.dims)
+            for scale in scales
+        ]
     if mpp is not None:
         return SlideImage(levels, mpp=mpp, mpp_source="argument", name=name)
     return SlideImage(levels, mpp=element_mpp(element), mpp_source="transformation", name=name)

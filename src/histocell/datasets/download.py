@@ -1,4 +1,4 @@
-"""Published sections: from the data folder, else downloaded into it."""
+"""Published sections and a slide: from the data folder, else downloaded into it."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ _IMAGES = {  # the images of the repository; all are in doi:10.5281/zenodo.39572
     "C6": "C/C6/5714_HE_BT_E2.jpg",
 }
 _LABELS = "pathologist_labels.tsv"
+_SLIDE = "https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/CMU-1-Small-Region.svs"
+_SLIDE_SHA256 = "ed92d5a9f2e86df67640d6f92ce3e231419ce127131697fbbce42ad5e002c8a7"
 
 
 def her2st(section: str | Sequence[str] = "C2", *, tier: str = "major") -> SpatialData:
@@ -84,6 +86,32 @@ def her2st(section: str | Sequence[str] = "C2", *, tier: str = "major") -> Spati
         raise ValueError(msg)
     read = {name: _read(name, tier) for name in names}
     return read[section] if isinstance(section, str) else concatenate_sections(read)
+
+
+def example_slide() -> Path:
+    """A small real slide: H&E, Aperio, 2220 x 2967 px of 0.499 um, 1.9 MB.
+
+    Returns
+    -------
+    The file, for :func:`histocell.io.slide`.
+
+    Raises
+    ------
+    ConnectionError
+        If the slide is not in the data folder and cannot be downloaded.
+
+    Notes
+    -----
+    The slide is looked for in ``hc.settings.data_dir / "slides"`` (the environment variable ``HISTOCELL_DATA_DIR``) and
+    else downloaded into it. It is ``CMU-1-Small-Region.svs`` of the OpenSlide test data, in the public domain (CC0).
+
+    References
+    ----------
+    https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/
+    """
+    path = settings.data_dir / "slides" / "CMU-1-Small-Region.svs"
+    _download(_SLIDE, path, known_hash=f"sha256:{_SLIDE_SHA256}")
+    return path
 
 
 def _read(section: str, tier: str) -> SpatialData:
@@ -146,8 +174,8 @@ def _folder(section: str, tier: str) -> Path:
     return folder
 
 
-def _download(url: str, path: Path) -> None:
-    """Fetch a file once. The addresses name commits, so what is behind them does not change."""
+def _download(url: str, path: Path, *, known_hash: str | None = None) -> None:
+    """Fetch a file once. What is behind an address does not change: it names a commit, or the file has a known hash."""
     import pooch
 
     if path.is_file():
@@ -156,14 +184,14 @@ def _download(url: str, path: Path) -> None:
     try:
         pooch.retrieve(
             url,
-            known_hash=None,
+            known_hash=known_hash,
             fname=path.name,
             path=path.parent,
             downloader=pooch.HTTPDownloader(progressbar=progress),
         )
-    except OSError as error:  # the errors of requests are OSErrors
+    except (OSError, ValueError) as error:  # the errors of requests are OSErrors; another hash is a ValueError
         msg = (
             f"{path} is not there and {url} cannot be downloaded ({error}). Put the file there by hand, or set "
-            "HISTOCELL_DATA_DIR (hc.settings.data_dir) to a folder that holds her2st/"
+            f"HISTOCELL_DATA_DIR (hc.settings.data_dir) to a folder that holds {path.relative_to(settings.data_dir).parts[0]}/"
         )
         raise ConnectionError(msg) from error

@@ -15,6 +15,7 @@ from histocell._core.patch_source import PatchSource
 from histocell.encoders.execution import Batch, Executor, Points
 from histocell.encoders.nucleus import NucleusPooling, shared_tiles, token_weights
 from histocell.encoders.precision import pick_precision
+from histocell.encoders.preprocessing import fit_to_input
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -285,5 +286,6 @@ def encode(encoder: Encoder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         msg = f"images must be uint8 of shape (n, h, w, 3), not {images.dtype} of shape {images.shape}"
         raise ValueError(msg)
     size = encoder.batch_size or 32
-    parts = [encoder.forward(images[start : start + size]) for start in range(0, len(images), size)]
+    starts = range(0, len(images), size)
+    parts = [encoder.forward(fit_to_input(images[start : start + size], encoder.spec)) for start in starts]
     return np.concatenate(parts) if parts else np.empty((0, encoder.dim), dtype=np.float32)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from histocell.encoders.spec import EncoderSpec
     from histocell.encoders.stain_normalization import StainTransform
 
@@ -34,7 +37,7 @@ class Preprocessing:
         self._shift = -mean / std
 
     def __call__(self, patches: torch.Tensor, stain: StainTransform | None = None) -> torch.Tensor:
-        """Normalised images, shape ``(n, 3, edge, edge)``, of uint8 patches, shape ``(n, h, w, 3)``."""
+        """Normalised images, shape ``(n, 3, edge, edge)``, of uint8 patches, shape ``(n, h, h, 3)``."""
         images = patches.permute(0, 3, 1, 2)  # channels last in memory, as convolutions like it
         if images.shape[-2:] != (self._edge, self._edge):
             images = self._resized(images)
@@ -43,15 +46,34 @@ class Preprocessing:
         return torch.addcmul(self._shift, images.float(), self._scale).to(self._dtype)
 
     def _resized(self, images: torch.Tensor) -> torch.Tensor:
-        """The shorter edge brought to the size of the input, the middle cut out."""
         edge = self._edge
-        height, width = images.shape[-2:]
-        short = min(height, width)
-        size = (int(edge * height / short), int(edge * width / short))
         if images.device.type != "cpu":  # only the processor resizes bytes
             images = images.float()
-        images = functional.interpolate(images, size, mode=self._mode, antialias=True, align_corners=False)
-        if images.dtype != torch.uint8:
-            images = images.round_().clamp_(0, 255)
-        top, left = round((size[0] - edge) / 2), round((size[1] - edge) / 2)
-        return images[..., top : top + edge, left : left + edge]
+        images = functional.interpolate(images, (edge, edge), mode=self._mode, antialias=True, align_corners=False)
+        return images if images.dtype == torch.uint8 else images.round_().clamp_(0, 255)
+
+
+def fit_to_input(images: NDArray[np.uint8], spec: EncoderSpec) -> NDArray[np.uint8]:
+    """Pictures of any size at the input size: the shorter edge resized to it, the middle cut out.
+
+    By Pillow, to the last bit what the published transforms give.
+
+    Parameters
+    ----------
+    images
+        Shape ``(n, h, w, 3)``.
+    spec
+        Input size and interpolation.
+    """
+    from PIL import Image
+
+    edge = spec.input_px
+    height, width = images.shape[1:3]
+    if height == width == edge:
+        return images
+    short = min(height, width)
+    rows, columns = int(edge * height / short), int(edge * width / short)
+    how = Image.Resampling[spec.interpolation.upper()]
+    top, left = round((rows - edge) / 2), round((columns - edge) / 2)
+    resized = [np.asarray(Image.fromarray(image).resize((columns, rows), how)) for image in images]
+    return np.stack(resized)[:, top : top + edge, left : left + edge]

@@ -13,7 +13,7 @@ from spatialdata.transformations import Identity, Scale, set_transformation
 from xarray import DataArray, Dataset, DataTree
 
 from histocell._core import keys
-from histocell._core.image_files import check_path, file_stamp, open_file, reopen
+from histocell._core.image_files import check_path, file_stamp, open_file, remember_lazy, reopen
 from histocell._core.pixels import channel_axis
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ def _file_scales(path: Path) -> list[da.Array]:
     stamp = file_stamp(path)
     lazy = []
     for number, level in enumerate(open_file(path, mpp=1.0).levels):
+        name = f"slide-{tokenize(str(path), stamp, number)}"
+        remember_lazy(name, str(path), stamp, number)
         chunks = [tuple(min(_CHUNK, length - start) for start in range(0, length, _CHUNK)) for length in level.shape]
         lazy.append(
             da.map_blocks(
@@ -105,7 +107,7 @@ def _file_scales(path: Path) -> list[da.Array]:
                 chunks=((3,), *chunks),
                 dtype=np.uint8,
                 meta=np.empty((0, 0, 0), dtype=np.uint8),
-                name=f"slide-{tokenize(str(path), stamp, number)}",
+                name=name,
             )
         )
     return lazy

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from histocell.encoders.nucleus import NucleusPooling
     from histocell.encoders.spec import Encoder
-    from histocell.encoders.stain_normalization import StainNormalizer
+    from histocell.encoders.stain_normalization import Method, StainNormalizer
 
 
 def embed_image(
@@ -37,7 +37,7 @@ def embed_image(
     *,
     weights: str | PathLike[str] | None = None,
     pool: str | NucleusPooling | None = None,
-    stain: str | StainNormalizer | None = None,
+    stain: Method | StainNormalizer | None = None,
     precision: str = "auto",
     batch_size: int | None = None,
     device: str | Sequence[str] | None = None,
@@ -194,7 +194,7 @@ def _built(encoder: Any, **options: Any) -> Encoder:
     return encoder
 
 
-def _normalizer(stain: str | StainNormalizer | None) -> StainNormalizer | None:
+def _normalizer(stain: Method | StainNormalizer | None) -> StainNormalizer | None:
     if not isinstance(stain, str):
         return stain
     from histocell.encoders.stain_normalization import StainNormalizer

@@ -1,20 +1,24 @@
-"""A grid of tiles over the tissue of a slide."""
+"""Tiles of a slide: a grid over its tissue, or what another tool laid."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from histocell._core import geometry, keys
 from histocell._core.access import is_spatialdata
+from histocell._core.errors import missing_key
+from histocell.io._tile_table import TILE_ID, tile_table, tile_windows
 from histocell.pp._tissue import find_tissue, slide_image
 
 if TYPE_CHECKING:
+    import geopandas as gpd
+    from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from histocell._core.images import SlideImage
+MIN_TILE_PX = 8
 
 
 def tiles(
@@ -59,7 +63,7 @@ def tiles(
     Raises
     ------
     ValueError
-        When no tile holds enough tissue, or the resolution is unknown.
+        When no tile holds enough tissue, tiles would be smaller than a few px, or the resolution is unknown.
     """
     if not is_spatialdata(data):
         msg = "hc.pp.tiles takes a SpatialData; hc.io.slide(path) makes one from a slide"
@@ -68,8 +72,11 @@ def tiles(
         msg = f"overlap must be at least 0 and below 1, not {overlap}"
         raise ValueError(msg)
     key, picture = slide_image(data, image_key, mpp)
-    mask = find_tissue(picture)
     size_px = size_um / picture.mpp
+    if not size_px >= MIN_TILE_PX:
+        msg = f"tiles of size_um={size_um:g} are {size_px:.3g} px at {picture.mpp:g} um per px; at least {MIN_TILE_PX} px hold a picture"
+        raise ValueError(msg)
+    mask = find_tissue(picture)
     step = size_px * (1 - overlap)
     height, width = picture.shape
     x, y = np.meshgrid(np.arange(size_px / 2, width, step), np.arange(size_px / 2, height, step))
@@ -83,49 +90,88 @@ def tiles(
             "hc.pp.tissue_mask(data), or lower min_tissue or size_um"
         )
         raise ValueError(msg)
-    elements = _tile_elements(data, key, picture, centers[kept], windows[kept], share[kept], size_um)
+    shapes = _tile_shapes(data.images[key], windows[kept], share[kept])
+    table = tile_table(
+        shapes,
+        keys.TILES,
+        windows[kept],
+        shape=picture.shape,
+        mpp=picture.mpp,
+        size_um=size_um,
+        centers=centers[kept],
+    )
     if not inplace:
-        return elements
-    data.shapes[keys.TILES] = elements.shapes[keys.TILES]
-    data.tables[keys.TILE_TABLE] = elements.tables[keys.TILE_TABLE]
+        from spatialdata import SpatialData
+
+        return SpatialData(shapes={keys.TILES: shapes}, tables={keys.TILE_TABLE: table})
+    data.shapes[keys.TILES] = shapes
+    data.tables[keys.TILE_TABLE] = table
     return None
 
 
-def _tile_elements(
-    sdata: SpatialData,
-    image_key: str,
-    picture: SlideImage,
-    centers: NDArray[np.float64],
-    windows: NDArray[np.int32],
-    share: NDArray[np.float64],
-    size_um: float,
-) -> SpatialData:
-    """Tiles as shapes and as a table that annotates them."""
+def _tile_shapes(image: Any, windows: NDArray[np.int32], share: NDArray[np.float64]) -> gpd.GeoDataFrame:
+    """Tiles as polygons in the coordinate systems of the image."""
     import geopandas as gpd
-    import pandas as pd
     import shapely
-    from anndata import AnnData
-    from spatialdata import SpatialData
-    from spatialdata.models import ShapesModel, TableModel
+    from spatialdata.models import ShapesModel
     from spatialdata.transformations import get_transformation
 
     ids = [f"tile_{i}" for i in range(len(windows))]
     boxes = shapely.box(windows[:, 1], windows[:, 0], windows[:, 3], windows[:, 2])
-    frame = gpd.GeoDataFrame({"tile_id": ids}, geometry=boxes, index=ids)
-    shapes = ShapesModel.parse(frame, transformations=dict(get_transformation(sdata.images[image_key], get_all=True)))
-    obs = pd.DataFrame(
-        {
-            keys.REGION: pd.Categorical([keys.TILES] * len(ids)),
-            "tile_id": ids,
-            keys.INSIDE: geometry.windows_inside(windows, picture.shape),
-            keys.TISSUE_FRACTION: share,
-            keys.MPP: float(picture.mpp or np.nan),
-        },
-        index=ids,
-    )
-    table = AnnData(obs=obs)
-    table.obsm[keys.SPATIAL] = centers
-    table.obsm[keys.PATCHES] = windows
-    keys.write_provenance(table, keys.PATCHES, size_um=float(size_um))
-    parsed = TableModel.parse(table, region=keys.TILES, region_key=keys.REGION, instance_key="tile_id")
-    return SpatialData(shapes={keys.TILES: shapes}, tables={keys.TILE_TABLE: parsed})
+    frame = gpd.GeoDataFrame({TILE_ID: ids, keys.TISSUE_FRACTION: share}, geometry=boxes, index=ids)
+    return ShapesModel.parse(frame, transformations=dict(get_transformation(image, get_all=True)))
+
+
+def tiles_from_shapes(
+    data: SpatialData,
+    shapes: str = keys.TILES,
+    *,
+    mpp: float | None = None,
+    image_key: str | None = None,
+    inplace: bool = True,
+) -> AnnData | None:
+    """Take the tiles that another tool laid: squidpy's ``make_tiles``, LazySlide, or squares of your own.
+
+    Parameters
+    ----------
+    data
+        SpatialData with an image and the tiles.
+    shapes
+        Name of the shapes: upright squares of one size. The patch of a tile that the border of the image cuts is completed
+        into the image. Their column ``tile_id``, or else their index, names the rows.
+    mpp
+        Micrometres per full-resolution px, where the image does not say it.
+    image_key
+        The image, where there are several.
+    inplace
+        Whether to write the result; else it is returned.
+
+    Returns
+    -------
+    `None`, or with ``inplace=False`` the table. Writes:
+
+    ``tables["tile_table"]`` : AnnData without variables
+        The columns of the shapes, ``obs["tile_id"]``, ``obs["mpp"]``, ``obs["patch_inside"]``, ``obsm["spatial"]``
+        centres and ``obsm["patches"]``: all that :func:`histocell.pp.embed_image` reads.
+
+    Raises
+    ------
+    KeyError
+        When there are no such shapes.
+    ValueError
+        When they are no squares of one size, lie beside the image, or the resolution is unknown.
+    """
+    if not is_spatialdata(data):
+        msg = "hc.pp.tiles_from_shapes takes a SpatialData with an image and the shapes of tiles"
+        raise TypeError(msg)
+    if shapes not in data.shapes:
+        raise missing_key("shapes", shapes, data.shapes, "hc.pp.tiles(data) lays tiles over the tissue.")
+    key, picture = slide_image(data, image_key, mpp)
+    frame = data.shapes[shapes]
+    windows = tile_windows(frame, shapes, picture.shape, image=data.images[key])
+    size_um = float(windows[0, 2] - windows[0, 0]) * picture.mpp
+    table = tile_table(frame, shapes, windows, shape=picture.shape, mpp=picture.mpp, size_um=size_um)
+    if not inplace:
+        return table
+    data.tables[keys.TILE_TABLE] = table
+    return None

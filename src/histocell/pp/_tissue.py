@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from histocell._core.images import SlideImage
 
-MASK_UM = 8.0  # resolution of the tissue mask: finer than any patch, coarse enough for a whole slide at once
+MASK_UM = 8.0  # resolution of the tissue mask, to the next power of two: finer than any patch, small for a whole slide
+BLOCK_PX = 4096  # edge of the windows that a slide is read in for its mask
 WHITE, BLACK = 220, 20  # a px with min(RGB) above, or max(RGB) below, holds no tissue
 EDGE_THRESHOLD = 15.0  # of the tiler that Hist2Cell used, on patches of 224 px
 QC_PX, QC_MPP = 224, 0.5
@@ -48,8 +49,9 @@ class TissueMask:
 
     def fraction(self, windows: NDArray[np.integer]) -> NDArray[np.float64]:
         """Share of tissue in each window ``(y0, x0, y1, x1)``; what lies outside of the slide counts as background."""
-        area = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1))
-        area[1:, 1:] = self.mask.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+        area = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1), dtype=np.int32)
+        self.mask.cumsum(axis=0, out=area[1:, 1:])
+        area[1:, 1:].cumsum(axis=1, out=area[1:, 1:])
         scaled = windows / np.array([*self.scale, *self.scale])
         y0, x0, y1, x1 = np.rint(scaled).astype(np.int64).T
         y1, x1 = np.maximum(y1, y0 + 1), np.maximum(x1, x0 + 1)
@@ -80,24 +82,41 @@ def find_tissue(image: SlideImage, *, min_area_um2: float = 20_000.0) -> TissueM
     from skimage.filters import gaussian, threshold_otsu
     from skimage.morphology import disk
 
-    height, width = image.shape
     mpp = image.mpp or 1.0
-    shrink = max(MASK_UM / mpp, 1.0)
-    small = (max(int(np.ceil(height / shrink)), 1), max(int(np.ceil(width / shrink)), 1))
-    picture = image.read(0, 0, height, width, out_shape=small)
-    white = np.maximum(np.asarray(image.background, dtype=np.float64), 128.0)
-    density = np.maximum(-np.log10(np.clip(picture, 1, None) / white), 0)
-    colour = gaussian(density.max(axis=2), 1.0)
-    dark = picture.max(axis=2) < BLACK
+    shrink = 2 ** max(round(np.log2(MASK_UM / mpp)), 0)
+    density, dark = _density(image, shrink)
+    colour = gaussian(density, 1.0)
     visible = colour[~dark]
     # Otsu splits any picture in two; the bounds keep an all-tissue or an empty slide whole.
     threshold = np.clip(threshold_otsu(visible), 0.04, 0.09) if len(visible) and np.ptp(visible) > 0 else 0.09
     mask = (colour > threshold) & ~dark
     mask = ndimage.binary_opening(ndimage.binary_closing(np.pad(mask, 4, mode="edge"), disk(3)), disk(1))[4:-4, 4:-4]
-    scale = (height / small[0], width / small[1])
-    pixels = max(min_area_um2 / (scale[0] * scale[1] * mpp**2), 1.0)
+    pixels = max(min_area_um2 / (shrink * mpp) ** 2, 1.0)
     mask = _drop_small(mask, pixels)
-    return TissueMask(~_drop_small(~mask, pixels), scale)
+    return TissueMask(~_drop_small(~mask, pixels), (float(shrink), float(shrink)))
+
+
+def _density(image: SlideImage, shrink: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Largest optical density of the channels, and where the slide is black, on a grid of `shrink` level-0 px.
+
+    The slide is read in squares whose borders are those of its tiles, so that no tile is decoded twice and neither a
+    row of tiles nor the slide lies in memory, with or without a pyramid.
+    """
+    height, width = image.shape
+    rows, columns = -(-height // shrink), -(-width // shrink)
+    density, dark = np.empty((rows, columns), dtype=np.float32), np.empty((rows, columns), dtype=np.bool_)
+    white = np.maximum(np.asarray(image.background, dtype=np.float64), 128.0)
+    of_value = np.maximum(-np.log10(np.maximum(np.arange(256), 1)[:, None] / white), 0).astype(np.float32)
+    step = max(BLOCK_PX // shrink, 1)
+    for top in range(0, rows, step):
+        for left in range(0, columns, step):
+            bottom, right = min(top + step, rows), min(left + step, columns)
+            window = (top * shrink, left * shrink, bottom * shrink, right * shrink)
+            picture = image.read(*window, out_shape=(bottom - top, right - left))
+            channels = [of_value[picture[..., channel], channel] for channel in range(3)]
+            density[top:bottom, left:right] = np.maximum.reduce(channels)
+            dark[top:bottom, left:right] = picture.max(axis=2) < BLACK
+    return density, dark
 
 
 def _drop_small(mask: NDArray[np.bool_], pixels: float) -> NDArray[np.bool_]:
@@ -108,7 +127,7 @@ def _drop_small(mask: NDArray[np.bool_], pixels: float) -> NDArray[np.bool_]:
         return mask
     size = np.bincount(labels.ravel())
     size[0] = 0
-    return size[labels] >= pixels
+    return (size >= pixels)[labels]
 
 
 def slide_image(sdata: SpatialData, image_key: str | None, mpp: float | None) -> tuple[str, Any]:
@@ -172,6 +191,7 @@ def tissue_mask(
         When no tissue is found or the resolution is unknown.
     """
     import geopandas as gpd
+    import shapely
     from spatialdata.models import ShapesModel
     from spatialdata.transformations import get_transformation
 
@@ -179,7 +199,9 @@ def tissue_mask(
         msg = "hc.pp.tissue_mask takes a SpatialData; hc.io.slide(path) makes one from a slide"
         raise TypeError(msg)
     key, picture = slide_image(data, image_key, mpp)
-    outlines = find_tissue(picture, min_area_um2=min_area_um2).polygons()
+    corner = picture.shape[::-1]  # a px of the mask may reach over the border
+    found = find_tissue(picture, min_area_um2=min_area_um2).polygons()
+    outlines = [shapely.transform(outline, lambda xy: np.minimum(xy, corner)) for outline in found]
     if not outlines:
         msg = f"no tissue found on image {key!r}; look at it, or lower min_area_um2 (now {min_area_um2:g})"
         raise ValueError(msg)

@@ -1,0 +1,219 @@
+"""HEST-1k: sections of many platforms with their H&E slides, in one layout."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData, read_h5ad
+from anndata.utils import make_index_unique
+from scipy.sparse import csr_matrix
+
+from histocell._core import keys
+from histocell._core.access import coordinates
+from histocell._core.errors import listing, warn
+from histocell._core.geometry import check_mpp, mpp_from_pitch
+from histocell._core.images import open_image
+from histocell._core.settings import logger
+from histocell.io._build import Placed, build, concatenate_sections, place, set_label
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+# Distance between neighbouring (pseudo-)spots in um where the metadata leave it out; legacy ST has several.
+_PITCH_UM = {"Visium": 100.0, "Xenium": 100.0, "Visium HD": 128.0}
+_LABELS = ("organ", "disease_state", "oncotree_code", "species", "st_technology")
+_SOURCE = ("dataset_title", "license", "study_link", "download_page_link1", "hest_version_added")
+_DIFFERENT = 0.1  # resolutions that differ by more contradict each other
+
+
+def hest(
+    path: str | PathLike[str],
+    sample: str | Sequence[str] | None = None,
+    *,
+    image: Any = None,
+    mpp: float | None = None,
+) -> SpatialData:
+    """Read samples of a HEST-1k folder.
+
+    Parameters
+    ----------
+    path
+        The folder, with ``st/<id>.h5ad``, ``metadata/<id>.json`` or ``HEST_*.csv`` and, if there, ``wsis/<id>.tif`` and
+        ``patches/<id>.h5``.
+    sample
+        An id (``"TENX99"``) or several; may be left out where the folder holds one sample. Several come in one
+        SpatialData, with elements ``he-<id>``, ``spots-<id>`` and one table; genes that a sample lacks are 0.
+    image
+        The full-resolution slide of a single sample: a path or an array; by default ``wsis/<id>.tif``.
+    mpp
+        Micrometres per full-resolution px of a single sample; wins over everything else.
+
+    Returns
+    -------
+    SpatialData: image ``he`` (where the slide is there), shapes ``spots``, ``table`` with counts (CSR, float32),
+    ``obsm["spatial"]`` (centres x, y in full-resolution px), ``obs["mpp"]``, ``obs["section"]`` (the id),
+    ``obs["patient"]`` and, where stated, ``obs["organ"]``, ``obs["disease_state"]``, ``obs["oncotree_code"]``,
+    ``obs["species"]``, ``obs["st_technology"]``. Licence and study of each sample are in the provenance. Bins of Xenium and
+    Visium HD come as spots.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    ValueError
+        If several samples are there and none is named, or spots do not lie in the slide.
+
+    Notes
+    -----
+    The resolution that the metadata estimate is compared with the distance between spots, which is known in um. Where they
+    contradict each other, as in some Xenium samples, the distance between spots is taken, with a warning.
+
+    Without the slide, :func:`histocell.pp.embed_patches` embeds the patches of ``patches/<id>.h5``.
+
+    ``obs["patient"]`` is ``<study>: <patient>``, as studies number their patients alike. Where no patient is stated, it is
+    the study: its sections might be of one patient.
+
+    References
+    ----------
+    G. Jaume et al., HEST-1k: A dataset for spatial transcriptomics and histology image analysis, NeurIPS 2024,
+    arXiv:2406.16192.
+    """
+    folder = Path(path).expanduser()
+    names = _samples(folder, sample)
+    if len(names) > 1 and (image is not None or mpp is not None):
+        msg = f"image= and mpp= are for a single sample, not for {len(names)}; read them one by one"
+        raise ValueError(msg)
+    read = {name: _read(folder, name, image, mpp) for name in names}
+    if isinstance(sample, str) or sample is None:
+        return read[names[0]]
+    merged = concatenate_sections(read)
+    sources = {name: keys.read_provenance(sdata.tables[keys.TABLE], "hest")[name] for name, sdata in read.items()}
+    keys.write_provenance(merged.tables[keys.TABLE], "hest", **sources)
+    return merged
+
+
+def _samples(folder: Path, sample: str | Sequence[str] | None) -> list[str]:
+    """Ids of the samples to read."""
+    there = sorted(file.stem for file in (folder / "st").glob("*.h5ad"))
+    if not there:
+        found = listing(sorted(entry.name for entry in folder.iterdir())) if folder.is_dir() else "no such folder"
+        msg = f"{folder} holds no st/<id>.h5ad, so it is no HEST-1k folder; it holds: {found}"
+        raise FileNotFoundError(msg)
+    if sample is None and len(there) > 1:
+        msg = f"{folder} holds {len(there)} samples, name those to read: {listing(there)}"
+        raise ValueError(msg)
+    names = there if sample is None else [sample] if isinstance(sample, str) else list(sample)
+    missing = [name for name in names if name not in there]
+    if missing or not names or len(set(names)) < len(names):
+        problem = f"has no st/{missing[0]}.h5ad" if missing else f"cannot give the samples {names}: name each once"
+        msg = f"{folder} {problem}; samples there: {listing(there)}"
+        raise FileNotFoundError(msg) if missing else ValueError(msg)
+    return names
+
+
+def _read(folder: Path, name: str, image: Any, mpp: float | None) -> SpatialData:
+    facts = _facts(folder, name)
+    raw: Any = _counts(folder / "st" / f"{name}.h5ad")
+    xy = coordinates(raw)
+    table = AnnData(
+        X=csr_matrix(raw.X, dtype=np.float32),
+        obs=raw.obs,
+        var=raw.var.set_axis(make_index_unique(pd.Index(raw.var_names.astype(str)))),
+    )
+    study, patient = facts.get("dataset_title"), facts.get("patient")
+    set_label(table, keys.SECTION, name)
+    set_label(table, keys.PATIENT, ": ".join(part for part in (study, patient) if part) or name)
+    for label in _LABELS:
+        set_label(table, label, facts.get(label))
+    slide = _slide(folder, name) if image is None else image
+    sdata = build(table, [_place(xy, name, slide, facts, mpp)])
+    source = {"dataset": "HEST-1k", **{key: facts[key] for key in _SOURCE if key in facts}}
+    if (patches := folder / "patches" / f"{name}.h5").is_file():
+        source["patches"] = str(patches.resolve())
+    keys.write_provenance(sdata.tables[keys.TABLE], "hest", **{name: source})
+    return sdata
+
+
+def _counts(path: Path) -> AnnData:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Variable names are not unique")  # they are made so
+            return read_h5ad(path)
+    except (OSError, KeyError) as error:
+        msg = f"{path} cannot be read, it is truncated or no h5ad ({error}); copy or download it again"
+        raise OSError(msg) from error
+
+
+def _facts(folder: Path, name: str) -> dict[str, str]:
+    """What the table of samples and the file of the sample say, as strings; blanks are left out."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.glob("HEST_*.csv")):
+        rows = pd.read_csv(path, encoding="utf-8-sig", dtype=str)
+        found |= {str(key): value for row in rows[rows["id"] == name].to_dict("records") for key, value in row.items()}
+    if (path := folder / "metadata" / f"{name}.json").is_file():
+        found |= {key: value for key, value in json.loads(path.read_text("utf-8")).items() if not _blank(value)}
+    if not found:
+        msg = f"nothing describes sample {name}: {folder} holds neither metadata/{name}.json nor a HEST_*.csv with its row"
+        raise FileNotFoundError(msg)
+    return {key: str(value) for key, value in found.items() if not _blank(value)}
+
+
+def _blank(value: Any) -> bool:
+    return value is None or value != value or str(value).strip().lower() in {"", "nan"}
+
+
+def _slide(folder: Path, name: str) -> Path | None:
+    path = folder / "wsis" / f"{name}.tif"
+    if path.is_file():
+        return path
+    if (folder / "patches" / f"{name}.h5").is_file():
+        logger.info("%s: no slide (wsis/%s.tif); hc.pp.embed_patches embeds patches/%s.h5", name, name, name)
+    else:
+        warn(f"{name} has neither a slide (wsis/{name}.tif) nor patches (patches/{name}.h5) in {folder}; give image=")
+    return None
+
+
+def _place(xy: NDArray[np.float64], name: str, slide: Any, facts: dict[str, str], mpp: float | None) -> Placed:
+    """Where the spots lie, at the resolution that fits their distance."""
+    pitch_um = _number(facts, "inter_spot_dist") or _PITCH_UM.get(facts.get("st_technology", ""))
+    pitch_mpp = mpp_from_pitch(xy, pitch_um) if pitch_um is not None and len(xy) > 1 else None
+    stated = _number(facts, "pixel_size_um_estimated") or _number(facts, "pixel_size_um_embedded")
+    source = "metadata"
+    if stated is None and slide is not None and (opened := open_image(slide)).mpp is not None:
+        stated, source = opened.mpp, opened.mpp_source
+    if mpp is not None:
+        chosen, source = check_mpp(mpp), "argument"
+    elif stated is not None and (pitch_mpp is None or abs(stated / pitch_mpp - 1) <= _DIFFERENT):
+        chosen = check_mpp(stated, source=f"the {source} of {name}")
+    elif pitch_mpp is not None:
+        chosen, source = pitch_mpp, "spot pitch"
+        if stated is not None:
+            warn(
+                f"{name}: {stated:.4g} um per px by what is stated, but {pitch_mpp:.4g} by its spots, which lie "
+                f"{pitch_um:g} um apart; going on with {pitch_mpp:.4g}. Give mpp= where this is wrong."
+            )
+    else:
+        msg = f"the resolution of {name} is stated nowhere; give mpp= (um per full-resolution px)"
+        raise ValueError(msg)
+    diameter = _number(facts, "spot_diameter")
+    placed = place(xy, name=name, image=slide, mpp=chosen, diameter_um=diameter)
+    return replace(placed, mpp_source=source)
+
+
+def _number(facts: dict[str, str], key: str) -> float | None:
+    """A positive number of the metadata; `None` where there is none."""
+    try:
+        value = float(facts.get(key, "nan"))
+    except ValueError:
+        return None
+    return value if value > 0 else None

@@ -1,0 +1,147 @@
+"""Square tiles of a slide: from the shapes of anyone's tiler to the table that they are embedded by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from spatialdata.models import TableModel
+from spatialdata.transformations import get_transformation
+
+from histocell._core import keys
+from histocell._core.errors import listing
+from histocell._core.geometry import check_inside, windows_inside
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    from numpy.typing import NDArray
+
+TILE_ID = "tile_id"
+
+
+def tile_ids(shapes: gpd.GeoDataFrame, name: str) -> pd.Index:
+    """Column ``tile_id`` of shapes, else their index; an error where two are the same."""
+    ids = pd.Index(shapes[TILE_ID] if TILE_ID in shapes else shapes.index)
+    if not ids.is_unique:
+        msg = f"tiles {name!r} hold ids more than once: {listing(ids[ids.duplicated()].unique(), 5)}"
+        raise ValueError(msg)
+    return ids
+
+
+def tile_windows(
+    shapes: gpd.GeoDataFrame, name: str, shape: tuple[int, int], *, image: Any = None
+) -> NDArray[np.int32]:
+    """Windows (n, 4) of square tiles: y0, x0, y1, x1 in px of the image.
+
+    All have to be of one size: a tile that the tiler cut at the border of the image is completed into the image, so that
+    it overlaps its neighbour.
+
+    Parameters
+    ----------
+    shapes
+        Polygons.
+    name
+        What they are called in messages.
+    shape
+        Height and width of the image.
+    image
+        The image element, whose place among the coordinate systems counts; without it the polygons are in its px.
+    """
+    import shapely
+
+    if len(shapes) == 0:
+        msg = f"shapes {name!r} hold no tile"
+        raise ValueError(msg)
+    polygons = shapes.geometry.to_numpy()
+    if (shapely.get_dimensions(polygons) != 2).any():
+        msg = f"shapes {name!r} are no polygons but points; for the patches around points run hc.pp.patches(data)"
+        raise ValueError(msg)
+    if image is not None:
+        matrix = _to_image(shapes, name, image)
+        polygons = shapely.transform(polygons, lambda xy: xy @ matrix[:2, :2].T + matrix[:2, 2])
+    x0, y0, x1, y1 = shapely.bounds(polygons).T
+    skewed = shapely.area(polygons) < 0.99 * (x1 - x0) * (y1 - y0)
+    if skewed.any():
+        msg = f"{skewed.sum()} of {len(polygons)} shapes of {name!r} are no upright rectangles, so they are no tiles"
+        raise ValueError(msg)
+    size = max((x1 - x0).max(), (y1 - y0).max())
+    starts = [
+        _complete(low, high, size, length, name) for low, high, length in ((y0, y1, shape[0]), (x0, x1, shape[1]))
+    ]
+    start = np.rint(np.column_stack(starts))
+    check_inside(start[:, ::-1] + size / 2, shape, name)
+    return np.hstack([start, start + round(size)]).astype(np.int32)
+
+
+def _to_image(shapes: gpd.GeoDataFrame, name: str, image: Any) -> NDArray[np.float64]:
+    """Affine matrix (3, 3) from shapes to the px of an image, by a coordinate system that both have."""
+    here, there = get_transformation(shapes, get_all=True), get_transformation(image, get_all=True)
+    shared = sorted(set(here) & set(there), key=lambda system: system.startswith(keys.MICRONS))
+    if not shared:
+        msg = f"shapes {name!r} and the image share no coordinate system: {listing(here)}; {listing(there)}"
+        raise ValueError(msg)
+    to_shared, from_shared = (
+        transformation[shared[0]].to_affine_matrix(("x", "y"), ("x", "y")) for transformation in (here, there)
+    )
+    return np.linalg.inv(from_shared) @ to_shared
+
+
+def _complete(
+    low: NDArray[np.float64], high: NDArray[np.float64], size: float, length: int, name: str
+) -> NDArray[np.float64]:
+    """Where tiles of `size` px start along one axis; what the far border cut starts earlier."""
+    cut = high - low < size - 1
+    wrong = cut & (low > 0.5) & (high < length - 0.5)
+    if wrong.any():
+        msg = (
+            f"tiles {name!r} must be squares of one size: {wrong.sum()} of {len(low)} have an edge of "
+            f"{(high - low)[wrong].min():g} px where others have {size:g}"
+        )
+        raise ValueError(msg)
+    return np.where(cut & (low > 0.5), high - size, low)
+
+
+def tile_table(
+    shapes: gpd.GeoDataFrame,
+    name: str,
+    windows: NDArray[np.int32],
+    *,
+    shape: tuple[int, int],
+    mpp: float,
+    size_um: float,
+    centers: NDArray[np.float64] | None = None,
+) -> AnnData:
+    """The table that annotates tiles: ``obsm["patches"]``, ``obsm["spatial"]`` and columns of ``obs``.
+
+    Parameters
+    ----------
+    shapes
+        The tiles. Their columns go along.
+    name
+        Name of the element.
+    windows
+        Their windows (n, 4) in px of the image.
+    shape
+        Height and width of the image.
+    mpp, size_um
+        Micrometres per px of the image; edge of the tiles in micrometres.
+    centers
+        Exact centres (x, y) in px, where the windows were rounded.
+    """
+    ids = tile_ids(shapes, name)
+    obs = pd.DataFrame(shapes.drop(columns=shapes.geometry.name))
+    obs[keys.REGION] = pd.Categorical([name] * len(ids))
+    obs[TILE_ID] = ids.to_numpy()
+    obs[keys.INSIDE] = windows_inside(windows, shape)
+    obs[keys.MPP] = mpp
+    instance_key = TILE_ID
+    if not ids.equals(shapes.index):  # what links a table to shapes is their index
+        instance_key = "instance_id"
+        obs[instance_key] = shapes.index.to_numpy()
+    table = AnnData(obs=obs.set_index(pd.Index(ids.astype(str).to_numpy())))
+    table.obsm[keys.SPATIAL] = windows.reshape(-1, 2, 2).mean(axis=1)[:, ::-1] if centers is None else centers
+    table.obsm[keys.PATCHES] = windows
+    keys.write_provenance(table, keys.PATCHES, size_um=float(size_um))
+    return TableModel.parse(table, region=name, region_key=keys.REGION, instance_key=instance_key)

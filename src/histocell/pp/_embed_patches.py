@@ -1,0 +1,176 @@
+"""Embeddings of patches that were cut already, joined to rows by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histocell._core import keys
+from histocell._core.access import get_table
+from histocell._core.errors import listing, warn
+from histocell._core.settings import progress_bar
+from histocell.encoders.engine import describe
+from histocell.encoders.inference import encode
+from histocell.pp._embed_image import _built
+
+if TYPE_CHECKING:
+    import torch
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from histocell.encoders.spec import Encoder
+
+_READ = 256  # patches that lie in memory
+
+
+def embed_patches(
+    data: AnnData | SpatialData,
+    encoder: str | torch.nn.Module | Encoder,
+    *,
+    file: str | Path | None = None,
+    size_um: float = 112.0,
+    weights: str | None = None,
+    pool: Any = None,
+    precision: str = "auto",
+    batch_size: int | None = None,
+    device: str | None = None,
+    key_added: str | None = None,
+    table_key: str | None = None,
+    inplace: bool = True,
+) -> NDArray[np.float32] | None:
+    """Embed patches of a file, for spots whose slide is not there.
+
+    Where the slide is there, :func:`histocell.pp.embed_image` is the better choice: its patches are cut at any size and lie
+    exactly around the spots.
+
+    Parameters
+    ----------
+    data
+        Spots, named by their barcodes.
+    encoder
+        As in :func:`histocell.pp.embed_image`, or what :func:`histocell.encoders.load` returned; ``"morphology"`` needs
+        the slide.
+    file
+        An HDF5 file as HEST-1k has them: ``img``, uint8 (n, h, w, 3), and ``barcode``. By default the file beside the sample
+        that :func:`histocell.io.hest` read.
+    size_um
+        Edge of the patches in um; 112 in HEST-1k (224 px of 0.5 um).
+    weights, pool, precision, batch_size, device
+        As in :func:`histocell.pp.embed_image`.
+    key_added
+        Key of ``obsm``; ``X_<encoder>`` by default.
+    table_key
+        The table, where a SpatialData has several.
+    inplace
+        Whether to write the result; else it is returned.
+
+    Returns
+    -------
+    `None`, or with ``inplace=False`` the embeddings. Writes:
+
+    ``obsm["X_<encoder>"]`` : float32, shape ``(n_obs, dim)``
+        Joined by barcode; NaN in rows without a patch, with a warning that counts them.
+    ``uns["histocell"]["X_<encoder>"]`` : str
+        As :func:`histocell.pp.embed_image` writes it, as JSON.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file, or none is known.
+    ValueError
+        When the file is none of patches, names a barcode twice, or shares no barcode with the table; when the encoder gives
+        NaN.
+    """
+    table = get_table(data, table_key)
+    files = _files(table) if file is None else [(Path(file).expanduser(), np.arange(table.n_obs))]
+    built = _built(encoder, weights=weights, pool=pool, precision=precision, batch_size=batch_size, device=device)
+    out = np.full((table.n_obs, built.dim), np.nan, dtype=np.float32)
+    names, has_patch = _names(table), np.zeros(table.n_obs, dtype=bool)
+    for path, rows in files:
+        out[rows], has_patch[rows] = _embed_file(path, names[rows], built)
+    if not np.isfinite(out[has_patch]).all():
+        msg = f"encoder {built.name!r} gave NaN or infinite values in {(~np.isfinite(out[has_patch])).any(axis=1).sum()} rows"
+        raise ValueError(msg)
+    if not has_patch.all():
+        warn(f"{(~has_patch).sum()} of {len(out)} rows have no patch; their embedding is NaN")
+    if not inplace:
+        return out
+    key = key_added or f"X_{keys.safe_key(built.name)}"
+    table.obsm[key] = out
+    keys.write_provenance(
+        table,
+        key,
+        **describe(built),
+        license=built.spec.license,
+        size_um=round(size_um, 3),
+        mpp=round(size_um / built.spec.input_px, 6),
+        stain="none",
+        dim=built.dim,
+    )
+    return None
+
+
+def _names(table: AnnData) -> pd.Index:
+    """Barcodes of the rows: what links them to their shapes, as sections that were joined may have got other row names."""
+    attributes = table.uns.get("spatialdata_attrs")
+    return pd.Index((table.obs_names if attributes is None else table.obs[attributes["instance_key"]]).astype(str))
+
+
+def _files(table: AnnData) -> list[tuple[Path, NDArray[np.intp]]]:
+    """The file of each sample that `histocell.io.hest` read, and its rows."""
+    samples = {name: entry for name, entry in keys.read_provenance(table, "hest").items() if isinstance(entry, dict)}
+    absent = [name for name, entry in samples.items() if "patches" not in entry]
+    if not samples or absent:
+        of = f" of {listing(absent)}" if absent else ""
+        msg = (
+            f"no file of patches{of} is known: give file= (HDF5 with img and barcode), or read the data with hc.io.hest"
+        )
+        raise FileNotFoundError(msg)
+    sections = table.obs[keys.SECTION].astype(str).to_numpy()
+    return [(Path(entry["patches"]), np.flatnonzero(sections == name)) for name, entry in samples.items()]
+
+
+def _embed_file(path: Path, names: pd.Index, encoder: Encoder) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Embeddings of the patches of a file in the order of `names`, and which names have one."""
+    import h5py
+
+    if not names.is_unique:
+        msg = f"one file of patches for rows that share names ({listing(names[names.duplicated()], 3)}): it is of one section"
+        raise ValueError(msg)
+    if not path.is_file():
+        msg = f"file of patches {path} does not exist"
+        raise FileNotFoundError(msg)
+    out = np.full((len(names), encoder.dim), np.nan, dtype=np.float32)
+    try:
+        with h5py.File(path) as file, progress_bar(total=len(names), desc=f"embedding with {encoder.name}") as bar:
+            if not {"img", "barcode"} <= set(file):
+                msg = f"{path} is no file of patches: expected img and barcode, it holds {listing(file)}"
+                raise ValueError(msg)
+            images = file["img"]
+            place = names.get_indexer(_barcodes(file["barcode"][()], path, len(images)))
+            if (place < 0).all():
+                msg = f"no barcode of {path} is in the table, whose rows are {listing(names, 3)}"
+                raise ValueError(msg)
+            for start in range(0, len(images), _READ):
+                rows = place[start : start + _READ]
+                out[rows[rows >= 0]] = encode(encoder, images[start : start + _READ][rows >= 0])
+                bar.update(len(rows))
+    except OSError as error:
+        msg = f"{path} cannot be read, it is truncated or no HDF5 file ({error}); copy or download it again"
+        raise OSError(msg) from error
+    has_patch = np.zeros(len(names), dtype=bool)
+    has_patch[place[place >= 0]] = True
+    return out, has_patch
+
+
+def _barcodes(raw: NDArray[Any], path: Path, n: int) -> pd.Index:
+    """Names of the patches, which HEST-1k keeps as bytes of shape (n, 1)."""
+    names = pd.Index([name.decode() if isinstance(name, bytes) else str(name) for name in raw.reshape(-1)])
+    if len(names) != n or not names.is_unique:
+        msg = f"{path} has {n} patches and {len(names)} barcodes, {names.duplicated().sum()} of them repeated; one each is needed"
+        raise ValueError(msg)
+    return names
