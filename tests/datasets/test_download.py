@@ -94,8 +94,10 @@ def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(settings, "data_dir", tmp_path)
     monkeypatch.setattr(pooch, "retrieve", refuse)
-    with pytest.raises(ConnectionError, match=r"HISTOCELL_DATA_DIR"):
+    with pytest.raises(ConnectionError, match=r"HISTOCELL_DATA_DIR.*her2st/"):
         hc.datasets.her2st("C2")
+    with pytest.raises(ConnectionError, match=r"CMU-1-Small-Region.svs is not there.*a folder that holds slides/"):
+        hc.datasets.example_slide()
 
 
 def test_download(tmp_path: Path, real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,3 +126,30 @@ def test_download(tmp_path: Path, real: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(asked) == 4
     assert all(url.startswith("https://raw.githubusercontent.com/almaan/her2st/") for url in asked)
     np.testing.assert_array_equal(sdata["table"].obsm["cell_abundance"], expected.obsm["cell_abundance"])
+
+
+def test_slide(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of the data folder is the published one; a download that is not is refused and leaves nothing."""
+    import shutil
+
+    import pooch
+
+    monkeypatch.setattr(settings, "data_dir", data_dir)
+    kept = hc.datasets.example_slide()
+    assert hc.io.slide(kept)["he"].shape == (3, 2967, 2220)
+    source = kept
+
+    def fetch(url: str, output_file: str, _: object) -> None:
+        assert url.startswith("https://openslide.cs.cmu.edu/")
+        shutil.copyfile(source, output_file)
+
+    monkeypatch.setattr(settings, "data_dir", tmp_path)
+    monkeypatch.setattr(pooch, "HTTPDownloader", lambda **_: fetch)
+    assert hc.datasets.example_slide().read_bytes() == kept.read_bytes()
+    assert hc.datasets.example_slide().parent == tmp_path / "slides"
+    hc.datasets.example_slide().unlink()
+    source = tmp_path / "page.html"
+    source.write_text("please log in")
+    with pytest.raises(ConnectionError, match="hash"):
+        hc.datasets.example_slide()
+    assert not list((tmp_path / "slides").iterdir())

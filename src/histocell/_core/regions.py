@@ -218,7 +218,7 @@ def _find_image(sdata: Any, region: str, *, need_image: bool) -> str | None:
     """The image of a region: the one that shares a coordinate system with it, then the one whose name ends alike."""
     from spatialdata.transformations import get_transformation
 
-    images = list(sdata.images)
+    images = [key for key in sdata.images if not key.endswith("thumbnail")]  # ours and wsidata's: nothing to measure on
     if region in sdata.shapes:
         systems = set(get_transformation(sdata.shapes[region], get_all=True))
         images = [key for key in images if systems & set(get_transformation(sdata.images[key], get_all=True))]

@@ -176,7 +176,9 @@ def _check_fit(state: dict[str, torch.Tensor], wanted: dict[str, Any], spec: Enc
     problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
     found = "; ".join(f"{what}: {listing(names, 3)}" for what, names in problems if names)
     if found:
-        msg = f"{source} does not hold the weights of {spec.name!r}, which is {spec.arch}{_sizes(state)}. {found}"
+        msg = (
+            f"{source} does not hold the weights of {spec.name!r}, which is {spec.arch}{_sizes(state)}. Tensors {found}"
+        )
         raise ValueError(msg)
 
 

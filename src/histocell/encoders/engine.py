@@ -82,9 +82,9 @@ def embed_slide(
         **describe(encoder),
         "size_um": float(size_um),
         "mpp": float(mpp),
-        "stain": None if stain is None else stain.describe(),
+        "stain": None if stain is None else f"{stain.method} {_digest(stain.to_json().encode())}",
         "image": image.fingerprint(),
-        "centers": hashlib.sha256(np.ascontiguousarray(centers, np.float64).tobytes()).hexdigest()[:16],
+        "centers": _digest(np.ascontiguousarray(centers, np.float64).tobytes()),
         "batch_size": known.get("batch_size", encoder.batch_size),
     }
     shape = (len(centers), encoder.dim)
@@ -115,6 +115,10 @@ def describe(encoder: Encoder) -> dict[str, Any]:
         "precision": encoder.precision,
         "input_px": encoder.spec.input_px,
     }
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _chunks(n: int, size: int) -> list[slice]:

@@ -48,8 +48,9 @@ class PatchEncoder:
     device
         Torch device, or several: batches are dealt out among them.
     precision
-        ``"fp32"``, ``"bf16"``, ``"fp16"``; ``"auto"`` is the encoder's own on a GPU, and bf16 on processors that
-        compute with it where the encoder's own is a half precision.
+        ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"auto"``: what the encoder is usually run with
+        (:func:`histocell.encoders.list_encoders`), where that is a half precision bf16 on processors that have
+        instructions for it (AMX, AVX512-bf16) and fp32 on others; fp32 for modules of yours.
     batch_size
         Patches in one forward pass; by default 32 on a processor, and on a GPU as many as make it faster. It is halved
         when memory does not suffice.

@@ -49,8 +49,9 @@ def load(
     device
         Torch device, or several of them; by default ``hc.settings.device``, else the best there is.
     precision
-        ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: what the encoder is usually run with, where the device is fast
-        at it.
+        ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"auto"``: what the encoder is usually run with
+        (:func:`histocell.encoders.list_encoders`), where that is a half precision bf16 on processors that have
+        instructions for it (AMX, AVX512-bf16) and fp32 on others; fp32 for modules of yours.
     batch_size
         Patches in one forward pass; found on the device by default.
     compile

@@ -18,7 +18,7 @@ def pick_precision(asked: str, spec: EncoderSpec, device: torch.device) -> str:
     Parameters
     ----------
     asked
-        One of them, or ``"auto"``: what the encoder is run with on a GPU; on a processor bf16 in place of a half
+        One of them, or ``"auto"``: on a GPU what the encoder is usually run with; on a processor bf16 in place of a half
         precision where it has instructions for it, else fp32.
     spec
         The encoder.
@@ -33,7 +33,7 @@ def pick_precision(asked: str, spec: EncoderSpec, device: torch.device) -> str:
     if spec.precision == "fp32":
         return "fp32"
     if device.type == "cuda":
-        return spec.precision if spec.precision == "fp16" or torch.cuda.is_bf16_supported() else "fp16"
+        return "fp16" if spec.precision == "bf16" and not torch.cuda.is_bf16_supported() else spec.precision
     return "bf16" if device.type == "cpu" and processor_has_bf16() else "fp32"
 
 

@@ -43,7 +43,8 @@ class Preprocessing:
             images = self._resized(images)
         if stain is not None:
             images = stain(images)
-        return torch.addcmul(self._shift, images.float(), self._scale).to(self._dtype)
+        images = images.float()
+        return torch.addcmul(self._shift, images, self._scale, out=images).to(self._dtype)
 
     def _resized(self, images: torch.Tensor) -> torch.Tensor:
         edge = self._edge

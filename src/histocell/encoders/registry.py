@@ -95,6 +95,7 @@ def _timm_spec(name: str) -> EncoderSpec:
         mean=_three(config.mean),
         std=_three(config.std),
         interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",
+        precision="bf16",
         revision=config.tag or "",
         license=config.license or "",
         summary="a model of timm",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from histocell._core.errors import warn
+from histocell._core.images import open_image
 from histocell.encoders.stain import REFERENCE, extreme_vectors, haematoxylin_first, is_he, sample_tissue
 
 if TYPE_CHECKING:
@@ -59,24 +60,28 @@ class StainTarget:
     strength: tuple[float, ...]
 
     @classmethod
-    def from_image(cls, image: SlideImage, *, mpp: float, method: Method = "macenko") -> StainTarget:
+    def from_image(cls, image: Any, *, mpp: float | None = None, method: Method = "macenko") -> StainTarget:
         """Measure the slide that others are to look like.
 
         Parameters
         ----------
         image
-            The slide.
+            The slide: a path, an array, or an image element of a SpatialData.
         mpp
-            um per px of its full resolution.
+            um per px of its full resolution, where the slide does not say it.
         method
             The method that it will be a target of; it says how the stains are found.
 
         Raises
         ------
         ValueError
-            If the slide holds too little tissue, or it does not look like H&E.
+            If the slide holds too little tissue, it does not look like H&E, or its resolution is unknown.
         """
-        found = _measure(image, mpp, _checked(method))
+        opened = open_image(image, mpp=mpp)
+        if opened.mpp is None:
+            msg = f"{opened!r} does not say its resolution; give mpp= (um per full-resolution px)"
+            raise ValueError(msg)
+        found = _measure(opened, opened.mpp, _checked(method))
         if found is None:
             msg = f"{image!r} cannot be a target: {_PROBLEM}. Choose another slide"
             raise ValueError(msg)
@@ -93,7 +98,7 @@ class StainTarget:
 
 
 # Measured on CMU-1-Small-Region.svs, Aperio's public slide of the OpenSlide test data (CC0):
-# StainTarget.from_image(open_image("CMU-1-Small-Region.svs"), mpp=0.499, method=method)
+# StainTarget.from_image("CMU-1-Small-Region.svs", method=method)
 _APERIO = StainTarget(
     glass=(246.0, 243.0, 243.0),
     mean=(3.49847, -0.06572, 0.02731),

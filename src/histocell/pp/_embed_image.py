@@ -73,8 +73,9 @@ def embed_image(
         ``"macenko"``, ``"reinhard"`` or ``"vahadane"`` for stain normalisation, fitted to the tissue of each slide, or a
         :class:`histocell.encoders.StainNormalizer` with a target of your own.
     precision
-        ``"fp32"``, ``"bf16"`` or ``"fp16"``; ``"auto"`` is what the encoder is meant for, where the device is faster
-        with it.
+        ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"auto"``: what the encoder is usually run with
+        (:func:`histocell.encoders.list_encoders`), where that is a half precision bf16 on processors that have
+        instructions for it (AMX, AVX512-bf16) and fp32 on others; fp32 for modules of yours.
     batch_size
         Patches in one forward pass; found by itself. It is halved when memory does not suffice.
     device
