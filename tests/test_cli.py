@@ -82,7 +82,8 @@ def test_embed(slide, tmp_path):
     broken.write_bytes(slide.read_bytes()[:1000])
     arguments = [
         *("embed", str(slide), str(broken), "--out", str(tmp_path / "out"), "--size-um", "60", "--overlap", "0.5"),
-        *("--min-tissue", "0.5", "--mpp", "0.6", "--stain", "reinhard"),
+        *("--min-tissue", "0.5", "--mpp", "0.6", "--stain", "reinhard", "--encoder", "timm/resnet18"),
+        *("--weights", "random", "--precision", "fp32", "--device", "cpu", "--batch-size", "8"),
     ]
     result = run(*arguments)
     assert result.exit_code == 1, result.output
@@ -93,6 +94,7 @@ def test_embed(slide, tmp_path):
     table = read_zarr(tmp_path / "out" / "a.zarr")["tile_table"]
     assert str(table.n_obs) in result.output
     assert (table.obs["mpp"] == 0.6).all()
+    assert table.obsm["X_resnet18"].shape == (table.n_obs, 512)
     assert (table.obs["tissue_fraction"] >= 0.5).all()
     assert set(np.unique(np.diff(np.unique(table.obsm["patches"][:, 0])))) == {50}
     again = run(*arguments, "--workers", "1")

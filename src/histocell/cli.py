@@ -7,7 +7,7 @@ import time
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -163,7 +163,9 @@ def embed(
     min_tissue: Annotated[float, typer.Option(help="Least share of tissue in a tile.")] = 0.3,
     mpp: Annotated[float | None, typer.Option(help="Um per px, where the slides do not say it.")] = None,
     weights: Annotated[str | None, typer.Option(help="File or folder of weights, or `random`.")] = None,
-    stain: Annotated[str | None, typer.Option(help="Normalise the stain: macenko, reinhard or vahadane.")] = None,
+    stain: Annotated[
+        Literal["macenko", "reinhard", "vahadane"] | None, typer.Option(help="Normalise the stain of each slide.")
+    ] = None,
     pool: Annotated[str | None, typer.Option(help="Definition of the embedding: cls, mean, cls_mean.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Annotated[str | None, typer.Option(help="Torch device: cpu, cuda, cuda:1.")] = None,
@@ -236,7 +238,15 @@ def encoders(
 ) -> None:
     """List the encoders, or show one and how to get its weights."""
     if name is None:
-        grid = Table("name", "dim", "um/px", "px", "commercial", "gated", Column("licence", overflow="fold"))
+        grid = Table(
+            Column("name", no_wrap=True),
+            "dim",
+            "um/px",
+            "px",
+            "commercial",
+            "gated",
+            Column("licence", overflow="fold"),
+        )
         for key in hc.encoders.list_encoders().index:
             spec = hc.encoders.get_spec(key)
             grid.add_row(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -91,8 +92,9 @@ def work(job: Job) -> dict[str, Any]:
     if job.encoder == job.spec.name:
         register(job.spec, overwrite=True)  # it may be known to the user's process alone
     # Arrays are computed here: were they sent to the scheduler, this task would wait for a thread that it holds itself.
-    with _ONE_SLIDE, dask.config.set(scheduler="threads"), _quiet():
-        return embed(job)
+    # In a thread of a worker `dask.array.store` makes a client, which overrides the setting; so it is another thread.
+    with _ONE_SLIDE, dask.config.set(scheduler="threads"), _quiet(), ThreadPoolExecutor(1) as thread:
+        return thread.submit(embed, job).result()
 
 
 @contextmanager

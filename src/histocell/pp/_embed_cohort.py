@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from histocell.encoders.nucleus import NucleusPooling
     from histocell.encoders.spec import EncoderSpec
+    from histocell.encoders.stain_normalization import Method
 
 
 def embed_cohort(
@@ -41,7 +42,7 @@ def embed_cohort(
     mpp: float | None = None,
     weights: str | PathLike[str] | None = None,
     pool: str | NucleusPooling | None = None,
-    stain: str | StainNormalizer | None = None,
+    stain: Method | StainNormalizer | None = None,
     precision: str = "auto",
     batch_size: int | None = None,
     device: str | Sequence[str] | None = None,
@@ -115,7 +116,7 @@ def embed_cohort(
         Path(path).expanduser().absolute() for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)
     ]
     spec = get_spec(encoder)
-    normalizer = StainNormalizer(stain) if isinstance(stain, str) else stain  # type: ignore[arg-type]
+    normalizer = StainNormalizer(stain) if isinstance(stain, str) else stain
     tiling = {"size_um": float(size_um), "overlap": float(overlap), "min_tissue": float(min_tissue)}
     loading = {
         "weights": None if weights is None else str(weights),
