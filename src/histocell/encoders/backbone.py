@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -157,12 +158,14 @@ def as_backbone(network: nn.Module, pooling: str = "native") -> Backbone:
     pooling
         The definition of its authors, where it has tokens.
     """
+    if isinstance(network, Backbone):
+        return network
+    if "timm" not in sys.modules:  # then it is none of its networks; importing it takes seconds
+        return Backbone(network)
     from timm.layers import PatchEmbed
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
-    if isinstance(network, Backbone):
-        return network
     # subclasses place their tokens in ways of their own
     if type(network) in (VisionTransformer, Eva) and type(network.patch_embed) is PatchEmbed:
         return TransformerBackbone(network, pooling)
