@@ -1,6 +1,6 @@
 """The encoder engine beside LazySlide and beside the bare network, both sides in one run.
 
-    python tests/benchmarks/bench_embedding.py [--part pipeline vit gpu memory kills cells parity]
+    python tests/benchmarks/bench_embedding.py [--part pipeline vit gpu memory kills cells parity cost]
 
 `pipeline`: tiles per second with an encoder that costs next to nothing, the mean of the pixels: reading, decoding, resizing.
 `vit`: ViT-S/16 end to end beside its forward passes alone (same network, precision, batch; input ready on the device) and
@@ -8,7 +8,7 @@ beside LazySlide's default (fp32, batches of 32, no workers); agreement of the h
 `gpu`: the same for UNI2-h, with the share of the device's arithmetic that is used. `memory`: peak above the model while a slide
 of 100,000 and of 20,000 px is embedded into a store, 1,536 features a tile, by an encoder that costs next to nothing so that it ends
 in minutes. `kills`: SIGKILL at random moments of a run with a store. `cells`: one embedding per nucleus, a patch each or shared
-tiles. `parity`: outputs of the original implementations.
+tiles. `parity`: outputs of the original implementations. `cost`: arithmetic of the encoders of the catalogue.
 Weights are random: only speed and agreement are looked at. Slides repeat real tissue where `HISTOCELL_DATA_DIR` names a folder with
 slides/CMU-1-Small-Region.svs, else synthetic tissue; `parity` takes the fixtures beside that folder. LazySlide is taken where it can
 be imported. Figures are medians of runs in turn.
@@ -258,6 +258,23 @@ def counted_flops(backbone: nn.Module, images: torch.Tensor) -> float:
     return counter.get_total_flops() / len(images)
 
 
+def cost() -> None:
+    """Arithmetic of one image, counted on networks without weights."""
+    from histocell.encoders.building import build
+
+    found = {}
+    for name in hc.encoders.list_encoders().index:
+        spec = hc.encoders.get_spec(name)
+        if spec.library != "builtin":
+            with torch.device("meta"):
+                found[name] = counted_flops(
+                    build(spec).eval().requires_grad_(False), torch.empty(1, 3, spec.input_px, spec.input_px)
+                )
+    print("\ncost: GFLOP an image, and relative to kaiko-s16")
+    for name, count in sorted(found.items(), key=lambda item: item[1]):
+        print(f"  {name:16s} {count / 1e9:7.1f} {count / found['kaiko-s16']:6.1f}")
+
+
 def matmul_tflops(device: torch.device, edge: int) -> float:
     """What one large product of bf16 matrices reaches."""
     a, b = (torch.randn(edge, edge, device=device, dtype=torch.bfloat16) for _ in range(2))
@@ -398,7 +415,7 @@ def parity() -> None:
         print(f"  {name:26s} {np.abs(ours - theirs).max():.1e}")
 
 
-PARTS = ("pipeline", "vit", "gpu", "memory", "kills", "cells", "parity")
+PARTS = ("pipeline", "vit", "gpu", "memory", "kills", "cells", "parity", "cost")
 
 
 def main() -> None:
@@ -427,6 +444,7 @@ def main() -> None:
             "kills": lambda: kills(folder, given.kills, given.tiles or 3000),
             "cells": lambda: cells(folder, given.area, given.density),
             "parity": parity,
+            "cost": cost,
         }
         for part in given.part:
             parts[part]()

@@ -63,8 +63,7 @@ class Backbone(nn.Module):
             ``-1`` for the tokens after the final normalisation; else the output of this block, not normalised: from 0,
             or counted from the last with ``-2``.
         """
-        self.check_block(block)
-        raise NotImplementedError
+        raise self._no_tokens()
 
     def compile_blocks(self) -> None:
         """Compile what is computed most: the blocks, which share one compiled program, or the whole network."""
@@ -79,11 +78,15 @@ class Backbone(nn.Module):
             raise ValueError(msg)
         return pool
 
+    def _no_tokens(self) -> ValueError:
+        return ValueError(
+            f"{type(self.trunk).__name__} has no grid of tokens; use a vision transformer, or another pooling"
+        )
+
     def check_block(self, block: int) -> int | None:
         """The index of a block from 0; `None` for the final, normalised tokens."""
         if self.n_blocks is None:
-            msg = f"{type(self.trunk).__name__} has no grid of tokens; use a vision transformer, or another pooling"
-            raise ValueError(msg)
+            raise self._no_tokens()
         if not -self.n_blocks <= block < self.n_blocks:
             msg = f"block must lie in {-self.n_blocks} ... {self.n_blocks - 1}, not {block}"
             raise ValueError(msg)

@@ -129,7 +129,9 @@ def embed_image(
         raise ValueError(msg)
     found = regions(data, table_key=table_key, image=image, image_key=image_key, library_key=library_key)
     mpp = record_mpp(table, found)
-    built = _built(encoder, weights=weights, pool=pool, precision=precision, batch_size=batch_size, device=device)
+    built = loaded_encoder(
+        encoder, weights=weights, pool=pool, precision=precision, batch_size=batch_size, device=device
+    )
     centers = np.column_stack([windows[:, [1, 3]].mean(axis=1), windows[:, [0, 2]].mean(axis=1)])
     size_um = _patch_size(table, windows, mpp)
     normalizer = _normalizer(stain)
@@ -167,24 +169,39 @@ def embed_image(
     _check_embedding(out, table.n_obs - sum(map(len, rows)), built.name)
     if not inplace:
         return out
-    key = key_added or f"X_{keys.safe_key(built.name)}"
-    table.obsm[key] = out
-    keys.write_provenance(
+    write_embedding(
         table,
-        key,
-        **describe(built),
-        license=built.spec.license,
-        size_um=round(size_um, 3),
-        mpp=round(size_um / built.spec.input_px, 6) if built.spec.library != "builtin" else built.spec.mpp,
+        out,
+        built,
+        key=key_added,
+        size_um=size_um,
         stain="none" if normalizer is None else asdict(normalizer),
         stain_fits=stains or None,
-        dim=built.dim,
-        feature_names=list(getattr(built, "feature_names", [])) or None,
     )
     return None
 
 
-def _built(encoder: Any, **options: Any) -> Encoder:
+def write_embedding(
+    table: AnnData, features: Any, encoder: Encoder, *, key: str | None, size_um: float, stain: Any, **facts: Any
+) -> None:
+    """An embedding into ``obsm``, and how it came about."""
+    key = key or f"X_{keys.safe_key(encoder.name)}"
+    table.obsm[key] = features
+    keys.write_provenance(
+        table,
+        key,
+        **describe(encoder),
+        license=encoder.spec.license,
+        size_um=round(size_um, 3),
+        mpp=encoder.spec.mpp if encoder.spec.library == "builtin" else round(size_um / encoder.spec.input_px, 6),
+        stain=stain,
+        dim=encoder.dim,
+        feature_names=list(getattr(encoder, "feature_names", [])) or None,
+        **facts,
+    )
+
+
+def loaded_encoder(encoder: Any, **options: Any) -> Encoder:
     """A loaded encoder as it is; anything else is loaded."""
     if not hasattr(encoder, "embed_chunks"):
         return load(encoder, **options)

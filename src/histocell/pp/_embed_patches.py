@@ -12,9 +12,8 @@ from histocell._core import keys
 from histocell._core.access import get_table
 from histocell._core.errors import listing, warn
 from histocell._core.settings import progress_bar
-from histocell.encoders.engine import describe
 from histocell.encoders.inference import encode
-from histocell.pp._embed_image import _built
+from histocell.pp._embed_image import loaded_encoder, write_embedding
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +86,9 @@ def embed_patches(
     """
     table = get_table(data, table_key)
     files = _files(table) if file is None else [(Path(file).expanduser(), np.arange(table.n_obs))]
-    built = _built(encoder, weights=weights, pool=pool, precision=precision, batch_size=batch_size, device=device)
+    built = loaded_encoder(
+        encoder, weights=weights, pool=pool, precision=precision, batch_size=batch_size, device=device
+    )
     out = np.full((table.n_obs, built.dim), np.nan, dtype=np.float32)
     names, has_patch = _names(table), np.zeros(table.n_obs, dtype=bool)
     for path, rows in files:
@@ -99,18 +100,7 @@ def embed_patches(
         warn(f"{(~has_patch).sum()} of {len(out)} rows have no patch; their embedding is NaN")
     if not inplace:
         return out
-    key = key_added or f"X_{keys.safe_key(built.name)}"
-    table.obsm[key] = out
-    keys.write_provenance(
-        table,
-        key,
-        **describe(built),
-        license=built.spec.license,
-        size_um=round(size_um, 3),
-        mpp=round(size_um / built.spec.input_px, 6),
-        stain="none",
-        dim=built.dim,
-    )
+    write_embedding(table, out, built, key=key_added, size_um=size_um, stain="none")
     return None
 
 
