@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from histocell._core.errors import import_optional, listing
+from histocell._core.errors import MissingKeyError, import_optional, listing
 from histocell.encoders.backbone import Backbone
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def lazyslide_spec(key: str) -> EncoderSpec:
     if key not in registry:
         near = [name for name in registry if key.partition("-")[0] in name] or list(registry)
         msg = f"lazyslide-models has no model {key!r}; it has {listing(near)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     card = registry[key]
     licence = getattr(card, "license", None)
     return EncoderSpec(

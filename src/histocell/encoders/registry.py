@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from histocell._core.errors import listing
+from histocell._core.errors import MissingKeyError, listing
 from histocell.encoders.spec import EncoderSpec
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def get_spec(name: str) -> EncoderSpec:
         + f'Registered: {listing(_registry(), 40)}. Any model of timm works as "timm/<model>", any of lazyslide-models as '
         '"lazyslide:<key>"'
     )
-    raise KeyError(msg)
+    raise MissingKeyError(msg)
 
 
 def _timm_spec(name: str) -> EncoderSpec:
@@ -86,7 +86,7 @@ def _timm_spec(name: str) -> EncoderSpec:
     if config is None:
         near = timm.list_models(f"*{model.partition('.')[0]}*")[:8]
         msg = f"timm has no model {model!r}; similar: {listing(near)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     return EncoderSpec(
         name=model,
         library="timm",

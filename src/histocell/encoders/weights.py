@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _CONFIG = "config.json"
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _FILES = ("model.safetensors", "pytorch_model.bin", *_INDEX)
+_ASK = "They are gated: ask for access there, then run `hf auth login` or set HF_TOKEN. "
 _LFS = b"version https://git-lfs"
 
 
@@ -220,7 +221,7 @@ def _hub_errors(spec: EncoderSpec) -> Iterator[None]:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         msg = (
             f"the weights of {spec.name!r} are not in the hub's cache, and {page} cannot be reached (offline, or "
-            f"HF_HUB_OFFLINE is set). Load them once with a connection, set HF_HOME to the folder of the cache, {copy}"
+            f"HF_HUB_OFFLINE is set). {_ASK if spec.gated else ''}Load them once with a connection, set HF_HOME to the folder of the cache, {copy}"
         )
         raise OSError(msg) from error
     except errors.RevisionNotFoundError as error:
