@@ -11,8 +11,8 @@ from spatialdata import read_zarr
 from typer.testing import CliRunner
 
 import histocell as hc
-from histocell._core.images import open_image
 from histocell.cli import app
+from histocell.images.slide_image import open_image
 
 if TYPE_CHECKING:
     from pathlib import Path

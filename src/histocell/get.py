@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
-from histocell._core.access import get_obsm, get_table
 from histocell._core.errors import missing_key
+from histocell.tables.access import get_obsm, get_table
 
 if TYPE_CHECKING:
-    from histocell._core.access import Data
+    from histocell.tables.access import Data
 
 _RUN = {
     keys.ABUNDANCE: "Write measured abundances there: a data frame with one column per cell type.",

@@ -36,14 +36,14 @@ from embedding_slides import MPP, TILE_PX, MeanOfPixels, grid, table, write_slid
 from torch import nn
 
 import histocell as hc
-from histocell.encoders.nucleus import NucleusPooling, pool_tokens, token_weights
+from histocell.encoders.inference.nucleus_tokens import NucleusPooling, pool_tokens, token_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-    from histocell.encoders.inference import PatchEncoder
+    from histocell.encoders.inference.patch_encoder import PatchEncoder
 
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "4090": 165}  # dense bf16, as sold
 
@@ -260,7 +260,7 @@ def counted_flops(backbone: nn.Module, images: torch.Tensor) -> float:
 
 def cost() -> None:
     """Arithmetic of one image, counted on networks without weights."""
-    from histocell.encoders.building import build
+    from histocell.encoders.networks.build import build
 
     found = {}
     for name in hc.encoders.list_encoders().index:

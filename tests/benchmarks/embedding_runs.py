@@ -78,7 +78,7 @@ def kills(folder: Path, count: int, tiles: int) -> None:
     corners = grid(14_000, TILE_PX, tiles)
     context = multiprocessing.get_context("forkserver")  # what is imported once is there in every run
     context.set_forkserver_preload(
-        ["__main__", "zarr", "tifffile", "imagecodecs", "dask.array", "timm", "histocell.encoders.engine"]
+        ["__main__", "zarr", "tifffile", "imagecodecs", "dask.array", "timm", "histocell.encoders.inference.slides"]
     )
     rng = np.random.default_rng(0)
 

@@ -15,7 +15,7 @@ from anndata import AnnData
 from torch import nn
 
 import histocell as hc
-from histocell._core.images import open_image
+from histocell.images.slide_image import open_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,9 +8,9 @@ import pytest
 
 import histocell as hc
 from histocell._core.keys import read_provenance
-from histocell._core.regions import regions
 from histocell._core.settings import settings
 from histocell.datasets import download
+from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def test_sections_together(real: Path) -> None:
     alone = hc.datasets.her2st("B4")["table"]
     part = table[table.obs["section"] == "B4", alone.var_names]
     np.testing.assert_array_equal(part.X.toarray(), alone.X.toarray())
-    found = {region.name: region for region in regions(sdata)}
+    found = {region.name: region for region in Sections(sdata).regions()}
     assert {name: region.image.shape for name, region in found.items()} == {
         "spots-C3": (9936, 9270),
         "spots-B4": (9923, 9272),

@@ -5,8 +5,8 @@ import torch
 
 import histocell as hc
 from histocell.encoders import registry
-from histocell.encoders.building import build
 from histocell.encoders.catalog import ALIASES, CATALOG
+from histocell.encoders.networks.build import build
 
 # Width of the embedding, edge of the token grid, tokens before it, millions of parameters: from the publications, model
 # cards and checkpoints, not from the catalogue.

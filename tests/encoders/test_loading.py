@@ -46,7 +46,7 @@ def test_truncated_resnet_is_the_mean_of_its_third_stage(tmp_path):
     images = pictures(64)
     inputs = normalised(images, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     stage = whole.layer3(whole.layer2(whole.layer1(whole.maxpool(whole.act1(whole.bn1(whole.conv1(inputs)))))))
-    from histocell.encoders.building import build, fill
+    from histocell.encoders.networks.build import build, fill
 
     for name, expected in (
         ("resnet50-layer3", stage.mean((2, 3))),

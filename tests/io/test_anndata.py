@@ -11,9 +11,9 @@ from scipy.sparse import random_array
 from spatialdata import read_zarr
 
 import histocell as hc
-from histocell._core.images import open_image
 from histocell._core.keys import read_provenance
-from histocell._core.regions import regions
+from histocell.images.slide_image import open_image
+from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def test_build(adata: ad.AnnData, image: np.ndarray) -> None:
     assert table.obs["section"].unique().tolist() == ["S1"]
     assert read_provenance(table, "mpp")["spots"] == [0.5, "argument"]
     assert (sdata["spots"]["radius"] == 10).all()
-    (region,) = regions(sdata)
+    (region,) = Sections(sdata).regions()
     np.testing.assert_array_equal(region.centers, adata.obsm["spatial"])
     np.testing.assert_array_equal(region.image.read(10, 20, 60, 90), image[10:60, 20:90])
     assert region.mpp == 0.5
@@ -99,7 +99,7 @@ def test_several_libraries(image: np.ndarray) -> None:
     assert set(sdata.images) == {"he-a_1", "he-b"}
     assert set(sdata.coordinate_systems) == {"global-a_1", "um-a_1", "global-b", "um-b"}
     assert sdata["table"].obs_names.tolist() == adata.obs_names.tolist()
-    found = {region.name: region for region in regions(sdata)}
+    found = {region.name: region for region in Sections(sdata).regions()}
     assert (found["spots-a_1"].mpp, found["spots-b"].mpp) == (0.5, 0.7)
     for name, pixels in (("spots-a_1", image), ("spots-b", 255 - image)):
         np.testing.assert_array_equal(found[name].image.read(0, 0, 9, 9), pixels[:9, :9])

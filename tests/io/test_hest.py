@@ -16,8 +16,8 @@ from spatialdata import read_zarr
 
 import histocell as hc
 from histocell._core import keys
-from histocell._core.images import open_image
 from histocell.encoders.spec import IMAGENET_MEAN, IMAGENET_STD
+from histocell.images.slide_image import open_image
 
 if TYPE_CHECKING:
     from pathlib import Path

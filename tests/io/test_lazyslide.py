@@ -10,7 +10,7 @@ from spatialdata import SpatialData, match_table_to_element, read_zarr
 
 import histocell as hc
 from histocell._core import keys
-from histocell._core.images import open_image
+from histocell.images.slide_image import open_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from PIL import Image
 from spatialdata import read_zarr
 
 import histocell as hc
-from histocell._core.images import open_image
+from histocell.images.slide_image import open_image
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_pyramid(pyramid: Path, pixels: np.ndarray, tmp_path: Path) -> None:
 def test_picture(tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(pixels).save(tmp_path / "he.png")
     decoded = []
-    from histocell._core import image_files
+    from histocell.images import files as image_files
 
     real = image_files._decode
     monkeypatch.setattr(image_files, "_decode", lambda path: decoded.append(path) or real(path))

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.sparse import issparse
 
 import histocell as hc
-from histocell._core.images import open_image
+from histocell.images.slide_image import open_image
 from histocell.io._counts import read_counts
 
 if TYPE_CHECKING:

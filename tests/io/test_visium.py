@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.sparse import csc_matrix
 
 import histocell as hc
-from histocell._core.images import open_image
+from histocell.images.slide_image import open_image
 
 if TYPE_CHECKING:
     from pathlib import Path

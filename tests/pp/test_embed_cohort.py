@@ -14,10 +14,10 @@ from spatialdata import SpatialData, read_zarr
 
 import histocell as hc
 from histocell._core import keys
-from histocell._core.images import open_image
 from histocell.encoders import registry
+from histocell.encoders.inference.store import FeatureStore
 from histocell.encoders.spec import EncoderSpec
-from histocell.encoders.store import FeatureStore
+from histocell.images.slide_image import open_image
 from histocell.pp import _cohort_slide
 
 if TYPE_CHECKING:

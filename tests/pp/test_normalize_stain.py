@@ -9,8 +9,8 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity, Scale, get_transformation
 
 import histocell as hc
-from histocell._core.images import open_image
-from histocell.encoders.stain_normalization import StainNormalizer, StainTarget
+from histocell.images.slide_image import open_image
+from histocell.images.stain.normalize import StainNormalizer, StainTarget
 
 SYSTEMS = {"global": Identity(), "um": Scale([0.5, 0.5], axes=("x", "y"))}
 

@@ -12,8 +12,8 @@ from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel
 from spatialdata.transformations import Identity, Scale, Translation
 
 import histocell as hc
-from histocell._core.images import SlideImage, open_image
-from histocell.pp import _tissue
+from histocell.images import tissue as tissue_masks
+from histocell.images.slide_image import SlideImage, open_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,9 +157,9 @@ def test_a_slide_is_read_block_by_block(levels: int, tmp_path: Path, monkeypatch
         return read(self, y0, x0, y1, x1, **options)
 
     monkeypatch.setattr(SlideImage, "read", watched)
-    monkeypatch.setattr(_tissue, "BLOCK_PX", 512)
+    monkeypatch.setattr(tissue_masks, "BLOCK_PX", 512)
     image = open_image(hc.io.slide(path)["he"])
-    density, dark = _tissue._density(image, 16)
+    density, dark = tissue_masks._density(image, 16)
     assert np.max(windows) <= 512
     assert density.shape == dark.shape == (69, 94)
     means = pixels[:1088, :1488].reshape(68, 16, 93, 16, 3).mean(axis=(1, 3))

@@ -8,8 +8,8 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity, Scale, get_transformation
 
 import histocell as hc
-from histocell._core.images import open_image
-from histocell.pp._tissue import TissueMask, find_tissue
+from histocell.images.slide_image import open_image
+from histocell.images.tissue import TissueMask, find_tissue
 
 GLASS, PINK = (242, 240, 243), (205, 130, 180)
 

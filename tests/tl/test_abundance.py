@@ -7,7 +7,7 @@ import pytest
 
 import histocell as hc
 from histocell._core import keys
-from histocell.tl._scores import COLUMNS
+from histocell.tl.engine.scores import COLUMNS
 
 TINY = {"hidden": (8,) * 6, "max_epochs": 3, "n_members": 2}
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 import histocell as hc
-from histocell.tl._replicates import by_patient, combine, random_effects
+from histocell.tl._colocalization.replicates import by_patient, combine, random_effects
 
 
 def result_of(r, patients=None, names=None):

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.access import get_table, group_labels
 from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng, draw_seed
 from histocell._core.settings import progress_bar
-from histocell.tl import _features, _scores, _task
+from histocell.tables.access import get_table, row_labels
+from histocell.tl.engine import features as _features
+from histocell.tl.engine import scores as _scores
+from histocell.tl.engine import task as _task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,7 +81,7 @@ def leave_one_group_out(
     """
     table = get_table(data, table_key)
     X, truth = _inputs(table, features, target, standardize_by)
-    labels = group_labels(table, group_key)
+    labels = row_labels(table, group_key)
     rows = _known(truth)
     groups = np.unique(labels[rows])
     if len(groups) < 2:
@@ -96,7 +98,7 @@ def leave_one_group_out(
             fitted = _fit(model, config, X[train], truth.iloc[train], inner, seed, device)
             for part, values in zip(found[name], _predict(fitted, X[held], device), strict=True):
                 part[held] = values
-    slides = group_labels(table, keys.SECTION) if keys.SECTION in table.obs else labels
+    slides = row_labels(table, keys.SECTION) if keys.SECTION in table.obs else labels
     return _scores.score_table(
         truth.iloc[rows],
         {name: _prediction(*(part[rows] for part in parts)) for name, parts in found.items()},
@@ -177,12 +179,12 @@ def cross_dataset(
     for name, model in _named_models(models).items():
         fitted = _fit(model, config, X[rows], truth[shared].iloc[rows], inner, seed, device)
         found[name] = _prediction(*_predict(fitted, X_new[rows_new], device))
-    groups = group_labels(goal, group_key)[rows_new] if group_key in goal.obs else np.full(len(rows_new), "all rows")
+    groups = row_labels(goal, group_key)[rows_new] if group_key in goal.obs else np.full(len(rows_new), "all rows")
     return _scores.score_table(
         truth_new[shared].iloc[rows_new],
         found,
         groups=groups,
-        slides=group_labels(goal, keys.SECTION)[rows_new] if keys.SECTION in goal.obs else groups,
+        slides=row_labels(goal, keys.SECTION)[rows_new] if keys.SECTION in goal.obs else groups,
         n_bootstrap=n_bootstrap,
         rng=generator,
     )

@@ -9,8 +9,8 @@ import pandas as pd
 from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.settings import settings
-from histocell.io._build import concatenate_sections
 from histocell.io._st import st
+from histocell.io.build import concatenate_sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

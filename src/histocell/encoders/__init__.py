@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 from histocell._core.lazy import attach
 
 if TYPE_CHECKING:
-    from histocell.encoders.inference import encode
+    from histocell.encoders.inference.nucleus_tokens import NucleusPooling
+    from histocell.encoders.inference.patch_encoder import encode
     from histocell.encoders.loading import load
-    from histocell.encoders.nucleus import NucleusPooling
     from histocell.encoders.registry import get_spec, list_encoders, register
     from histocell.encoders.spec import EncoderSpec
-    from histocell.encoders.stain_normalization import StainNormalizer, StainTarget
+    from histocell.images.stain.normalize import StainNormalizer, StainTarget
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "EncoderSpec": "histocell.encoders.spec",
-        "NucleusPooling": "histocell.encoders.nucleus",
-        "StainNormalizer": "histocell.encoders.stain_normalization",
-        "StainTarget": "histocell.encoders.stain_normalization",
-        "encode": "histocell.encoders.inference",
+        "NucleusPooling": "histocell.encoders.inference.nucleus_tokens",
+        "StainNormalizer": "histocell.images.stain.normalize",
+        "StainTarget": "histocell.images.stain.normalize",
+        "encode": "histocell.encoders.inference.patch_encoder",
         "get_spec": "histocell.encoders.registry",
         "list_encoders": "histocell.encoders.registry",
         "load": "histocell.encoders.loading",

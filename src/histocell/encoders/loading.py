@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from histocell.encoders.backbone import Backbone
-    from histocell.encoders.nucleus import NucleusPooling
+    from histocell.encoders.inference.nucleus_tokens import NucleusPooling
+    from histocell.encoders.networks.backbone import Backbone
 
 
 def load(
@@ -81,11 +81,11 @@ def load(
             if weights is not None or pool is not None:
                 msg = f"the built-in encoder {spec.name!r} has no weights and no tokens; leave weights= and pool= out"
                 raise ValueError(msg)
-            from histocell.encoders.morphology import Morphology
+            from histocell.encoders.morphology.encoder import Morphology
 
             return Morphology()
         if spec.library == "lazyslide":
-            from histocell.encoders.lazyslide import load_lazyslide
+            from histocell.encoders.networks.lazyslide import load_lazyslide
 
             backbone, spec, version = load_lazyslide(spec, weights)
         elif weights == "random":
@@ -94,7 +94,7 @@ def load(
             backbone, version = _from_timm(spec), spec.revision
         else:
             backbone, spec, version = _from_weights(spec, weights)
-    from histocell.encoders.inference import PatchEncoder
+    from histocell.encoders.inference.patch_encoder import PatchEncoder
 
     return PatchEncoder(
         backbone,
@@ -111,8 +111,8 @@ def load(
 def _from_weights(spec: EncoderSpec, weights: str | Path | None) -> tuple[Backbone, EncoderSpec, str]:
     import torch
 
-    from histocell.encoders.building import build, configured, fill
-    from histocell.encoders.weights import hub_weights, local_weights, read_tensors
+    from histocell.encoders.networks.build import build, configured, fill
+    from histocell.encoders.networks.weights import hub_weights, local_weights, read_tensors
 
     found = hub_weights(spec) if weights is None else local_weights(weights, spec)
     spec = configured(spec, found.config)
@@ -131,7 +131,7 @@ def _unsaved_buffers(backbone: Backbone) -> bool:
 def _random(spec: EncoderSpec, rng: int) -> Backbone:
     import torch
 
-    from histocell.encoders.building import build
+    from histocell.encoders.networks.build import build
 
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(rng)
@@ -142,7 +142,7 @@ def _from_timm(spec: EncoderSpec) -> Backbone:
     """A model that only timm knows how to find."""
     import timm
 
-    from histocell.encoders.backbone import as_backbone
+    from histocell.encoders.networks.backbone import as_backbone
 
     try:
         network = timm.create_model(spec.arch, pretrained=True, **{**spec.arch_kwargs, "num_classes": 0})
@@ -156,8 +156,8 @@ def _from_timm(spec: EncoderSpec) -> Backbone:
 
 
 def _from_module(module: torch.nn.Module) -> tuple[Backbone, EncoderSpec, str]:
-    from histocell.encoders.backbone import as_backbone
-    from histocell.encoders.weights import state_digest
+    from histocell.encoders.networks.backbone import as_backbone
+    from histocell.encoders.networks.weights import state_digest
 
     backbone = as_backbone(module)
     facts: dict[str, Any] = {}

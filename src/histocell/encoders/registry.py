@@ -61,7 +61,7 @@ def get_spec(name: str) -> EncoderSpec:
     if name.startswith("timm/"):
         return _timm_spec(name)
     if name.startswith("lazyslide:"):
-        from histocell.encoders.lazyslide import lazyslide_spec
+        from histocell.encoders.networks.lazyslide import lazyslide_spec
 
         return lazyslide_spec(name.removeprefix("lazyslide:"))
     usual = name.lower().replace("_", "-")

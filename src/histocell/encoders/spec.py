@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from histocell._core.images import SlideImage
-    from histocell.encoders.stain_normalization import StainTransform
+    from histocell.images.slide_image import SlideImage
+    from histocell.images.stain.normalize import StainTransform
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
-from histocell._core.access import coordinates, get_table
 from histocell._core.errors import listing, missing_key, warn
 from histocell._core.geometry import mpp_from_pitch
-from histocell.io._build import Placed, build, place, set_label
+from histocell.io.build import Placed, build, place, set_label
+from histocell.tables.access import coordinates, get_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -197,10 +197,10 @@ def to_anndata(sdata: SpatialData, *, table_key: str | None = None, max_px: int 
     A copy of the table with ``obsm["spatial"]`` (x, y in full-resolution px), ``obs["mpp"]`` and, for each region,
     ``uns["spatial"][region]``: images ``hires``, scalefactors ``tissue_hires_scalef`` and ``spot_diameter_fullres``.
     """
-    from histocell._core.regions import regions
+    from histocell.tables.sections import Sections
 
     table = get_table(sdata, table_key).copy()
-    found = regions(sdata, table_key=table_key, need_image=False)
+    found = Sections(sdata, table_key=table_key).regions(need_image=False)
     xy, mpp = np.full((table.n_obs, 2), np.nan), np.full(table.n_obs, np.nan)
     libraries = {}
     for region in found:

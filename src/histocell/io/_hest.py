@@ -15,12 +15,12 @@ from anndata.utils import make_index_unique
 from scipy.sparse import csr_matrix
 
 from histocell._core import keys
-from histocell._core.access import coordinates
 from histocell._core.errors import listing, warn
 from histocell._core.geometry import check_mpp, mpp_from_pitch
-from histocell._core.images import open_image
 from histocell._core.settings import logger
-from histocell.io._build import Placed, build, concatenate_sections, place, set_label
+from histocell.images.slide_image import open_image
+from histocell.io.build import Placed, build, concatenate_sections, place, set_label
+from histocell.tables.access import coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

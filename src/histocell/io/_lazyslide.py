@@ -15,9 +15,9 @@ from spatialdata.transformations import set_transformation
 from histocell._core import keys
 from histocell._core.errors import listing, missing_key, warn
 from histocell._core.geometry import check_mpp
-from histocell._core.images import open_image
-from histocell.io._element import image_element, transformations
-from histocell.io._tile_table import TILE_ID, tile_table, tile_windows
+from histocell.images.slide_image import open_image
+from histocell.io.elements import image_element, transformations
+from histocell.io.tile_table import TILE_ID, tile_table, tile_windows
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from spatialdata import SpatialData
 
 from histocell._core import keys
-from histocell._core.images import open_image
-from histocell.io._element import image_element
+from histocell.images.slide_image import open_image
+from histocell.io.elements import image_element
 
 if TYPE_CHECKING:
     from os import PathLike

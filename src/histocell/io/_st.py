@@ -13,8 +13,8 @@ from anndata.utils import make_index_unique
 from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.settings import logger
-from histocell.io._build import build, grid_mpp, place, set_label
 from histocell.io._counts import read_counts
+from histocell.io.build import build, grid_mpp, place, set_label
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -10,7 +10,7 @@ import numpy as np
 
 from histocell._core import keys
 from histocell._core.errors import listing, warn
-from histocell.io._build import build, grid_mpp, place, set_label
+from histocell.io.build import build, grid_mpp, place, set_label
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -8,15 +8,15 @@ from histocell._core.lazy import attach
 
 if TYPE_CHECKING:
     from histocell.models.base import load
-    from histocell.models.mlp import MLP
-    from histocell.models.ridge import Mean, Ridge
+    from histocell.models.regressors.mlp import MLP
+    from histocell.models.regressors.ridge import Mean, Ridge
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "MLP": "histocell.models.mlp",
-        "Mean": "histocell.models.ridge",
-        "Ridge": "histocell.models.ridge",
+        "MLP": "histocell.models.regressors.mlp",
+        "Mean": "histocell.models.regressors.ridge",
+        "Ridge": "histocell.models.regressors.ridge",
         "load": "histocell.models.base",
     },
 )

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 # Name in files and arguments to the module and class of it. Adding a model = one file + one row.
 REGISTRY = {
-    "mean": ("histocell.models.ridge", "Mean"),
-    "mlp": ("histocell.models.mlp", "MLP"),
-    "ridge": ("histocell.models.ridge", "Ridge"),
+    "mean": ("histocell.models.regressors.ridge", "Mean"),
+    "mlp": ("histocell.models.regressors.mlp", "MLP"),
+    "ridge": ("histocell.models.regressors.ridge", "Ridge"),
 }
 _CHUNK = 16_384
 

@@ -8,9 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.cluster import hierarchy
 
-from histocell._core.access import get_table
 from histocell._core.errors import listing, missing_key
 from histocell.pl._style import finish, styled
+from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
-    from histocell._core.access import Data
+    from histocell.tables.access import Data
 
 DIVERGING = "RdBu_r"
 KEY = "colocalization"

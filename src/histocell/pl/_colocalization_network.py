@@ -10,9 +10,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from scipy.cluster import hierarchy
 
-from histocell._core.access import get_table
 from histocell.pl._colocalization import DIVERGING, KEY, choose_names, cluster, pick, read_result, result_names
 from histocell.pl._style import MUTED, bare, finish, new_axes, styled
+from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
-    from histocell._core.access import Data
+    from histocell.tables.access import Data
 
 WIDEST = 5.0  # points
 

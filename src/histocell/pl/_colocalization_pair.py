@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from histocell._core.access import get_obsm, get_table
 from histocell._core.errors import listing
 from histocell.pl._colocalization import DIVERGING, KEY, choose_names, read_result, result_names
 from histocell.pl._sections import add_scalebar, draw_spots, draw_tissue, find_sections, tissue_image
 from histocell.pl._style import AMOUNT, finish, styled
+from histocell.tables.access import get_obsm, get_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
-    from histocell._core.access import Data
     from histocell.pl._sections import Section
+    from histocell.tables.access import Data
 
 
 def colocalization_pair(

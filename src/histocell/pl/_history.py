@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from histocell._core import keys
-from histocell._core.access import get_table
 from histocell._core.errors import listing, missing_key
 from histocell.metrics import nan_mean
 from histocell.pl._style import MUTED, PALETTE, finish, new_axes, styled
+from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from histocell._core.access import Data
+    from histocell.tables.access import Data
 
     type Floats = NDArray[np.float64]
 

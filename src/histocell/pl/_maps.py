@@ -11,11 +11,11 @@ from matplotlib.ticker import MaxNLocator
 
 from histocell import get
 from histocell._core import keys
-from histocell._core.access import get_table
 from histocell._core.errors import listing, warn
 from histocell.pl._panels import Panel, map_axes, quantity, shared_views, upper_limit
 from histocell.pl._sections import add_scalebar, draw_spots, draw_tissue, find_sections, tissue_image
 from histocell.pl._style import AMOUNT, finish, styled
+from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
-    from histocell._core.access import Data
     from histocell.pl._sections import Section
+    from histocell.tables.access import Data
 
 MAX_TYPES = 24
 MAX_SECTIONS = 6

@@ -10,11 +10,11 @@ import pandas as pd
 
 from histocell import get
 from histocell._core import keys
-from histocell._core.access import get_obsm, get_table
 from histocell._core.errors import listing, missing_key
-from histocell._core.regions import regions
 from histocell._core.rng import as_rng
 from histocell.pl._style import MUTED, PALETTE, add_bar, bare, finish, new_axes, styled
+from histocell.tables.access import get_obsm, get_table
+from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from histocell._core.access import Data
-    from histocell._core.regions import Region
     from histocell._core.rng import RNGLike, SeedLike
+    from histocell.tables.access import Data
+    from histocell.tables.regions import Region
 
 GAP = 0.06  # between patches, as a part of their edge
 CAPTION = 0.17  # height of a caption, likewise
@@ -112,7 +112,7 @@ def patches(
         msg = f"n must be at least 1, not {n}"
         raise ValueError(msg)
     groups = _choose(table, n, by, values, spots, section, rng)
-    found = regions(data, table_key=table_key, image=image)
+    found = Sections(data, table_key=table_key).regions(image=image)
     images = {row: region.image for region in found for row in region.rows}
     if ncols is None:
         ncols = _columns(max(len(group.rows) for group in groups), several=len(groups) > 1)

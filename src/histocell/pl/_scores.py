@@ -8,9 +8,9 @@ import numpy as np
 
 from histocell import get
 from histocell._core import keys
-from histocell._core.access import get_table
 from histocell._core.errors import listing
 from histocell.pl._style import MUTED, PALETTE, finish, new_axes, styled
+from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from histocell._core.access import Data
+    from histocell.tables.access import Data
 
 MEAN = "mean"
 BASELINES = ("ridge", "mean")

@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.collections import EllipseCollection, PolyCollection
 
 from histocell._core import keys
-from histocell._core.access import get_table, is_spatialdata
 from histocell._core.errors import listing
 from histocell._core.geometry import spot_pitch
-from histocell._core.regions import regions
 from histocell.pl._style import GROUND, add_bar, bare
+from histocell.tables.access import get_table, is_spatialdata
+from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
-    from histocell._core.access import Data
-    from histocell._core.images import SlideImage
-    from histocell._core.regions import Region
+    from histocell.images.slide_image import SlideImage
+    from histocell.tables.access import Data
+    from histocell.tables.regions import Region
 
 SPOT_TO_PITCH = 0.55  # a Visium spot: 55 um across, 100 um from the next
 
@@ -84,7 +84,7 @@ def find_sections(
     """The sections of `data` by name, all of them where `section` is `None`."""
     table = get_table(data, table_key)
     shown = None if isinstance(image, bool) else image
-    found = regions(data, table_key=table_key, image=shown, need_image=need_image)
+    found = Sections(data, table_key=table_key).regions(image=shown, need_image=need_image)
     names = _section_names(table, found)
     if section is not None:
         wanted = [section] if isinstance(section, str) else list(section)

@@ -12,11 +12,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from histocell._core import keys
-from histocell._core.images import open_image
 from histocell._core.settings import logger, settings
+from histocell.encoders.inference.store import claim, unclaim
 from histocell.encoders.loading import load
 from histocell.encoders.registry import register
-from histocell.encoders.store import claim, unclaim
+from histocell.images.slide_image import open_image
 from histocell.io._slide import slide as open_slide
 from histocell.pp._embed_image import embed_image
 from histocell.pp._tiles import tiles
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from histocell.encoders.spec import Encoder, EncoderSpec
-    from histocell.encoders.stain_normalization import StainNormalizer
+    from histocell.images.stain.normalize import StainNormalizer
 
 THUMBNAIL, THUMBNAIL_PX = "thumbnail", 1024
 _ONE_SLIDE = threading.Lock()  # a worker of several threads takes one slide at a time: they share memory and device

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.settings import progress_bar, settings
+from histocell.encoders.inference.store import differences
+from histocell.encoders.networks.weights import local_weights
 from histocell.encoders.registry import get_spec
-from histocell.encoders.stain_normalization import StainNormalizer
-from histocell.encoders.store import differences
-from histocell.encoders.weights import local_weights
+from histocell.images.stain.normalize import StainNormalizer
 from histocell.pp._cohort_slide import Job, embed, loaded, work
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import distributed
     import pandas as pd
 
-    from histocell.encoders.nucleus import NucleusPooling
+    from histocell.encoders.inference.nucleus_tokens import NucleusPooling
     from histocell.encoders.spec import EncoderSpec
-    from histocell.encoders.stain_normalization import Method
+    from histocell.images.stain.normalize import Method
 
 
 def embed_cohort(

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histocell._core import geometry, keys
-from histocell._core.access import get_obsm, get_table
 from histocell._core.errors import warn
-from histocell._core.regions import record_mpp, regions
 from histocell._core.settings import progress_bar
-from histocell.encoders.engine import describe, embed_slide
+from histocell.encoders.inference.slides import describe, embed_slide
 from histocell.encoders.loading import load
+from histocell.tables.access import get_obsm, get_table
+from histocell.tables.regions import record_mpp
+from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from histocell.encoders.nucleus import NucleusPooling
+    from histocell.encoders.inference.nucleus_tokens import NucleusPooling
     from histocell.encoders.spec import Encoder
-    from histocell.encoders.stain_normalization import Method, StainNormalizer
+    from histocell.images.stain.normalize import Method, StainNormalizer
 
 
 def embed_image(
@@ -127,7 +128,7 @@ def embed_image(
     if table.n_obs == 0:
         msg = "the table has no rows, so there is nothing to embed"
         raise ValueError(msg)
-    found = regions(data, table_key=table_key, image=image, image_key=image_key, library_key=library_key)
+    found = Sections(data, table_key=table_key, library_key=library_key).regions(image=image, image_key=image_key)
     mpp = record_mpp(table, found)
     built = loaded_encoder(
         encoder, weights=weights, pool=pool, precision=precision, batch_size=batch_size, device=device
@@ -215,7 +216,7 @@ def loaded_encoder(encoder: Any, **options: Any) -> Encoder:
 def _normalizer(stain: Method | StainNormalizer | None) -> StainNormalizer | None:
     if not isinstance(stain, str):
         return stain
-    from histocell.encoders.stain_normalization import StainNormalizer
+    from histocell.images.stain.normalize import StainNormalizer
 
     return StainNormalizer(stain)
 

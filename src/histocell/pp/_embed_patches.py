@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
-from histocell._core.access import get_table
 from histocell._core.errors import listing, warn
 from histocell._core.settings import progress_bar
-from histocell.encoders.inference import encode
+from histocell.encoders.inference.patch_encoder import encode
 from histocell.pp._embed_image import loaded_encoder, write_embedding
+from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
     import torch

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.access import is_spatialdata
-from histocell._core.images import open_image
-from histocell._core.pixels import channel_axis, needs_scale, to_rgb, value_scale
-from histocell.encoders.stain_normalization import StainNormalizer, StainTarget
-from histocell.pp._tissue import slide_image
+from histocell.images.pixels import channel_axis, needs_scale, to_rgb, value_scale
+from histocell.images.slide_image import open_image
+from histocell.images.stain.normalize import StainNormalizer, StainTarget
+from histocell.tables.access import is_spatialdata
+from histocell.tables.regions import slide_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
     from xarray import DataArray, DataTree
 
-    from histocell.encoders.stain_normalization import StainTransform
+    from histocell.images.stain.normalize import StainTransform
 
 
 def normalize_stain(
@@ -41,7 +41,7 @@ def normalize_stain(
     data
         SpatialData with an image.
     method
-        As in `histocell.encoders.stain_normalization.StainNormalizer`, which says how slides are measured, what is done
+        As in `histocell.images.stain.normalize.StainNormalizer`, which says how slides are measured, what is done
         to faint ones and what stays as it is.
     target
         What the slide is to look like: another slide (a SpatialData with one image, an image element or a path, whose

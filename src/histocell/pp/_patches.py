@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histocell._core import geometry, keys
-from histocell._core.access import get_table
 from histocell._core.errors import warn
-from histocell._core.regions import record_mpp, regions
+from histocell.tables.access import get_table
+from histocell.tables.regions import record_mpp
+from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +84,9 @@ def patches(
         msg = f"size_um must be positive, not {size_um}"
         raise ValueError(msg)
     table = get_table(data, table_key)
-    found = regions(data, table_key=table_key, image=image, image_key=image_key, library_key=library_key, mpp=mpp)
+    found = Sections(data, table_key=table_key, library_key=library_key, mpp=mpp).regions(
+        image=image, image_key=image_key
+    )
     resolution = record_mpp(table, found)
     windows = np.empty((table.n_obs, 4), dtype=np.int32)
     inside = np.zeros(table.n_obs, dtype=bool)

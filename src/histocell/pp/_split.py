@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
-from histocell._core.access import coordinates, get_table, group_labels
 from histocell._core.errors import listing, missing_key, warn
 from histocell._core.rng import as_rng
+from histocell.tables.access import coordinates, get_table, row_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,7 @@ def split(
     if block_um is not None and (by is not None or named):
         msg = "block_um divides tissue into squares; it goes with fractions, not with by, test or val"
         raise ValueError(msg)
-    labels = _blocks(table, block_um) if block_um is not None else group_labels(table, by or _default_column(table))
+    labels = _blocks(table, block_um) if block_um is not None else row_labels(table, by or _default_column(table))
     parts = _named(labels, _names(test), _names(val)) if named else _drawn(labels, fractions, as_rng(rng))
     _drop_overlaps(table, parts)
     present = [name for name in (TRAIN, VAL, TEST, DROPPED) if name in (TRAIN, VAL, TEST) or (parts == name).any()]
@@ -118,7 +118,7 @@ def _blocks(table: AnnData, block_um: float) -> NDArray[Any]:
         msg = f'obs["{keys.MPP}"] is missing in {int((~np.isfinite(microns[:, 0])).sum())} rows'
         raise ValueError(msg)
     squares = np.floor(microns / block_um).astype(np.int64)
-    sections = group_labels(table, keys.SECTION) if keys.SECTION in table.obs else np.full(table.n_obs, "")
+    sections = row_labels(table, keys.SECTION) if keys.SECTION in table.obs else np.full(table.n_obs, "")
     return np.array([f"{section} {x} {y}" for section, (x, y) in zip(sections, squares, strict=True)])
 
 
@@ -173,7 +173,7 @@ def _drop_overlaps(table: AnnData, parts: NDArray[Any]) -> None:
         return
     before = {name for name in (TRAIN, VAL, TEST) if (parts == name).any()}
     windows = np.asarray(table.obsm[keys.PATCHES], dtype=np.int64)
-    sections = group_labels(table, keys.SECTION) if keys.SECTION in table.obs else np.full(table.n_obs, "")
+    sections = row_labels(table, keys.SECTION) if keys.SECTION in table.obs else np.full(table.n_obs, "")
     for section in np.unique(sections):
         rows = np.flatnonzero(sections == section)
         for seen, unseen in (((TRAIN, VAL), TEST), ((TRAIN,), VAL)):

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histocell._core import geometry, keys
-from histocell._core.access import is_spatialdata
 from histocell._core.errors import missing_key
-from histocell.io._tile_table import TILE_ID, tile_table, tile_windows
-from histocell.pp._tissue import find_tissue, slide_image
+from histocell.images.tissue import find_tissue
+from histocell.io.tile_table import TILE_ID, tile_table, tile_windows
+from histocell.tables.access import is_spatialdata
+from histocell.tables.regions import slide_image
 
 if TYPE_CHECKING:
     import geopandas as gpd

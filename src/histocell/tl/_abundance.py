@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from histocell._core import keys
-from histocell._core.access import get_table
-from histocell.tl import _evaluate, _task
+from histocell.tables.access import get_table
+from histocell.tl.engine import evaluate as _evaluate
+from histocell.tl.engine import task as _task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

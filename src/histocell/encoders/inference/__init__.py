@@ -1,0 +1,1 @@
+"""Patches of slides through a network: batches, devices, stores, tokens of nuclei."""

@@ -1,0 +1,292 @@
+"""Patches of slides through a network, as fast as the device takes them."""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from histocell._core.device import pick_device
+from histocell._core.geometry import check_patches, local_order
+from histocell.encoders.inference.executor import Batch, Executor, Points
+from histocell.encoders.inference.nucleus_tokens import NucleusPooling, shared_tiles, token_weights
+from histocell.encoders.inference.precision import pick_precision
+from histocell.encoders.inference.preprocessing import fit_to_input
+from histocell.images.patch_source import PatchSource
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from histocell.encoders.networks.backbone import Backbone
+    from histocell.encoders.spec import Encoder, EncoderSpec
+    from histocell.images.slide_image import SlideImage
+    from histocell.images.stain.normalize import StainTransform
+
+_CHUNK_BATCHES = 8  # a chunk of a store is this many full batches
+_CELLS_PER_TILE = 16  # about how many cells share a tile, for the size of chunks
+
+
+class PatchEncoder:
+    """A network that embeds one patch at a time, whatever lies around it.
+
+    Parameters
+    ----------
+    backbone
+        The network.
+    spec
+        Input size and normalisation.
+    version
+        Which weights.
+    pool
+        The definition of the embedding: one of ``backbone.poolings``, ``"nucleus"`` or a :class:`NucleusPooling`; by
+        default that of the authors.
+    device
+        Torch device, or several: batches are dealt out among them.
+    precision
+        ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"auto"``: what the encoder is usually run with
+        (:func:`histocell.encoders.list_encoders`), where that is a half precision bf16 on processors that have
+        instructions for it (AMX, AVX512-bf16) and fp32 on others; fp32 for modules of yours.
+    batch_size
+        Patches in one forward pass; by default 32 on a processor, and on a GPU as many as make it faster. It is halved
+        when memory does not suffice.
+    compile
+        Whether to compile the blocks of the network: a minute or more at the start, faster afterwards.
+
+    Attributes
+    ----------
+    dim
+        Width of the embedding.
+    pool, precision
+        As they are used, as words.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        spec: EncoderSpec,
+        *,
+        version: str,
+        pool: str | NucleusPooling | None = None,
+        device: str | Sequence[str] | None = None,
+        precision: str = "auto",
+        batch_size: int | None = None,
+        compile: bool = False,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            msg = f"batch_size must be at least 1, not {batch_size}"
+            raise ValueError(msg)
+        self.spec = spec
+        self.name = spec.name
+        self.version = version
+        names = [device] if device is None or isinstance(device, str) else list(device)
+        if not names:
+            msg = "device is an empty list; name a torch device, or leave it out"
+            raise ValueError(msg)
+        devices = [pick_device(name) for name in names]
+        self.precision = pick_precision(precision, spec, devices[0])
+        pooling = NucleusPooling() if pool == "nucleus" else pool
+        self._nucleus: NucleusPooling | None = None
+        if isinstance(pooling, NucleusPooling):
+            backbone.check_block(pooling.block)
+            self._nucleus = pooling
+            self.pool = str(pooling)
+        else:
+            self.pool = backbone.check_pool(pooling)
+        self._token_px = backbone.patch_px or 1
+        if spec.library == "module":
+            backbone = copy.deepcopy(backbone)  # the user's module stays as it is
+        self._executor = Executor(
+            backbone, spec, devices, precision=self.precision, pool=pooling, batch_size=batch_size
+        )
+        if compile:
+            self._executor.compile()
+
+    def __repr__(self) -> str:
+        devices = ", ".join(map(str, self._executor.devices))
+        return (
+            f"PatchEncoder({self.name!r}, dim={self.dim}, pool={self.pool!r}, input_px={self.spec.input_px}, "
+            f"precision={self.precision!r}, device={devices!r})"
+        )
+
+    @property
+    def batch_size(self) -> int | None:
+        """Patches in one forward pass; `None` until it was found."""
+        return self._executor.batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int | None) -> None:
+        self._executor.batch_size = value
+
+    @cached_property
+    def dim(self) -> int:
+        """Width of the embedding."""
+        edge = self.spec.input_px
+        return self.forward(np.zeros((1, edge, edge, 3), np.uint8)).shape[1]
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that are worth a chunk of a store: some full batches."""
+        shared = self._nucleus is not None and self._nucleus.strategy == "shared"
+        return _CHUNK_BATCHES * self._full_batch(self.spec.input_px) * (_CELLS_PER_TILE if shared else 1)
+
+    def _full_batch(self, edge: int) -> int:
+        """Patches per batch; on a GPU the first time by trial, with patches of `edge` px."""
+        if self.batch_size is None:
+            self.batch_size = self._executor.find_batch_size(edge)
+        return self.batch_size
+
+    def order(self, centers: NDArray[np.float64], *, mpp: float, size_um: float) -> NDArray[np.intp]:
+        """The order in which points are best computed: those near each other one after the other.
+
+        Parameters
+        ----------
+        centers
+            x, y in level-0 px.
+        mpp, size_um
+            As in :meth:`embed`.
+        """
+        if self._nucleus is not None and self._nucleus.strategy == "shared":
+            tile = shared_tiles(centers, size_px=size_um / mpp, overlap=self._nucleus.overlap)[1]
+            return np.lexsort((*centers.T, tile))
+        return local_order(centers)
+
+    def forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embeddings, shape ``(n, dim)``, of uint8 patches, shape ``(n, h, w, 3)``; nuclei in the middle of each."""
+        points = None
+        if self._nucleus is not None:
+            middle = np.full((len(patches), 2), self.spec.input_px / 2)
+            points = Points(np.arange(len(patches)), *self._token_weights(middle))
+        return self._executor.run(torch.from_numpy(np.array(patches)), points)  # a copy: it may be read-only
+
+    def embed(
+        self,
+        image: SlideImage,
+        centers: NDArray[np.float64],
+        *,
+        mpp: float,
+        size_um: float,
+        stain: StainTransform | None = None,
+        progress: Any = None,
+    ) -> NDArray[np.float32]:
+        """Embed square patches of a slide.
+
+        Parameters
+        ----------
+        image
+            The slide.
+        centers
+            Centres of the patches, shape ``(n, 2)``, x and y in full-resolution px.
+        mpp
+            Micrometres per full-resolution px.
+        size_um
+            Edge of a patch in um; the patch is resampled to the input size of the network.
+        stain
+            Stain normalisation of this slide.
+        progress
+            A bar that is advanced by the rows done.
+
+        Returns
+        -------
+        Shape ``(n, dim)``.
+        """
+        return next(self.embed_chunks(image, [centers], mpp=mpp, size_um=size_um, stain=stain, progress=progress))
+
+    def embed_chunks(
+        self,
+        image: SlideImage,
+        chunks: Sequence[NDArray[np.float64]],
+        *,
+        mpp: float,
+        size_um: float,
+        stain: StainTransform | None = None,
+        progress: Any = None,
+    ) -> Generator[NDArray[np.float32]]:
+        """Embed one chunk of patches after the other; reading goes on across the chunks.
+
+        A batch never spans two chunks, so the values of a chunk do not depend on which others are computed.
+
+        Parameters
+        ----------
+        image, mpp, size_um, stain, progress
+            As in :meth:`embed`.
+        chunks
+            Centres of the patches of each chunk.
+
+        Yields
+        ------
+        The embeddings of each chunk, shape ``(k, dim)``.
+        """
+        chunks = [check_patches(part, mpp=mpp, size_um=size_um) for part in chunks]
+        size_px = size_um / mpp
+        source = PatchSource(image, size_px=size_px, input_px=self.spec.input_px)
+        size = self._full_batch(source.edge)
+        planned = (batch for part in chunks for batch in self._batches(part, source, size, size_px))
+        computed = self._executor.stream(planned, source, stain)
+        try:
+            for part in chunks:
+                out = np.empty((len(part), self.dim), np.float32)
+                done = 0
+                while done < len(part):
+                    batch, features = next(computed)
+                    out[batch.rows] = features
+                    done += len(batch.rows)
+                    if progress is not None:
+                        progress.update(len(batch.rows))
+                yield out
+        finally:
+            computed.close()
+
+    def _batches(self, centers: NDArray[np.float64], source: PatchSource, size: int, size_px: float) -> Iterator[Batch]:
+        """The batches of a chunk."""
+        if self._nucleus is None or self._nucleus.strategy == "centered":
+            patches, patch_of_row = centers, np.arange(len(centers))
+        else:
+            patches, patch_of_row = shared_tiles(centers, size_px=size_px, overlap=self._nucleus.overlap)
+        rows = np.argsort(patch_of_row, kind="stable")
+        bounds = np.searchsorted(patch_of_row[rows], np.arange(0, len(patches) + size, size))
+        for start, a, b in zip(range(0, len(patches), size), bounds, bounds[1:], strict=False):
+            part, of_part = patches[start : start + size], rows[a:b]
+            points = None
+            if self._nucleus is not None:
+                patch = patch_of_row[of_part] - start
+                inside = (centers[of_part, ::-1] - source.corners(part)[patch]) / source.scale()
+                points = Points(patch, *self._token_weights(inside * (self.spec.input_px / source.edge)))
+            yield Batch(part, of_part, points)
+
+    def _token_weights(self, places: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Tokens and weights of points (y, x) in px of the input."""
+        grid = (self.spec.input_px // self._token_px,) * 2
+        return token_weights(places, grid=grid, patch_px=self._token_px, pooling=self._nucleus or NucleusPooling())
+
+
+def encode(encoder: Encoder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Embed images that are patches already.
+
+    Parameters
+    ----------
+    encoder
+        What :func:`histocell.encoders.load` returned for a network.
+    images
+        uint8, shape ``(n, h, w, 3)``. Of another size than the encoder's input, the shorter edge is resized to it and the
+        middle is cut out. With ``pool="nucleus"`` the nucleus is in the middle.
+
+    Returns
+    -------
+    Shape ``(n, dim)``.
+    """
+    if not isinstance(encoder, PatchEncoder):
+        msg = f"{encoder.name!r} looks at the surroundings of a patch, too, so it embeds slides: use its embed method"
+        raise TypeError(msg)
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:
+        msg = f"images must be uint8 of shape (n, h, w, 3), not {images.dtype} of shape {images.shape}"
+        raise ValueError(msg)
+    size = encoder.batch_size or 32
+    starts = range(0, len(images), size)
+    parts = [encoder.forward(fit_to_input(images[start : start + size], encoder.spec)) for start in starts]
+    return np.concatenate(parts) if parts else np.empty((0, encoder.dim), dtype=np.float32)

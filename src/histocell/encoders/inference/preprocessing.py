@@ -1,0 +1,83 @@
+"""From uint8 patches to what a network wants, on the device that computes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histocell.encoders.spec import EncoderSpec
+    from histocell.images.stain.normalize import StainTransform
+
+
+class Preprocessing:
+    """Resizing, stain normalisation and scaling of a batch.
+
+    Parameters
+    ----------
+    spec
+        Input size, interpolation, mean and deviation.
+    device
+        Where batches lie.
+    dtype
+        What the network computes in.
+    """
+
+    def __init__(self, spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> None:
+        self._edge = spec.input_px
+        self._mode = spec.interpolation
+        self._dtype = dtype
+        mean, std = (torch.tensor(values, device=device) for values in (spec.mean, spec.std))
+        # for a whole row of pixels at once: three channels alone would make a loop of length three
+        self._scale = (1 / (255 * std)).repeat(spec.input_px)
+        self._shift = (-mean / std).repeat(spec.input_px)
+
+    def __call__(self, patches: torch.Tensor, stain: StainTransform | None = None) -> torch.Tensor:
+        """Normalised images, shape ``(n, 3, edge, edge)``, of uint8 patches, shape ``(n, h, h, 3)``."""
+        images = patches.permute(0, 3, 1, 2)  # channels last in memory, as convolutions like it
+        if images.shape[-2:] != (self._edge, self._edge):
+            images = self._resized(images)
+        if stain is not None:
+            images = stain(images)
+        pixels = images.permute(0, 2, 3, 1).float().contiguous()
+        rows = pixels.flatten(2)
+        torch.addcmul(self._shift, rows, self._scale, out=rows)
+        return pixels.permute(0, 3, 1, 2).to(self._dtype)
+
+    def _resized(self, images: torch.Tensor) -> torch.Tensor:
+        edge = self._edge
+        if images.device.type != "cpu":  # only the processor resizes bytes
+            images = images.float()
+        images = functional.interpolate(images, (edge, edge), mode=self._mode, antialias=True, align_corners=False)
+        return images if images.dtype == torch.uint8 else images.round_().clamp_(0, 255)
+
+
+def fit_to_input(images: NDArray[np.uint8], spec: EncoderSpec) -> NDArray[np.uint8]:
+    """Pictures of any size at the input size: the shorter edge resized to it, the middle cut out.
+
+    By Pillow, to the last bit what the published transforms give.
+
+    Parameters
+    ----------
+    images
+        Shape ``(n, h, w, 3)``.
+    spec
+        Input size and interpolation.
+    """
+    from PIL import Image
+
+    edge = spec.input_px
+    height, width = images.shape[1:3]
+    if height == width == edge:
+        return images
+    short = min(height, width)
+    rows, columns = int(edge * height / short), int(edge * width / short)
+    how = Image.Resampling[spec.interpolation.upper()]
+    top, left = round((rows - edge) / 2), round((columns - edge) / 2)
+    resized = [np.asarray(Image.fromarray(image).resize((columns, rows), how)) for image in images]
+    return np.stack(resized)[:, top : top + edge, left : left + edge]

@@ -1,0 +1,1 @@
+"""The built-in encoder: colour, texture, nuclei and architecture, measured."""

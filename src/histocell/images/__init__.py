@@ -1,0 +1,1 @@
+"""A slide as a lazy image: formats, levels, resolution, resampling, patches."""

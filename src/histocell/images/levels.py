@@ -1,0 +1,222 @@
+"""Levels of a pyramid: each gives integer windows of 8-bit RGB, reading only the blocks that it needs."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from concurrent.futures import Future
+from itertools import accumulate, product
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from histocell.images.pixels import channel_axis, needs_scale, to_rgb, value_scale
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from numpy.typing import NDArray
+
+    type Pixels = NDArray[np.uint8]
+    type Block = tuple[int, int]
+
+CACHE_BYTES = 384 * 2**20  # one legacy ST section, decoded, fits
+_MIN_BLOCK = 256
+
+
+class Level(Protocol):
+    """One resolution of an image."""
+
+    shape: tuple[int, int]
+
+    def window(self, y0: int, x0: int, y1: int, x1: int) -> Pixels:
+        """Pixels (y1 - y0, x1 - x0, 3) of a window inside of the level; may be a view."""
+        ...
+
+
+class ArrayLevel:
+    """An array in memory."""
+
+    def __init__(self, array: NDArray[Any], dims: Sequence[str] | None = None) -> None:
+        self._array = array
+        self._axis = channel_axis(array.shape, dims)
+        self.shape = (array.shape[1], array.shape[2]) if self._axis == 0 else (array.shape[0], array.shape[1])
+        self._scale: float | None = None
+        if needs_scale(array.dtype):
+            stride = [max(1, length // 1000) for length in array.shape]
+            self._scale = value_scale(array[tuple(slice(None, None, step) for step in stride)])
+
+    def window(self, y0: int, x0: int, y1: int, x1: int) -> Pixels:
+        """Pixels of a window."""
+        inner = self._array[:, y0:y1, x0:x1] if self._axis == 0 else self._array[y0:y1, x0:x1]
+        return to_rgb(inner, self._axis, self._scale)
+
+
+class FileLevel:
+    """An image file that can only be decoded whole: decoded at the first read."""
+
+    def __init__(self, shape: tuple[int, int], decode: Callable[[], NDArray[Any]]) -> None:
+        self.shape = shape
+        self._decode = decode
+        self._level: ArrayLevel | None = None
+        self._lock = threading.Lock()
+
+    def window(self, y0: int, x0: int, y1: int, x1: int) -> Pixels:
+        """Pixels of a window."""
+        if self._level is None:
+            with self._lock:
+                if self._level is None:
+                    self._level = ArrayLevel(self._decode())
+        return self._level.window(y0, x0, y1, x1)
+
+
+class BlockCache:
+    """The blocks of an image that were read last, shared by its levels; safe to use from many threads.
+
+    A block that one thread is reading is not read again by another one: it waits.
+    """
+
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._blocks: OrderedDict[Hashable, Future[Pixels]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, level: Hashable, blocks: list[Block], fetch: Callable[[list[Block]], list[Pixels]]) -> list[Pixels]:
+        """Blocks of a level, fetching those that are not here."""
+        futures: list[Future[Pixels]] = []
+        missing: list[Block] = []
+        with self._lock:
+            for block in blocks:
+                future = self._blocks.get((level, block))
+                if future is None:
+                    future = self._blocks[level, block] = Future()
+                    missing.append(block)
+                else:
+                    self._blocks.move_to_end((level, block))
+                futures.append(future)
+        if missing:
+            self._fetch(level, missing, fetch)
+        return [future.result() for future in futures]
+
+    def _fetch(self, level: Hashable, missing: list[Block], fetch: Callable[[list[Block]], list[Pixels]]) -> None:
+        try:
+            found = fetch(missing)
+        except BaseException as error:
+            with self._lock:
+                waiting = [self._blocks.pop((level, block)) for block in missing]
+            for future in waiting:
+                future.set_exception(error)
+            raise
+        with self._lock:
+            for block, pixels in zip(missing, found, strict=True):
+                self._blocks[level, block].set_result(pixels)
+                self._bytes += pixels.nbytes
+            for key in list(self._blocks):
+                if self._bytes <= self._max_bytes:
+                    break
+                if self._blocks[key].done():
+                    self._bytes -= self._blocks.pop(key).result().nbytes
+
+
+class BlockLevel:
+    """An array that is read in blocks: chunks of a dask array, tiles of a TIFF."""
+
+    def __init__(
+        self,
+        row_chunks: Sequence[int],
+        column_chunks: Sequence[int],
+        fetch: Callable[[list[Block]], list[NDArray[Any]]],
+        *,
+        axis: int | None,
+        dtype: np.dtype,
+        cache: BlockCache,
+    ) -> None:
+        self._rows = [0, *accumulate(row_chunks)]
+        self._columns = [0, *accumulate(column_chunks)]
+        self.shape = (self._rows[-1], self._columns[-1])
+        self._fetch_raw = fetch
+        self._axis = axis
+        self._cache = cache
+        self._scale_unknown = needs_scale(dtype)
+        self._scale: float | None = None
+
+    def _fetch(self, blocks: list[Block]) -> list[Pixels]:
+        if self._scale_unknown:
+            # the block in the middle shows the range, whichever block is read first
+            middle = ((len(self._rows) - 1) // 2, (len(self._columns) - 1) // 2)
+            self._scale = value_scale(self._fetch_raw([middle])[0])
+            self._scale_unknown = False
+        return [to_rgb(block, self._axis, self._scale) for block in self._fetch_raw(blocks)]
+
+    def window(self, y0: int, x0: int, y1: int, x1: int) -> Pixels:
+        """Pixels of a window."""
+        rows = range(bisect_right(self._rows, y0) - 1, bisect_left(self._rows, y1))
+        columns = range(bisect_right(self._columns, x0) - 1, bisect_left(self._columns, x1))
+        places = list(product(rows, columns))
+        blocks = self._cache.get(id(self), places, self._fetch)
+        if len(blocks) == 1:
+            top, left = self._rows[rows[0]], self._columns[columns[0]]
+            return blocks[0][y0 - top : y1 - top, x0 - left : x1 - left]
+        out = np.empty((y1 - y0, x1 - x0, 3), dtype=np.uint8)
+        for (row, column), block in zip(places, blocks, strict=True):
+            top, left = self._rows[row], self._columns[column]
+            a, b = max(y0, top), min(y1, self._rows[row + 1])
+            c, d = max(x0, left), min(x1, self._columns[column + 1])
+            out[a - y0 : b - y0, c - x0 : d - x0] = block[a - top : b - top, c - left : d - left]
+        return out
+
+
+def dask_level(array: Any, dims: Sequence[str] | None, cache: BlockCache) -> BlockLevel:
+    """A level over a dask array: each chunk is computed when a window first needs it."""
+    axis = channel_axis(array.shape, dims)
+    y_axis = 1 if axis == 0 else 0
+
+    def fetch(blocks: list[Block]) -> list[NDArray[Any]]:
+        import dask
+
+        chosen = [array.blocks[(slice(None), *block) if axis == 0 else block] for block in blocks]
+        # an array of one chunk is computed as it is; dask would copy the chunk of an array
+        tasks = [part.to_delayed().item() if part.npartitions == 1 else part for part in chosen]
+        # one block on this thread; several in one graph, so that what they share is computed once
+        return list(dask.compute(*tasks, scheduler="synchronous" if len(tasks) == 1 else "threads"))
+
+    chunks = array.chunks
+    return BlockLevel(chunks[y_axis], chunks[y_axis + 1], fetch, axis=axis, dtype=array.dtype, cache=cache)
+
+
+def zarr_level(array: Any, dims: Sequence[str], cache: BlockCache) -> BlockLevel:
+    """A level over a zarr array, in whole chunks of at least 256 px."""
+    axis = channel_axis(array.shape, dims)
+    y_axis = 1 if axis == 0 else 0
+    chunks = []
+    for length, chunk in zip(array.shape[y_axis : y_axis + 2], array.chunks[y_axis : y_axis + 2], strict=True):
+        size = chunk * -(-_MIN_BLOCK // chunk)
+        chunks.append([min(size, length - start) for start in range(0, length, size)])
+    starts = [[0, *accumulate(sizes)] for sizes in chunks]
+
+    def fetch(blocks: list[Block]) -> list[NDArray[Any]]:
+        found = []
+        for row, column in blocks:
+            window = (slice(*starts[0][row : row + 2]), slice(*starts[1][column : column + 2]))
+            found.append(np.asarray(array[(slice(None), *window) if axis == 0 else window]))
+        return found
+
+    return BlockLevel(chunks[0], chunks[1], fetch, axis=axis, dtype=array.dtype, cache=cache)
+
+
+class OpenSlideLevel:
+    """A level of a slide that OpenSlide reads; it keeps a cache of its own."""
+
+    def __init__(self, slide: Any, level: int) -> None:
+        self._slide = slide
+        self._level = level
+        width, height = slide.level_dimensions[level]
+        self.shape = (height, width)
+        self._scale = (slide.dimensions[1] / height, slide.dimensions[0] / width)
+
+    def window(self, y0: int, x0: int, y1: int, x1: int) -> Pixels:
+        """Pixels of a window; regions that were not scanned are white."""
+        corner = (round(x0 * self._scale[1]), round(y0 * self._scale[0]))
+        return to_rgb(np.asarray(self._slide.read_region(corner, self._level, (x1 - x0, y1 - y0))), 2)

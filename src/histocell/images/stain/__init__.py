@@ -1,0 +1,1 @@
+"""Stains of a slide: estimated, and normalised to those of another."""

@@ -1,0 +1,198 @@
+"""One SpatialData out of tables, coordinates and images: what every reader ends with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from spatialdata import SpatialData, concatenate
+from spatialdata.models import ShapesModel, TableModel
+
+from histocell._core import keys
+from histocell._core.errors import warn
+from histocell._core.geometry import check_inside, check_mpp, mpp_from_pitch, spot_pitch
+from histocell.images.slide_image import open_image
+from histocell.io.elements import image_element, transformations
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The spots of one section and the image under them.
+
+    Attributes
+    ----------
+    rows
+        Positions of its spots in the table.
+    xy
+        Their centres (k, 2): x, y in px of the image.
+    mpp, mpp_source
+        Micrometres per px and what says so.
+    diameter_px
+        Diameter of a spot.
+    image
+        What `histocell.images.slide_image.open_image` opens, or `None`.
+    suffix
+        End of the names of its elements, such as ``-C2``; empty for the only section.
+    """
+
+    rows: NDArray[np.intp]
+    xy: NDArray[np.float64]
+    mpp: float
+    mpp_source: str
+    diameter_px: float
+    image: Any = None
+    suffix: str = ""
+
+
+def place(
+    xy: NDArray[np.float64],
+    *,
+    name: str,
+    rows: NDArray[np.intp] | None = None,
+    image: Any = None,
+    mpp: float | None = None,
+    pitch_mpp: float | None = None,
+    diameter_um: float | None = None,
+    diameter_px: float | None = None,
+    suffix: str = "",
+) -> Placed:
+    """Find the resolution of a section and check that its spots lie in its image.
+
+    Parameters
+    ----------
+    xy
+        Centres (k, 2): x, y in px of the image.
+    name
+        What the section is called in messages.
+    rows
+        Positions of its spots in the table, all by default.
+    image
+        What `histocell.images.slide_image.open_image` opens, or `None`.
+    mpp
+        Micrometres per px; wins over what the image says, which wins over the pitch.
+    pitch_mpp
+        Micrometres per px by the known distance between spots.
+    diameter_um, diameter_px
+        Diameter of a spot; half a pitch where neither is given.
+    suffix
+        End of the names of the elements.
+    """
+    rows = np.arange(len(xy)) if rows is None else rows
+    opened = None if image is None else open_image(image)
+    if opened is not None:
+        inside = check_inside(xy, opened.shape, name)
+        if not inside.all():
+            warn(f"{(~inside).sum()} of {len(xy)} spots of {name} lie outside of its image; their rows are kept")
+    if mpp is not None:
+        mpp, source = check_mpp(mpp), "argument"
+    elif opened is not None and opened.mpp is not None:
+        mpp, source = opened.mpp, opened.mpp_source
+    elif pitch_mpp is not None:
+        mpp, source = pitch_mpp, "spot pitch"
+    else:
+        msg = (
+            f"the resolution of {name} is unknown: neither its image nor an argument says it. Give mpp= (um per "
+            "full-resolution px), or spot_pitch_um= (200 for legacy ST, 100 for Visium) to compute it from the spots"
+        )
+        raise ValueError(msg)
+    if pitch_mpp is not None and not 0.9 < mpp / pitch_mpp < 1.1:
+        warn(
+            f"{name}: {mpp:.3g} um per px by the {source}, but {pitch_mpp:.3g} by the distance between spots; "
+            f"going on with {mpp:.3g}. Give mpp= where this is wrong."
+        )
+    if diameter_um is not None:
+        diameter_px = diameter_um / mpp
+    elif diameter_px is None:
+        diameter_px = spot_pitch(xy) / 2 if len(xy) > 1 else 100 / mpp
+    return Placed(rows, xy, mpp, source, diameter_px, image, suffix)
+
+
+def grid_mpp(xy: NDArray[np.float64], grid_um: NDArray[np.float64]) -> float:
+    """Micrometres per px from the place of each spot in the printed grid.
+
+    Fits an affine map from the grid (k, 2; um) to px by least squares, which averages over all spots where the distance
+    to the nearest neighbour would be biased by their jitter. Falls back to that distance where the spots are too few.
+    """
+    centred = grid_um - grid_um.mean(axis=0)
+    if len(xy) < 4 or np.linalg.matrix_rank(centred) < 2:
+        return mpp_from_pitch(xy, spot_pitch(grid_um))
+    matrix, *_ = np.linalg.lstsq(centred, xy - xy.mean(axis=0), rcond=None)
+    return check_mpp(1 / np.sqrt(abs(np.linalg.det(matrix))), source="the grid of spots")
+
+
+def build(table: AnnData, sections: list[Placed]) -> SpatialData:
+    """Assemble images, shapes and table.
+
+    Parameters
+    ----------
+    table
+        Becomes the table of the result, changed in place: ``obsm["spatial"]``, ``obs["mpp"]``, the region and the
+        instance of each row and ``uns["histocell"]["mpp"]`` are written.
+    sections
+        Where its rows lie; every row in one of them.
+    """
+    xy, mpp = np.full((table.n_obs, 2), np.nan), np.full(table.n_obs, np.nan)
+    region = np.empty(table.n_obs, dtype=object)
+    for section in sections:
+        xy[section.rows], mpp[section.rows] = section.xy, section.mpp
+        region[section.rows] = keys.SPOTS + section.suffix
+    table.obsm[keys.SPATIAL] = xy
+    table.obs[keys.MPP] = mpp
+    region_key, instance_key = (_free_column(table, name) for name in (keys.REGION, keys.INSTANCE))
+    table.obs[region_key] = pd.Categorical(region)
+    table.obs[instance_key] = table.obs_names.to_numpy()
+    images, shapes = {}, {}
+    for section in sections:
+        if section.image is not None:
+            name = keys.IMAGE + section.suffix
+            images[name] = image_element(section.image, mpp=section.mpp, suffix=section.suffix)
+        shapes[keys.SPOTS + section.suffix] = ShapesModel.parse(
+            section.xy,
+            geometry=0,
+            radius=section.diameter_px / 2,
+            index=pd.Index(table.obs_names[section.rows]),
+            transformations=transformations(section.mpp, section.suffix),
+        )
+    table.uns.pop(TableModel.ATTRS_KEY, None)
+    regions = [keys.SPOTS + section.suffix for section in sections]
+    table = TableModel.parse(
+        table, region=regions if len(regions) > 1 else regions[0], region_key=region_key, instance_key=instance_key
+    )
+    facts = {keys.SPOTS + section.suffix: [section.mpp, section.mpp_source] for section in sections}
+    keys.write_provenance(table, keys.MPP, **facts)
+    return SpatialData(images=images, shapes=shapes, tables={keys.TABLE: table})
+
+
+def concatenate_sections(sections: dict[str, SpatialData]) -> SpatialData:
+    """Several sections, each built by `build`, in one SpatialData with one table.
+
+    Elements and coordinate systems get the name of their section as suffix, as `spatialdata.concatenate` does; genes that
+    a section lacks are 0.
+    """
+    merged = concatenate(sections, concatenate_tables=True, join="outer", fill_value=0, uns_merge="first")
+    facts = {}
+    for name, sdata in sections.items():
+        for region, fact in keys.read_provenance(sdata.tables[keys.TABLE], keys.MPP).items():
+            if isinstance(fact, list):
+                facts[f"{region}-{name}"] = fact
+    keys.write_provenance(merged.tables[keys.TABLE], keys.MPP, **facts)
+    return merged
+
+
+def _free_column(table: AnnData, name: str) -> str:
+    """`name`, or a name beside a column of the user's that is called so."""
+    attrs = table.uns.get(TableModel.ATTRS_KEY, {})
+    ours = {attrs.get("region_key"), attrs.get("instance_key")}
+    return name if name not in table.obs or name in ours else f"histocell_{name}"
+
+
+def set_label(table: AnnData, column: str, value: str | None) -> None:
+    """Write a label of the whole table as a category, if there is one."""
+    if value is not None:
+        table.obs[column] = pd.Categorical([str(value)] * table.n_obs)

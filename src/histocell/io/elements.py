@@ -1,0 +1,119 @@
+"""Image elements of a SpatialData: lazy over files, with the mpp in their transformations."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from spatialdata.models import Image2DModel
+from spatialdata.transformations import Identity, Scale, set_transformation
+from xarray import DataArray, Dataset, DataTree
+
+from histocell._core import keys
+from histocell.images.files import check_path, file_stamp, open_file, remember_lazy, reopen
+from histocell.images.pixels import channel_axis
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_CHUNK = 2048
+
+
+def transformations(mpp: float | None, suffix: str = "") -> dict[str, Any]:
+    """Identity to the px system and, where the mpp is known, a scale to the micrometre system."""
+    systems: dict[str, Any] = {keys.PIXELS + suffix: Identity()}
+    if mpp is not None:
+        systems[keys.MICRONS + suffix] = Scale([mpp, mpp], axes=("x", "y"))
+    return systems
+
+
+def image_element(source: Any, *, mpp: float | None, suffix: str = "") -> DataArray | DataTree:
+    """An image element from a path, an array or an element; its own px are the px system.
+
+    Parameters
+    ----------
+    source
+        What `histocell.images.slide_image.open_image` opens. Files stay on disk until pixels are asked for; a pyramid
+        becomes a multiscale element.
+    mpp
+        Micrometres per px of the finest level.
+    suffix
+        End of the names of the coordinate systems, for one of several images.
+    """
+    if isinstance(source, str | os.PathLike):
+        scales = _file_scales(check_path(source))
+    elif hasattr(source, "children"):
+        scales = [_channels_first(next(iter(source[name].data_vars.values()))) for name in source.children]
+    else:
+        scales = [_channels_first(source)]
+    systems = transformations(mpp, suffix)
+    if len(scales) == 1:
+        return Image2DModel.parse(scales[0], dims=("c", "y", "x"), c_coords=_names(scales[0]), transformations=systems)
+    return _multiscale(scales, systems)
+
+
+def _channels_first(source: Any) -> Any:
+    """The pixels of an array or DataArray as (c, y, x), nothing copied."""
+    dims = getattr(source, "dims", None)
+    array = source.data if isinstance(source, DataArray) else source
+    axis = channel_axis(array.shape, dims)
+    if axis is None:
+        return array[None]
+    return array if axis == 0 else array.transpose(2, 0, 1)
+
+
+def _names(array: Any) -> list[str] | None:
+    return {3: ["r", "g", "b"], 4: ["r", "g", "b", "a"]}.get(array.shape[0])
+
+
+def _multiscale(scales: list[Any], systems: dict[str, Any]) -> DataTree:
+    """A multiscale element over given levels, finest first."""
+    height, width = scales[0].shape[1:]
+    nodes = {}
+    for number, scale in enumerate(scales):
+        level = Image2DModel.parse(scale, dims=("c", "y", "x"), c_coords=_names(scale))
+        level.attrs.pop("transform")
+        centres = {
+            axis: (np.arange(length) + 0.5) * (full / length)
+            for axis, length, full in (("y", scale.shape[1], height), ("x", scale.shape[2], width))
+        }
+        nodes[f"scale{number}"] = Dataset({"image": level.assign_coords(centres)})
+    tree = DataTree.from_dict(nodes)
+    set_transformation(tree, systems, set_all=True)
+    Image2DModel.validate(tree)
+    return tree
+
+
+def _file_scales(path: Path) -> list[da.Array]:
+    """The levels of a file as dask arrays (c, y, x) of 8-bit RGB."""
+    path = path.absolute()
+    stamp = file_stamp(path)
+    lazy = []
+    for number, level in enumerate(open_file(path, mpp=1.0).levels):
+        name = f"slide-{tokenize(str(path), stamp, number)}"
+        remember_lazy(name, str(path), stamp, number)
+        chunks = [tuple(min(_CHUNK, length - start) for start in range(0, length, _CHUNK)) for length in level.shape]
+        lazy.append(
+            da.map_blocks(
+                _read_block,
+                path=str(path),
+                stamp=stamp,
+                level=number,
+                chunks=((3,), *chunks),
+                dtype=np.uint8,
+                meta=np.empty((0, 0, 0), dtype=np.uint8),
+                name=name,
+            )
+        )
+    return lazy
+
+
+def _read_block(path: str, stamp: tuple[int, int], level: int, block_info: Any = None) -> NDArray[np.uint8]:
+    """One chunk of a file, read wherever dask runs it."""
+    (_, (y0, y1), (x0, x1)) = block_info[None]["array-location"]
+    return reopen(path, stamp).levels[level].window(y0, x0, y1, x1).transpose(2, 0, 1)

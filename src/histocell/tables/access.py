@@ -1,0 +1,75 @@
+"""AnnData or SpatialData in; tables, slots and groups out."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histocell._core import keys
+from histocell._core.errors import listing, missing_key
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    type Data = AnnData | SpatialData
+
+
+def is_spatialdata(data: object) -> bool:
+    """Whether `data` is a SpatialData; imports nothing, since only an imported class has instances."""
+    module = sys.modules.get("spatialdata")
+    return module is not None and isinstance(data, module.SpatialData)
+
+
+def get_table(data: Data, table_key: str | None = None) -> AnnData:
+    """The table: `data` itself, the table called `table_key`, the only one, or the one called ``table``."""
+    module = sys.modules.get("anndata")
+    if module is not None and isinstance(data, module.AnnData):
+        return data
+    if not is_spatialdata(data):
+        msg = f"data must be an AnnData or a SpatialData, not {type(data).__name__}"
+        raise TypeError(msg)
+    tables = data.tables  # type: ignore[union-attr]
+    if table_key is None:
+        if len(tables) == 0:
+            msg = "this SpatialData holds no table yet; hc.pp.tiles(data) makes one from the tissue"
+            raise ValueError(msg)
+        table_key = next(iter(tables)) if len(tables) == 1 else keys.TABLE
+    if table_key not in tables:
+        msg = f"table {table_key!r} not found; available: {listing(tables)}. Choose one with table_key="
+        raise KeyError(msg)
+    return tables[table_key]
+
+
+def get_obsm(table: AnnData, key: str, hint: str = "") -> Any:
+    """``table.obsm[key]``, or an error that lists what is there."""
+    if key not in table.obsm:
+        raise missing_key("obsm", key, table.obsm.keys(), hint)
+    return table.obsm[key]
+
+
+def coordinates(table: AnnData) -> NDArray[np.float64]:
+    """``obsm["spatial"]``, shape ``(n, 2)``: x and y in full-resolution px."""
+    xy = np.asarray(get_obsm(table, keys.SPATIAL, "Coordinates are (x, y) in full-resolution px."), dtype=np.float64)
+    if xy.ndim != 2 or xy.shape[1] < 2:
+        msg = f'obsm["{keys.SPATIAL}"] must have shape (n, 2), x and y; it has {xy.shape}'
+        raise ValueError(msg)
+    bad = ~np.isfinite(xy[:, :2]).all(axis=1)
+    if bad.any():
+        msg = f'obsm["{keys.SPATIAL}"] is not finite in {bad.sum()} rows: {listing(table.obs_names[bad], 5)}'
+        raise ValueError(msg)
+    return xy[:, :2]
+
+
+def row_labels(table: AnnData, key: str) -> NDArray[Any]:
+    """``obs[key]`` as strings; missing values are an error."""
+    if key not in table.obs:
+        raise missing_key("obs", key, table.obs.columns)
+    column = table.obs[key]
+    if column.isna().any():
+        msg = f'obs["{key}"] is missing in {int(column.isna().sum())} rows'
+        raise ValueError(msg)
+    return column.astype(str).to_numpy()

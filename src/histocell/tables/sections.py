@@ -1,0 +1,200 @@
+"""Section, replicate, resolution and coordinates of each row of a table."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histocell._core import keys
+from histocell._core.errors import listing
+from histocell._core.geometry import check_mpp
+from histocell.tables.access import coordinates, get_table, is_spatialdata, row_labels
+from histocell.tables.regions import find_regions, one_mpp
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from histocell.images.slide_image import ImageSource
+    from histocell.tables.access import Data
+    from histocell.tables.regions import Region
+
+ALL = "all"  # the section of every row, where nothing tells sections apart
+
+
+class Sections:
+    """The rows of a table by the section that they lie on: the one place that knows which row belongs where.
+
+    Parameters
+    ----------
+    data
+        AnnData or SpatialData.
+    table_key
+        Table of a SpatialData that holds several.
+    library_key
+        Column of ``obs`` that names the section or slide of each row; by default ``section``, else the column of the
+        regions of a SpatialData, else all rows are one section.
+    group_key
+        Column of ``obs`` that names the replicate, which is held out whole; by default ``patient``, else the section.
+    mpp
+        Micrometres per full-resolution px, for all or by section; wins over what the data say.
+
+    Attributes
+    ----------
+    table
+        The table.
+    library_key
+        Column that names the sections, `None` where all rows are one.
+    labels
+        Section of each row, shape ``(n_obs,)``.
+    names
+        Names of the sections in the order of their first row.
+
+    Raises
+    ------
+    KeyError
+        When a column that was named is not there.
+    ValueError
+        When the section of a row is missing.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        *,
+        table_key: str | None = None,
+        library_key: str | None = None,
+        group_key: str | None = None,
+        mpp: float | Mapping[str, float] | None = None,
+    ) -> None:
+        self._data = data
+        self.table: AnnData = get_table(data, table_key)
+        self._given_library_key = library_key
+        self._group_key = group_key
+        self._mpp = mpp
+        region_key = self.table.uns.get("spatialdata_attrs", {}).get("region_key") if is_spatialdata(data) else None
+        known = [key for key in (keys.SECTION, region_key) if key is not None and key in self.table.obs]
+        self.library_key: str | None = library_key or next(iter(known), None)
+        n = self.table.n_obs
+        self.labels: NDArray[Any] = (
+            np.full(n, ALL, dtype=object) if self.library_key is None else row_labels(self.table, self.library_key)
+        )
+        self.names: list[str] = [str(name) for name in dict.fromkeys(self.labels)]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def rows(self) -> list[NDArray[np.intp]]:
+        """Positions of the rows of each section."""
+        return [np.flatnonzero(self.labels == name) for name in self.names]
+
+    def replicate_key(self, rows: NDArray[Any] | slice = slice(None)) -> str | None:
+        """Column whose levels are the replicates of `rows`.
+
+        The column that was named; else ``patient``, else the section, whichever has two levels among the rows; `None`
+        where neither has.
+        """
+        if self._group_key is not None:
+            row_labels(self.table, self._group_key)
+            return self._group_key
+        for key in (keys.PATIENT, self.library_key):
+            if key is not None and key in self.table.obs and len(set(row_labels(self.table, key)[rows])) > 1:
+                return key
+        return None
+
+    def groups(self) -> list[str]:
+        """The replicate of each section: its patient, else the section itself.
+
+        Raises
+        ------
+        ValueError
+            When a section holds several.
+        """
+        key = self._group_key or (keys.PATIENT if keys.PATIENT in self.table.obs and self.library_key else None)
+        if key is None:
+            return self.names
+        labels = row_labels(self.table, key)
+        return [self.constant(labels, key, name) for name in self.names]
+
+    def constant(self, labels: NDArray[Any], key: str, section: str) -> str:
+        """The one value that `labels`, of ``obs[key]``, have in a section; an error where they have several."""
+        found = np.unique(labels[self.labels == section])
+        if len(found) != 1:
+            msg = f'section {section!r} of obs["{self.library_key}"] holds {len(found)} levels of obs["{key}"] ({listing(found)}), not one'
+            raise ValueError(msg)
+        return str(found[0])
+
+    def regions(
+        self,
+        *,
+        image: ImageSource | Mapping[str, ImageSource] | None = None,
+        image_key: str | Mapping[str, str] | None = None,
+        need_image: bool = True,
+    ) -> list[Region]:
+        """The rows by the image that they lie on, and that image, opened.
+
+        Parameters
+        ----------
+        image
+            For AnnData: a path, an array, or a mapping from section to either.
+        image_key
+            For SpatialData: name of the image element, or a mapping from region to it; found by itself where one image
+            shares a coordinate system with the region.
+        need_image
+            Whether a missing image is an error.
+        """
+        return find_regions(
+            self._data,
+            self.table,
+            image=image,
+            image_key=image_key,
+            library_key=self._given_library_key,
+            mpp=self._mpp,
+            need_image=need_image,
+        )
+
+    def coordinates_px(self) -> NDArray[np.float64]:
+        """Coordinates (x, y) in full-resolution px, shape ``(n_obs, 2)``: ``obsm["spatial"]``, else centres of the shapes."""
+        if keys.SPATIAL in self.table.obsm or not is_spatialdata(self._data):
+            return coordinates(self.table)
+        xy = np.full((self.table.n_obs, 2), np.nan)
+        for region in self.regions(need_image=False):
+            xy[region.rows] = region.centers
+        return xy
+
+    def mpp(self, *, required: bool = True) -> NDArray[np.float64]:
+        """Micrometres per full-resolution px of each row, shape ``(n_obs,)``.
+
+        The argument, then ``obs["mpp"]``, then what the images of a SpatialData say. Unknown is NaN, or an error where it
+        is `required`.
+        """
+        out = np.full(self.table.n_obs, np.nan)
+        if keys.MPP in self.table.obs:
+            out[:] = np.asarray(self.table.obs[keys.MPP], dtype=np.float64)
+        if self._mpp is not None and not hasattr(self._mpp, "keys"):
+            out[:] = check_mpp(float(self._mpp))
+        elif not np.isfinite(out).all() and is_spatialdata(self._data):
+            for region in self.regions(need_image=False):
+                if region.mpp is not None:
+                    out[region.rows] = region.mpp
+        unknown = ~np.isfinite(out)
+        if required and unknown.any():
+            msg = (
+                f'the resolution is unknown in {int(unknown.sum())} of {len(out)} rows: obs["mpp"] is not there. Give mpp= '
+                '(um per px of obsm["spatial"]; 1 if it is in um already), or build the data with a reader of hc.io'
+            )
+            raise ValueError(msg)
+        return out
+
+    def coordinates_um(self) -> NDArray[np.float64]:
+        """Coordinates (x, y) in micrometres, shape ``(n_obs, 2)``."""
+        return self.coordinates_px() * self.mpp()[:, None]
+
+    def section_mpp(self, section: int) -> float | None:
+        """Micrometres per px that ``obs["mpp"]`` gives for a section, `None` where it is unknown or not one value."""
+        return one_mpp(self.table, self.rows[section])

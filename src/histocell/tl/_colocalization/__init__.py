@@ -1,0 +1,1 @@
+"""Bivariate Moran's R of cell types."""

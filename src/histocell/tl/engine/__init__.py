@@ -1,0 +1,1 @@
+"""Fit, predict and evaluate, for every task."""

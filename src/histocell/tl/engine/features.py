@@ -1,0 +1,115 @@
+"""Embeddings of a table as one matrix, and what is known of where they come from."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histocell._core import keys
+from histocell._core.errors import listing, missing_key
+from histocell.models.scaling import standardize_groups
+from histocell.tables.access import get_obsm, row_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+# What two embeddings must agree on to be the same kind of number, where it is known of both.
+IDENTITY = ("dim", "encoder", "revision", "pool", "size_um", "mpp", "stain")
+_DESCRIPTION = ("license", "version")
+_PREFIX = "X_"
+_NOT_IMAGE = ("X_pca", "X_umap", "X_tsne", "X_diffmap", "X_draw_graph")
+
+
+def embedding_keys(table: AnnData, features: str | Sequence[str] | None) -> list[str]:
+    """The embeddings asked for, or the only one there is.
+
+    Raises
+    ------
+    KeyError
+        When one is not in ``obsm``.
+    ValueError
+        When none is named and there is not exactly one.
+    """
+    if features is not None:
+        names = [features] if isinstance(features, str) else list(features)
+        if not names:
+            msg = "features is empty; name at least one embedding in obsm"
+            raise ValueError(msg)
+        for name in names:
+            get_obsm(table, name, _hint(name))
+        return names
+    present = [key for key in table.obsm if key.startswith(_PREFIX)]
+    known = [key for key in present if keys.read_provenance(table, key)]
+    choices = known or [key for key in present if not key.startswith(_NOT_IMAGE)]
+    if len(choices) == 1:
+        return choices
+    if not choices:
+        raise missing_key("obsm", "X_<encoder>", table.obsm.keys(), 'Run hc.pp.embed_image(data, "morphology") first.')
+    msg = f'several embeddings: {listing(choices)}; say which with features="{choices[0]}" or a list of them'
+    raise ValueError(msg)
+
+
+def describe(table: AnnData, names: Sequence[str]) -> list[dict[str, Any]]:
+    """For each embedding its key, dimension and what its provenance says."""
+    out = []
+    for name in names:
+        provenance = keys.read_provenance(table, name)
+        known = {field: provenance[field] for field in (*IDENTITY, *_DESCRIPTION) if provenance.get(field) is not None}
+        out.append({"key": name, **known, "dim": int(np.shape(table.obsm[name])[1])})
+    return out
+
+
+def check_same(table: AnnData, expected: Sequence[dict[str, Any]]) -> None:
+    """Refuse features that are not those a model was fitted on.
+
+    Raises
+    ------
+    KeyError
+        When an embedding is missing.
+    ValueError
+        When an embedding differs in something that is known of both; the message says in what.
+    """
+    for feature in expected:
+        get_obsm(table, feature["key"], _hint(feature["key"]))
+    found = describe(table, [feature["key"] for feature in expected])
+    wrong = [
+        f'obsm["{want["key"]}"]: {field} is {have[field]}, the model was fitted with {want[field]}'
+        for want, have in zip(expected, found, strict=True)
+        for field in IDENTITY
+        if field in want and field in have and not _equal(want[field], have[field])
+    ]
+    if wrong:
+        msg = (
+            f"these are not the features of the model. {'; '.join(wrong)}. Embed again as for the model, or fit another"
+        )
+        raise ValueError(msg)
+
+
+def feature_matrix(table: AnnData, names: Sequence[str], standardize_by: str | None) -> NDArray[Any]:
+    """Embeddings side by side, ``(n, n_features)``, standardised within each level of ``obs[standardize_by]`` if asked."""
+    parts = [_dense(table.obsm[name], name) for name in names]
+    matrix = parts[0] if len(parts) == 1 else np.hstack(parts)
+    return matrix if standardize_by is None else standardize_groups(matrix, row_labels(table, standardize_by))
+
+
+def _dense(value: Any, name: str) -> NDArray[Any]:
+    array = value.toarray() if hasattr(value, "toarray") else np.asarray(value)
+    if array.ndim != 2 or array.dtype.kind not in "fiub":
+        msg = f'obsm["{name}"] must be a numeric matrix; it has shape {array.shape} and type {array.dtype}'
+        raise ValueError(msg)
+    return array if array.dtype.kind == "f" else array.astype(np.float32)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    numbers = isinstance(a, int | float) and isinstance(b, int | float)
+    return math.isclose(a, b, rel_tol=1e-3) if numbers else a == b
+
+
+def _hint(name: str) -> str:
+    encoder = name.removeprefix(_PREFIX)
+    return f'Run hc.pp.embed_image(data, "{encoder}") first.' if name.startswith(_PREFIX) else ""

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from histocell.models import Mean, Ridge
+from histocell.models.folds import group_folds
+from histocell.models.regressors.ridge import Path, _correlations, _solve
+
+
+def naive_ridge(X, Y, alpha):
+    """The normal equations of ||Y - XB||^2 / n + alpha ||B||^2 on centred data."""
+    Xc, Yc = X - X.mean(0), Y - Y.mean(0)
+    B = np.linalg.solve(Xc.T @ Xc / len(X) + alpha * np.eye(X.shape[1]), Xc.T @ Yc / len(X))
+    return B, Y.mean(0) - X.mean(0) @ B
+
+
+@pytest.mark.parametrize("shape", [(50, 7), (12, 30)])
+def test_closed_form(shape):
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=shape), rng.normal(size=(shape[0], 3))
+    alphas = np.array([0.01, 0.3, 5.0])
+    B, intercept = _solve(X, Y, alphas)
+    path = Path.of(X, Y, X[:4])
+    for j, alpha in enumerate(alphas):
+        expected, offset = naive_ridge(X, Y, alpha)
+        np.testing.assert_allclose(B[:, j], expected[:, j], atol=1e-10)
+        np.testing.assert_allclose(intercept[j], offset[j], atol=1e-10)
+        np.testing.assert_allclose(path.at(alpha), X[:4] @ expected + offset, atol=1e-9)
+        np.testing.assert_allclose(path.at(alphas)[:, j], path.at(alpha)[:, j], atol=1e-12)
+
+
+def test_cross_validation_is_over_groups(cohort):
+    model = Ridge(criterion="mse", sharing=0).fit(cohort.X, cohort.Y, groups=cohort.groups)
+    X = (cohort.X - cohort.X.mean(0)) / cohort.X.std(0)
+    errors = []
+    for alpha in model.config.alphas:
+        error = 0
+        for name in np.unique(cohort.groups):
+            held = cohort.groups == name
+            B, offset = naive_ridge(X[~held], cohort.Y[~held], alpha)
+            error += ((X[held] @ B + offset - cohort.Y[held]) ** 2).mean(0) / cohort.Y[held].var(0)
+        errors.append(error)
+    best = np.argmin(errors, axis=0)
+    np.testing.assert_allclose(model.weights["alpha"], np.array(model.config.alphas)[best])
+
+
+def test_recovers_a_linear_truth_and_ignores_noise_features(make):
+    data = make(noise=0.1)
+    rng = np.random.default_rng(1)
+    X = np.hstack([data.X, rng.normal(size=(len(data.X), 60))])
+    train = data.groups != "g3"
+    model = Ridge().fit(X[train], data.Y[train], groups=data.groups[train])
+    predicted = model.predict(X[~train])
+    assert _correlations(predicted, data.Y[~train]).min() > 0.98
+
+
+def test_sharing_makes_one_penalty(cohort):
+    model = Ridge(sharing=1).fit(cohort.X, cohort.Y, groups=cohort.groups)
+    assert len(np.unique(model.weights["alpha"])) == 1
+
+
+def test_shift_of_a_group_does_not_change_the_choice(cohort):
+    shifted = cohort.Y + 5 * (cohort.groups == "g1")[:, None]
+    rows = cohort.groups == "g1"
+    np.testing.assert_allclose(Ridge()._score(cohort.Y[rows], shifted[rows]), 1)
+    assert Ridge(criterion="mse")._score(cohort.Y[rows], shifted[rows]).max() < 0
+
+
+def test_correlations_match_corrcoef():
+    rng = np.random.default_rng(0)
+    predicted, truth = rng.normal(size=(2, 20, 2))
+    truth[:, 1] = 0.1
+    found = _correlations(predicted, truth)
+    assert found[0] == pytest.approx(np.corrcoef(predicted[:, 0], truth[:, 0])[0, 1])
+    assert np.isnan(found[1])
+
+
+def test_zero_variance_target_is_predicted_as_constant(cohort):
+    Y = cohort.Y.copy()
+    Y[:, 1] = 0.1
+    with pytest.warns(UserWarning, match="1 of 3 targets do not vary"):
+        model = Ridge().fit(cohort.X, Y, groups=cohort.groups)
+    np.testing.assert_allclose(model.predict(cohort.X)[:, 1], 0.1)
+    assert np.isfinite(model.predict(cohort.X)).all()
+
+
+def test_mean_is_the_mean_of_training_rows(cohort):
+    validation = cohort.groups == "g0"
+    model = Mean().fit(cohort.X, cohort.Y, groups=cohort.groups, validation=validation)
+    np.testing.assert_allclose(model.predict(cohort.X[:3]), np.tile(cohort.Y[~validation].mean(0), (3, 1)))
+
+
+def test_validation_rows_are_not_fitted(cohort):
+    validation = cohort.groups == "g0"
+    changed = cohort.Y.copy()
+    changed[validation] = changed[validation][::-1]
+    alphas = {"alphas": (0.1,)}
+    first = Ridge(**alphas).fit(cohort.X, cohort.Y, groups=cohort.groups, validation=validation)
+    second = Ridge(**alphas).fit(cohort.X, changed, groups=cohort.groups, validation=validation)
+    np.testing.assert_array_equal(first.weights["coefficients"], second.weights["coefficients"])
+
+
+@pytest.mark.parametrize(
+    ("config", "match"), [({"criterion": "r2"}, "criterion"), ({"alphas": (0.0,)}, "alphas must be positive")]
+)
+def test_bad_settings(cohort, config, match):
+    with pytest.raises(ValueError, match=match):
+        Ridge(**config).fit(cohort.X, cohort.Y)
+
+
+class TestFolds:
+    def test_groups_stay_whole(self):
+        groups = np.random.default_rng(0).integers(0, 7, 100)
+        folds = group_folds(groups, 100, max_folds=3)
+        assert len(folds) == 3
+        assert sorted(np.concatenate([f.held for f in folds])) == list(range(100))
+        for fold in folds:
+            assert not set(groups[fold.fit]) & set(groups[fold.held])
+            assert len(fold.fit) + len(fold.held) == 100
+
+    def test_one_group_becomes_blocks_of_rows(self):
+        folds = group_folds(["a"] * 20, 20)
+        assert [len(fold.held) for fold in folds] == [4] * 5
+        assert all(np.ptp(fold.held) == 3 for fold in folds)
+
+    def test_too_few_rows(self):
+        with pytest.raises(ValueError, match="1 training rows"):
+            group_folds(None, 1)
