@@ -130,8 +130,8 @@ def _section(data: Data, table: AnnData, region: Region, name: str, with_image: 
 
 def _spot_size(data: Data, table: AnnData, region: Region) -> tuple[float, bool]:
     """Diameter of the spots in px, or edge of the tiles and `True`: of the shapes, of Space Ranger, or by the pitch."""
-    if is_spatialdata(data) and region.name in data.shapes:  # type: ignore[union-attr]
-        return _shape_size(data.shapes[region.name], table, region)  # type: ignore[union-attr]
+    if is_spatialdata(data) and region.name in data.shapes:
+        return _shape_size(data.shapes[region.name], table, region)
     libraries = table.uns.get("spatial", {})
     entry = libraries.get(region.name) or (next(iter(libraries.values())) if len(libraries) == 1 else {})
     diameter = entry.get("scalefactors", {}).get("spot_diameter_fullres")
