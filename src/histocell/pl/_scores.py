@@ -114,7 +114,9 @@ def scores(
             _draw_scores(axis, by_model[name], y, color=color, label=NAMES.get(name, name))
             ticks = single[single["model"] == name]
             if len(ticks):
-                axis.plot(ticks["value"], ticks["cell_type"].map(y), "|", color=color, markersize=5, alpha=0.6, zorder=1)
+                axis.plot(
+                    ticks["value"], ticks["cell_type"].map(y), "|", color=color, markersize=5, alpha=0.6, zorder=1
+                )
         if metric == "coverage" and (level := keys.read_provenance(adata, keys.PREDICTED).get("interval")):
             axis.axvline(level, color="0.4", linewidth=0.8, linestyle=":", label=f"promised: {level:.0%}", zorder=1)
         _label_axes(axis, types, metric)
@@ -184,7 +186,7 @@ def _name_undefined(ax: Axes, table: pd.DataFrame, types: list[str], models: lis
         ax.plot([], [], " ", label=f"{NAMES.get(name, name)}: undefined")
     defined = set(table["cell_type"][np.isfinite(table["value"].astype(float))])
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    style = {"transform": ax.get_yaxis_transform(), "va": "center", "color": MUTED, "fontsize": "small", "bbox": box}
+    across = ax.get_yaxis_transform()
     for position, name in enumerate(types):
         if name not in defined:
-            ax.text(0.02, position, "undefined", **style)
+            ax.text(0.02, position, "undefined", transform=across, va="center", color=MUTED, fontsize="small", bbox=box)
