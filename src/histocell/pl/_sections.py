@@ -13,7 +13,6 @@ from histocell._core.geometry import spot_pitch
 from histocell.pl._choices import choose
 from histocell.pl._style import BACKGROUND, add_bar, hide_frame
 from histocell.tables.access import is_spatialdata
-from histocell.tables.regions import one_mpp
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
@@ -86,26 +85,23 @@ def find_sections(
     sections = Sections(data, table_key=table_key)
     source = None if isinstance(image, bool) else image
     found = sections.regions(image=source, need_image=False)
-    names = [next(iter(labels)) for region in found if len(labels := set(sections.labels[region.rows])) == 1]
-    if len(set(names)) < len(found):  # obs["section"] does not tell the images apart
-        names = [region.name for region in found]
-    regions = dict(zip(names, found, strict=True))
+    regions = {region.section: region for region in found}
+    names = list(regions)
     chosen = names if section is None else choose(section, names, "section")
-    return [_section(data, sections.table, regions[name], name, with_image=image is not False) for name in chosen]
+    return [_section(data, sections.table, regions[name], with_image=image is not False) for name in chosen]
 
 
-def _section(data: Data, table: AnnData, region: Region, name: str, *, with_image: bool) -> Section:
-    mpp = region.mpp or one_mpp(table, region.rows)
+def _section(data: Data, table: AnnData, region: Region, *, with_image: bool) -> Section:
     size_px, square = _spot_size(data, table, region)
-    unit = mpp or 1.0
+    unit = region.mpp or 1.0
     image = region.image if with_image else None
-    return Section(name, region.rows, region.centers * unit, size_px * unit, square, mpp, image)
+    return Section(region.section, region.rows, region.centers * unit, size_px * unit, square, region.mpp, image)
 
 
 def _spot_size(data: Data, table: AnnData, region: Region) -> tuple[float, bool]:
     """Size in px from the shapes, from Space Ranger or from the pitch, and whether it is the edge of square tiles."""
-    if is_spatialdata(data) and region.name in data.shapes:  # type: ignore[union-attr]
-        return _shape_size(data.shapes[region.name], table, region)  # type: ignore[union-attr]
+    if is_spatialdata(data) and region.name in data.shapes:
+        return _shape_size(data.shapes[region.name], table, region)
     libraries = table.uns.get("spatial", {})
     library = libraries.get(region.name) or (next(iter(libraries.values())) if len(libraries) == 1 else {})
     if diameter := library.get("scalefactors", {}).get("spot_diameter_fullres"):
