@@ -1,10 +1,9 @@
-"""Models as plain data: a mapping for `uns`, a folder of config.json, model.safetensors and a card; strict, no pickle."""
+"""Models as plain data: a mapping for `uns`, or a folder of config.json, model.safetensors and a card; strict, no pickle."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,66 +11,107 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histocell._core.errors import listing
-from histocell.models.base import model_class
+from histocell.models.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Mapping
 
-    from histocell.models.base import Model
-
-    type Arrays = dict[str, NDArray[Any]]
+    type Arrays = dict[str, np.ndarray]
+    type JSON = dict[str, Any]  # what json.loads gives
 
 FORMAT = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _HISTORY = "history."
+_ROWS = "rows."
 _BASELINE = "baseline_{}."
 
 
-def to_dict(model: Model) -> dict[str, Any]:
+@dataclass
+class State:
+    """Everything that a fitted model is made of; the attributes are those of `histocell.models.base.Model`."""
+
+    model: str
+    config: JSON
+    features: list[JSON]
+    targets: list[str]
+    facts: JSON
+    weights: Arrays
+    history: Arrays = field(default_factory=dict)
+    fingerprint: Fingerprint | None = None
+    baselines: dict[str, State] = field(default_factory=dict)
+
+
+def to_dict(state: State) -> JSON:
     """The form that `uns` holds: ``{"config": json, "weights": {name: array}, "history": {name: array}}``."""
-    config, weights, history = to_config_weights(model)
-    return {"config": json.dumps(config, ensure_ascii=False), "weights": weights, "history": history}
+    config, weights = _to_config_weights(state)
+    return {"config": json.dumps(config, ensure_ascii=False), "weights": weights, "history": dict(state.history)}
 
 
-def from_dict(state: Mapping[str, Any]) -> Model:
-    """The model of `to_dict`, also after a round trip through h5ad or zarr."""
-    if absent := [key for key in ("config", "weights") if key not in state]:
-        msg = f"not a histocell model: {listing(absent)} missing; it has: {listing(state)}"
+def from_dict(mapping: Mapping[str, Any]) -> State:
+    """The state of `to_dict`, also after a round trip through h5ad or zarr."""
+    if absent := [key for key in ("config", "weights") if key not in mapping]:
+        msg = f"not a histocell model: {listing(absent)} missing; it has: {listing(mapping)}"
         raise ValueError(msg)
-    config = json.loads(str(np.asarray(state["config"]).item()))
-    return from_config_weights(config, state["weights"], state.get("history", {}))
+    config = json.loads(str(np.asarray(mapping["config"]).item()))
+    return _from_config_weights(config, mapping["weights"], mapping.get("history", {}))
 
 
-def to_config_weights(model: Model) -> tuple[dict[str, Any], Arrays, Arrays]:
-    """Config as JSON knows it, weights and history, the baselines' weights among them under ``baseline_<name>.``."""
-    model._check_fitted()
-    weights = {name: np.ascontiguousarray(array) for name, array in model.weights.items()}
+def write(state: State, folder: str | Path, *, overwrite: bool = False) -> None:
+    """Write a model into a folder; see `histocell.models.base.Model.save`."""
+    from safetensors.numpy import save_file
+
+    folder = Path(folder)
+    if not overwrite and (folder / CONFIG).exists():
+        msg = f"{folder} holds a model already; overwrite=True replaces it"
+        raise FileExistsError(msg)
+    config, weights = _to_config_weights(state)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
+    arrays = weights | {_HISTORY + name: np.ascontiguousarray(array) for name, array in state.history.items()}
+    save_file(arrays, folder / WEIGHTS)
+    (folder / CARD).write_text(_card(state), encoding="utf-8")
+    # Last, so that a folder with a config is a whole model even if the process was killed.
+    (folder / CONFIG).write_text(json.dumps(config, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def read(folder: str | Path) -> State:
+    """Read the model of a folder; see `histocell.models.load`."""
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            there = listing(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
+            msg = f"no model in {folder}: {name} not found ({there}); Model.save(folder) writes one"
+            raise FileNotFoundError(msg)
+    arrays = _read_arrays(folder / WEIGHTS)
+    history = _pop(arrays, _HISTORY)
+    return _from_config_weights(json.loads((folder / CONFIG).read_text(encoding="utf-8")), arrays, history)
+
+
+def _to_config_weights(state: State) -> tuple[JSON, Arrays]:
+    """Config as JSON knows it, and all arrays, those of the baselines under ``baseline_<name>.``."""
+    weights = {name: np.ascontiguousarray(array) for name, array in state.weights.items()}
+    if state.fingerprint is not None:
+        weights |= {_ROWS + name: hashes for name, hashes in state.fingerprint._asdict().items()}
     baselines = {}
-    for name, baseline in model.baselines.items():
-        baselines[name], arrays, _ = to_config_weights(baseline)
+    for name, baseline in state.baselines.items():
+        baselines[name], arrays = _to_config_weights(baseline)
         weights |= {_BASELINE.format(name) + key: array for key, array in arrays.items()}
     config = {
         "format": FORMAT,
         "histocell": version("histocell"),
-        "model": model.name,
-        "config": dataclasses.asdict(model.config),
-        "features": model.features,
-        "targets": list(model.targets),
-        "facts": model.facts,
+        "model": state.model,
+        "config": state.config,
+        "features": state.features,
+        "targets": list(state.targets),
+        "facts": state.facts,
         "arrays": {name: [array.dtype.name, *array.shape] for name, array in weights.items()},
         "baselines": baselines,
     }
-    return config, weights, dict(model.history)
+    return config, weights
 
 
-def from_config_weights(config: Mapping[str, Any], weights: Mapping[str, Any], history: Mapping[str, Any]) -> Model:
-    """The model of `to_config_weights`.
-
-    Raises
-    ------
-    ValueError
-        When the format is a newer one, or the arrays are not exactly those that the config lists.
-    """
+def _from_config_weights(config: JSON, weights: Mapping[str, Any], history: Mapping[str, Any]) -> State:
+    """The state of `_to_config_weights`, whose arrays must be exactly those that the config lists."""
     if config.get("format") != FORMAT:
         msg = (
             f"this model has format {config.get('format')!r}, this histocell reads format {FORMAT}; "
@@ -80,50 +120,27 @@ def from_config_weights(config: Mapping[str, Any], weights: Mapping[str, Any], h
         raise ValueError(msg)
     arrays = {name: np.asarray(array) for name, array in weights.items()}
     _check_arrays(config["arrays"], arrays)
-    model = model_class(config["model"])(**config["config"])
-    model.features, model.targets = list(config["features"]), list(config["targets"])
-    model.facts = dict(config["facts"])
-    model.history = {name: np.asarray(array) for name, array in history.items()}
-    for name, baseline in config["baselines"].items():
-        prefix = _BASELINE.format(name)
-        own = {key.removeprefix(prefix): arrays.pop(key) for key in list(arrays) if key.startswith(prefix)}
-        model.baselines[name] = from_config_weights(baseline, own, {})
-    model.weights = arrays
-    return model
+    baselines = {
+        name: _from_config_weights(baseline, _pop(arrays, _BASELINE.format(name)), {})
+        for name, baseline in config["baselines"].items()
+    }
+    rows = _pop(arrays, _ROWS)
+    return State(
+        model=config["model"],
+        config=config["config"],
+        features=list(config["features"]),
+        targets=list(config["targets"]),
+        facts=dict(config["facts"]),
+        weights=arrays,
+        history={name: np.asarray(array) for name, array in history.items()},
+        fingerprint=Fingerprint(**rows) if rows else None,
+        baselines=baselines,
+    )
 
 
-def save(model: Model, folder: Any, *, overwrite: bool = False) -> None:
-    """Write the model into a folder; see `Model.save`."""
-    from safetensors.numpy import save_file
-
-    folder = Path(folder)
-    if not overwrite and (folder / CONFIG).exists():
-        msg = f"{folder} holds a model already; overwrite=True replaces it"
-        raise FileExistsError(msg)
-    config, weights, history = to_config_weights(model)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).unlink(missing_ok=True)
-    arrays = weights | {_HISTORY + name: np.ascontiguousarray(array) for name, array in history.items()}
-    save_file(arrays, folder / WEIGHTS)
-    (folder / CARD).write_text(_card(model), encoding="utf-8")
-    # Last, so that a folder with a config is a whole model even if the process was killed.
-    (folder / CONFIG).write_text(json.dumps(config, ensure_ascii=False, indent=1), encoding="utf-8")
-
-
-def load(source: Any) -> Model:
-    """Load a model from a folder or a mapping; see `histocell.models.load`."""
-    if isinstance(source, Mapping):
-        return from_dict(source)
-    folder = Path(source)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            there = listing(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
-            msg = f"no model in {folder}: {name} not found ({there}); Model.save(folder) writes one"
-            raise FileNotFoundError(msg)
-    arrays = _read_arrays(folder / WEIGHTS)
-    history = {key.removeprefix(_HISTORY): arrays.pop(key) for key in list(arrays) if key.startswith(_HISTORY)}
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    return from_config_weights(config, arrays, history)
+def _pop(arrays: Arrays, prefix: str) -> Arrays:
+    """Take out the arrays whose names begin with `prefix`, and drop it from the names."""
+    return {key.removeprefix(prefix): arrays.pop(key) for key in list(arrays) if key.startswith(prefix)}
 
 
 def _read_arrays(path: Path) -> Arrays:
@@ -137,7 +154,7 @@ def _read_arrays(path: Path) -> Arrays:
         raise ValueError(msg) from error
 
 
-def _check_arrays(listed: Mapping[str, Any], arrays: Arrays) -> None:
+def _check_arrays(listed: Mapping[str, list[Any]], arrays: Arrays) -> None:
     found = {name: [array.dtype.name, *array.shape] for name, array in arrays.items()}
     wrong = [
         f"{name}: {found.get(name, 'missing')}, not {list(what)}"
@@ -150,14 +167,12 @@ def _check_arrays(listed: Mapping[str, Any], arrays: Arrays) -> None:
         raise ValueError(msg)
 
 
-def _card(model: Model) -> str:
+def _card(state: State) -> str:
     """A model card: what goes in, what comes out, what it may be used for."""
-    features = [f"* `{f['key']}`: " + ", ".join(f"{k} {v}" for k, v in f.items() if k != "key") for f in model.features]
-    facts = [f"* {name}: {value}" for name, value in model.facts.items()]
-    settings = [f"* {name}: {value}" for name, value in dataclasses.asdict(model.config).items()]
+    features = [f"* `{f['key']}`: " + ", ".join(f"{k} {v}" for k, v in f.items() if k != "key") for f in state.features]
     return "\n".join(
         [
-            f"# {type(model).__name__}: {model.facts.get('task', 'regression')}",
+            f"# {state.model}: {state.facts.get('task', 'regression')}",
             "",
             f"Fitted with histocell {version('histocell')}. Load with `histocell.models.load(folder)`.",
             "",
@@ -165,13 +180,13 @@ def _card(model: Model) -> str:
             *(features or ["* an array of features; their origin was not recorded"]),
             "",
             "## Output",
-            f"{len(model.targets) or 'unnamed'} targets: {', '.join(model.targets)}",
+            f"{len(state.targets) or 'unnamed'} targets: {', '.join(state.targets)}",
             "",
             "## Training",
-            *facts,
+            *(f"* {name}: {value}" for name, value in state.facts.items()),
             "",
             "## Settings",
-            *settings,
+            *(f"* {name}: {value}" for name, value in state.config.items()),
             "",
             "## Licence and limits",
             "A model trained on the output of an encoder is bound by the licence of that encoder; several pathology",

@@ -9,6 +9,7 @@ import pandas as pd
 
 from histocell._core import keys
 from histocell._core.errors import listing, missing_key, warn
+from histocell._core.keys import DROPPED, TEST, TRAIN, VAL
 from histocell._core.rng import as_rng
 from histocell.tables.access import coordinates, get_table, row_labels
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from histocell._core.rng import RNGLike, SeedLike
-
-TRAIN, VAL, TEST, DROPPED = "train", "val", "test", "dropped"
 
 
 def split(
