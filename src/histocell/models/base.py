@@ -7,14 +7,17 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from histocell._core.errors import listing
+import numpy as np
+
+from histocell._core.errors import listing, warn
+from histocell._core.rng import as_rng
 from histocell.models import files
+from histocell.models.folds import FitRows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from histocell._core.rng import RNGLike, SeedLike
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from histocell.models.fingerprint import Fingerprint
 
     type Floats = NDArray[np.float64]
+
+
+FINGERPRINT, BASELINE = "rows.", "baseline_{}."  # beginnings of names of arrays
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,13 @@ class Model(ABC):
         self.baselines: dict[str, Model] = {}
 
     @abstractmethod
+    def _fit(self, X: np.ndarray, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> None:
+        """Learn `weights` from rows that are finite."""
+
+    @abstractmethod
+    def predict(self, X: ArrayLike, *, device: str | None = None) -> Floats:
+        """Predicted targets, shape ``(n, n_targets)``; NaN for rows that are not finite."""
+
     def fit(
         self,
         X: ArrayLike,
@@ -76,11 +89,34 @@ class Model(ABC):
         rng: SeedLike | RNGLike | None = None,
         device: str | None = None,
     ) -> Self:
-        """Fit the model to features ``(n, n_features)`` and targets ``(n, n_targets)``."""
+        """Fit the model.
 
-    @abstractmethod
-    def predict(self, X: ArrayLike, *, device: str | None = None) -> Floats:
-        """Predicted targets, shape ``(n, n_targets)``; NaN for rows that are not finite."""
+        Parameters
+        ----------
+        X
+            Features, shape ``(n, n_features)``. Rows that are not finite here or in `Y` are left out with a warning.
+        Y
+            Targets, shape ``(n, n_targets)``.
+        groups
+            Patient or section of each row. Whatever the model chooses for itself (penalty, number of epochs, width of
+            the interval) is chosen on groups that it did not fit on.
+        validation
+            Boolean, shape ``(n,)``: rows that are for those choices only and are never fitted.
+        rng
+            Seed or generator; the same one gives the same model.
+        device
+            Torch device; `None` for the best there is. The closed-form models ignore it.
+
+        Raises
+        ------
+        ValueError
+            When shapes do not agree, no row is usable, or all features are constant.
+        """
+        features, targets, rows = _usable(X, Y, groups, validation)
+        self.weights, self.history, self.baselines, self.fingerprint = {}, {}, {}, None
+        self._fit(features, targets, rows, as_rng(rng), device)
+        self.facts = {"n_train": int(rows.train.sum()), "n_validation": int((~rows.train).sum())}
+        return self
 
     def outputs(self, X: ArrayLike, *, device: str | None = None) -> dict[str, Floats]:
         """Everything that the model says of rows: the prediction under ``""``, others by the ending of their slot."""
@@ -111,17 +147,21 @@ class Model(ABC):
 
     def _state(self) -> files.State:
         self._check_fitted()
-        return files.State(
-            model=self.name,
-            config=dataclasses.asdict(self.config),
-            features=self.features,
-            targets=self.targets,
-            facts=self.facts,
-            weights=self.weights,
-            history=self.history,
-            fingerprint=self.fingerprint,
-            baselines={name: baseline._state() for name, baseline in self.baselines.items()},
-        )
+        weights = {name: np.ascontiguousarray(array) for name, array in self.weights.items()}
+        if self.fingerprint is not None:
+            weights |= {FINGERPRINT + name: hashes for name, hashes in self.fingerprint._asdict().items()}
+        baselines = {name: baseline._state() for name, baseline in self.baselines.items()}
+        for name, baseline in baselines.items():
+            weights |= {BASELINE.format(name) + key: array for key, array in baseline.weights.items()}
+        config = {
+            "model": self.name,
+            "config": dataclasses.asdict(self.config),
+            "features": self.features,
+            "targets": self.targets,
+            "facts": self.facts,
+            "baselines": {name: baseline.config for name, baseline in baselines.items()},
+        }
+        return files.State(config, weights, self.history)
 
 
 def make_config[C: Config](cls: type[C], values: Mapping[str, object], owner: str) -> C:
@@ -132,3 +172,28 @@ def make_config[C: Config](cls: type[C], values: Mapping[str, object], owner: st
         raise TypeError(msg)
     # JSON knows no tuples.
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def _usable(
+    X: ArrayLike, Y: ArrayLike, groups: ArrayLike | None, validation: ArrayLike | None
+) -> tuple[np.ndarray, Floats, FitRows]:
+    """Features and targets of the rows that can be used, and which of them are fitted."""
+    X, Y = np.asarray(X), np.asarray(Y, dtype=np.float64)
+    if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
+        msg = f"X and Y must have shapes (n, n_features) and (n, n_targets); they have {X.shape} and {Y.shape}"
+        raise ValueError(msg)
+    train = np.ones(len(X), dtype=bool) if validation is None else ~np.asarray(validation, dtype=bool)
+    labels = np.zeros(len(X), dtype=int) if groups is None else np.asarray(groups)
+    for name, value in (("groups", labels), ("validation", train)):
+        if value.shape != (len(X),):
+            msg = f"{name} has shape {value.shape} for {len(X)} rows"
+            raise ValueError(msg)
+    finite = np.isfinite(X).all(axis=1) & np.isfinite(Y).all(axis=1)
+    if not (finite & train).any():
+        msg = f"none of the {int(train.sum())} training rows has finite features and targets"
+        raise ValueError(msg)
+    if not finite.all():
+        warn(
+            f"{int((~finite).sum())} of {len(X)} rows have features or targets that are not finite; left out of the fit"
+        )
+    return X[finite], Y[finite], FitRows(train[finite], labels[finite])

@@ -34,14 +34,10 @@ class FitRows(NamedTuple):
     groups: np.ndarray
 
     def folds(self, *, max_folds: int) -> list[Fold]:
-        """Groups of the training rows, each left out once; none where there is a single training row."""
+        """Groups of the training rows, each left out once."""
         rows = np.flatnonzero(self.train)
-        if len(rows) < 2:
-            return []
-        return [
-            Fold(rows[fold.fit], rows[fold.held])
-            for fold in group_folds(self.groups[rows], len(rows), max_folds=max_folds)
-        ]
+        folds = group_folds(self.groups[rows], len(rows), max_folds=max_folds)
+        return [Fold(rows[fold.fit], rows[fold.held]) for fold in folds]
 
     def validation_fold(self) -> list[Fold]:
         """All training rows against the validation rows, if there are any."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from histocell._core import keys
 from histocell._core.errors import listing, missing_key
 from histocell.models import files
-from histocell.models.base import Model
+from histocell.models.base import BASELINE, FINGERPRINT, Model
+from histocell.models.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -118,8 +119,14 @@ def _uns(source: AnnData | SpatialData, model_key: str, table_key: str | None) -
 
 
 def _from_state(state: files.State) -> Model:
-    model = model_class(state.model)(**state.config)
-    for name in ("features", "targets", "facts", "weights", "history", "fingerprint"):
-        setattr(model, name, getattr(state, name))
-    model.baselines = {name: _from_state(baseline) for name, baseline in state.baselines.items()}
+    config, weights = state.config, dict(state.weights)
+    model = model_class(config["model"])(**config["config"])
+    model.features, model.targets, model.facts = config["features"], config["targets"], config["facts"]
+    model.history = state.history
+    for name, baseline in config["baselines"].items():
+        arrays = files.pop_prefix(weights, BASELINE.format(name))
+        model.baselines[name] = _from_state(files.State(baseline, arrays, {}))
+    rows = files.pop_prefix(weights, FINGERPRINT)
+    model.fingerprint = Fingerprint(**rows) if rows else None
+    model.weights = weights
     return model

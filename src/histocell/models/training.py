@@ -46,8 +46,8 @@ class Schedule:
     min_lr: float = 1e-6
     weight_decay: float = 1e-2
     batch_size: int = 128
-    max_epochs: int = 100
-    patience: int = 15
+    max_epochs: int = 40
+    patience: int = 8
     warmup: float = 0.05
     clip_norm: float = 1.0
 
@@ -115,30 +115,12 @@ def train(
     desc
         Text of the progress bar.
     """
-    size = schedule.batch_size * sum(parameter.numel() for parameter in net.parameters())
-    with _one_thread(data[0].device, small=size < _SMALL_STEP):
-        history, best = _epochs(net, loss, data, schedule, validation, stop_after, desc)
-    if best is not None:
-        net.load_state_dict(best)
-    net.eval()
-    return history
-
-
-def _epochs(
-    net: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    data: tuple[Tensor, Tensor],
-    schedule: Schedule,
-    validation: tuple[Tensor, Tensor] | None,
-    stop_after: int | None,
-    desc: str,
-) -> tuple[History, dict[str, Tensor] | None]:
-    """Train; return the losses and the weights of the best epoch, if validation rows tell which one it was."""
     n_epochs = schedule.max_epochs if stop_after is None else min(stop_after, schedule.max_epochs)
     groups = _parameter_groups(net, schedule.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=schedule.lr, fused=data[0].device.type in _FUSED)
-    history, lowest, best = History(), math.inf, None
-    with progress_bar(total=n_epochs, desc=desc, unit="epoch") as bar:
+    history, best = History(), None
+    small = schedule.batch_size * sum(parameter.numel() for parameter in net.parameters()) < _SMALL_STEP
+    with _one_thread(data[0].device, small=small), progress_bar(total=n_epochs, desc=desc, unit="epoch") as bar:
         for epoch in range(n_epochs):
             history.train_loss.append(_one_epoch(net, loss, data, schedule, optimizer, epoch))
             bar.update()
@@ -147,12 +129,15 @@ def _epochs(
                 continue
             history.val_loss.append(evaluate(net, loss, validation))
             bar.set_postfix(val_loss=f"{history.val_loss[-1]:.4g}", refresh=False)
-            if history.val_loss[-1] < lowest:
-                lowest, history.best_epoch = history.val_loss[-1], epoch
+            if history.val_loss[-1] < min(history.val_loss[:-1], default=math.inf):
+                history.best_epoch = epoch
                 best = {name: value.detach().clone() for name, value in net.state_dict().items()}
             elif epoch - history.best_epoch >= schedule.patience:
                 break
-    return history, best
+    if best is not None:
+        net.load_state_dict(best)
+    net.eval()
+    return history
 
 
 def _one_epoch(

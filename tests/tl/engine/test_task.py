@@ -57,11 +57,8 @@ class Centroids(Model):
 
     name = "centroids"
 
-    def fit(self, X, Y, *, groups=None, validation=None, rng=None, device=None):
-        train = np.ones(len(X), dtype=bool) if validation is None else ~validation
-        self.weights = {"centroids": np.stack([X[train & (column == 1)].mean(axis=0) for column in Y.T])}
-        self.facts, self.baselines = {"n_train": int(train.sum())}, {}
-        return self
+    def _fit(self, X, Y, rows, rng, device):
+        self.weights = {"centroids": np.stack([X[rows.train & (column == 1)].mean(axis=0) for column in Y.T])}
 
     def predict(self, X, *, device=None):
         distance = np.linalg.norm(np.asarray(X)[:, None] - self.weights["centroids"], axis=2)
@@ -72,9 +69,8 @@ class Centroids(Model):
 class Majority(Model):
     name = "majority"
 
-    def fit(self, X, Y, *, groups=None, validation=None, rng=None, device=None):
-        self.weights = {"share": Y.mean(axis=0)}
-        return self
+    def _fit(self, X, Y, rows, rng, device):
+        self.weights = {"share": Y[rows.train].mean(axis=0)}
 
     def predict(self, X, *, device=None):
         return np.tile(self.weights["share"], (len(X), 1))

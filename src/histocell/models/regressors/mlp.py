@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,8 +33,8 @@ DEFAULT_PRESET = "robust"
 
 
 @dataclass(frozen=True)
-class MLPConfig(RegressorConfig):
-    """Settings of `MLP`.
+class MLPConfig(training.Schedule, RegressorConfig):
+    """Settings of `MLP`; those of the training are in `histocell.models.training.Schedule`.
 
     Attributes
     ----------
@@ -47,8 +47,6 @@ class MLPConfig(RegressorConfig):
     l1, l2, pearson_per
         Weights of the absolute error and of the correlation in the loss, and whether the correlation is taken per
         ``"type"`` over the batch or per ``"spot"``.
-    lr, min_lr, weight_decay, batch_size, max_epochs, patience, warmup, clip_norm
-        The training, see `histocell.models.training.Schedule`.
     n_members
         Number of nets; their mean is the prediction.
     max_folds
@@ -68,14 +66,6 @@ class MLPConfig(RegressorConfig):
     l1: float = 0.5
     l2: float = 0.5
     pearson_per: str = "type"
-    lr: float = 1e-3
-    min_lr: float = 1e-6
-    weight_decay: float = 1e-2
-    batch_size: int = 128
-    max_epochs: int = 40
-    patience: int = 8
-    warmup: float = 0.05
-    clip_norm: float = 1.0
     n_members: int = 3
     max_folds: int = 3
     refit: bool = True
@@ -134,7 +124,7 @@ class MLP(Regressor):
             msg = f"ridge_share must lie between 0 and 1, not {self.config.ridge_share}"
             raise ValueError(msg)
 
-    def _fit(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
+    def _fit_scaled(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
         chosen = pick_device(device)
         features = torch.as_tensor(X, dtype=torch.float32, device=chosen)
         targets = torch.as_tensor(Y, dtype=torch.float32, device=chosen)
@@ -159,7 +149,7 @@ class MLP(Regressor):
         if not share:
             return held
         ridge = Ridge()
-        ridge_held = ridge._fit(X, Y, rows, rng, device)
+        ridge_held = ridge._fit_scaled(X, Y, rows, rng, device)
         self.weights |= {f"ridge.{name}": ridge.weights[name] for name in ("coefficients", "intercept")}
         return share * ridge_held + (1 - share) * held
 
@@ -198,14 +188,13 @@ class MLP(Regressor):
         epochs: int | None = None,
     ) -> tuple[nn.Module, training.History]:
         config = self.config
-        names = [field.name for field in dataclasses.fields(training.Schedule)]
         with training.seeded(draw_seed(rng), X.device):
             net = self._build(X.shape[1], Y.shape[1], X.device)
             history = training.train(
                 net,
                 partial(composite_loss, l1=config.l1, l2=config.l2, per=config.pearson_per),
                 (X[fold.fit], Y[fold.fit]),
-                schedule=training.Schedule(**{name: getattr(config, name) for name in names}),
+                schedule=config,
                 validation=(X[fold.held], Y[fold.held]) if len(fold.held) else None,
                 stop_after=epochs,
                 desc=desc,
@@ -241,19 +230,11 @@ def _member(weights: Arrays, index: int) -> dict[str, torch.Tensor]:
 
 
 def _history(searches: list[training.History], refits: list[training.History]) -> Arrays:
-    out: Arrays = {
-        "train_loss": _padded([history.train_loss for history in searches]),
-        "val_loss": _padded([history.val_loss for history in searches]),
-        "best_epoch": np.array([history.best_epoch for history in searches]),
+    """Curves of the nets as rows, NaN after their end."""
+    curves = {
+        "train_loss": [history.train_loss for history in searches],
+        "val_loss": [history.val_loss for history in searches],
+        "refit_loss": [history.train_loss for history in refits],
     }
-    if refits:
-        out["refit_loss"] = _padded([history.train_loss for history in refits])
-    return out
-
-
-def _padded(curves: list[list[float]]) -> Floats:
-    """Curves as rows, NaN after their end."""
-    out = np.full((len(curves), max(len(curve) for curve in curves)), np.nan)
-    for row, curve in zip(out, curves, strict=True):
-        row[: len(curve)] = curve
-    return out
+    padded = {name: np.array([*zip_longest(*rows, fillvalue=np.nan)]).T for name, rows in curves.items() if rows}
+    return padded | {"best_epoch": np.array([history.best_epoch for history in searches])}

@@ -24,7 +24,7 @@ class Mean(Regressor):
 
     name = "mean"
 
-    def _fit(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
+    def _fit_scaled(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
         self.weights["mean"] = Y[rows.train].mean(axis=0)
         held = np.full(Y.shape, np.nan)
         for fold in _folds(rows, max_folds=10):
@@ -79,7 +79,7 @@ class Ridge(Regressor):
     config_class = RidgeConfig
     config: RidgeConfig
 
-    def _fit(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
+    def _fit_scaled(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
         if self.config.criterion not in {"pearson", "mse"}:
             msg = f"criterion must be 'pearson' or 'mse', not {self.config.criterion!r}"
             raise ValueError(msg)
@@ -160,7 +160,8 @@ class Path(NamedTuple):
 
 def _folds(rows: FitRows, *, max_folds: int) -> list[Fold]:
     """Groups of the training rows, each left out once, and the validation rows, predicted from all training rows."""
-    folds = rows.folds(max_folds=max_folds) + rows.validation_fold()
+    folds = rows.folds(max_folds=max_folds) if rows.train.sum() > 1 else []
+    folds += rows.validation_fold()
     if not folds:
         msg = "one training row is not enough: nothing is left to choose the penalty on"
         raise ValueError(msg)
