@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from histocell import get
@@ -22,6 +21,7 @@ from histocell.tables.access import get_table
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.collections import Collection
@@ -128,7 +128,7 @@ def abundance(
         msg += f"{sections[0].name!r}: {listing(each.name for each in sections)}"
         raise ValueError(msg)
     panels = _panels(sections, predicted, measured, key)
-    split = table.obs.get(keys.SPLIT, pd.Series("", index=table.obs_names)).astype(str).to_numpy()
+    split = np.asarray(table.obs[keys.SPLIT] if keys.SPLIT in table.obs else [""] * table.n_obs, dtype=np.str_)
     colormap = plt.get_cmap(cmap)  # an unknown name fails before there is a figure
     views = shared_views(panels)
     shape = (len(names), len(panels))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from histocell import get
 from histocell._core import keys
@@ -40,7 +41,7 @@ class _Group:
 
     heading: str
     rows: NDArray[np.intp]
-    color: str | None
+    color: str = "black"
 
 
 def patches(
@@ -123,10 +124,10 @@ def patches(
         msg = f"n must be at least 1, not {n}"
         raise ValueError(msg)
     if spots is not None:
-        groups = [_Group("", _rows_by_name(table, spots), None)]
+        groups = [_Group("", _rows_by_name(table, spots))]
     elif values is None:
         rows = _rows(table, section)
-        groups = [_Group("", np.sort(as_rng(rng).choice(rows, size=min(n, len(rows)), replace=False)), None)]
+        groups = [_Group("", np.sort(as_rng(rng).choice(rows, size=min(n, len(rows)), replace=False)))]
     else:
         groups = _extremes(_rows(table, section), values, n, str(by))
     regions = Sections(data, table_key=table_key).regions(image=image)
@@ -139,8 +140,7 @@ def patches(
         top = 0.0
         for group in groups:
             if group.heading:
-                style = {"fontweight": "bold", "color": group.color}
-                sheet.text(0, top + 0.17, group.heading, ha="left", va="bottom", **style)
+                sheet.text(0, top + 0.17, group.heading, fontweight="bold", color=group.color, va="bottom")
                 top += HEADING
             for place, row in enumerate(group.rows):
                 line, column = divmod(place, ncols)
@@ -169,7 +169,7 @@ def _values(table: AnnData, by: str, key: str | None) -> NDArray[np.float64]:
 
 
 def _rows_by_name(table: AnnData, spots: Sequence[str]) -> NDArray[np.intp]:
-    rows = table.obs_names.get_indexer(list(spots))
+    rows = table.obs_names.get_indexer(pd.Index(spots))
     if (rows < 0).any():
         msg = f"spots not found: {listing(np.asarray(spots, dtype=object)[rows < 0])}; names are those of obs_names"
         raise KeyError(msg)

@@ -186,7 +186,7 @@ def _name_undefined(ax: Axes, table: pd.DataFrame, types: list[str], models: lis
         ax.plot([], [], " ", label=f"{NAMES.get(name, name)}: undefined")
     defined = set(table["cell_type"][np.isfinite(table["value"].astype(float))])
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    style = {"transform": ax.get_yaxis_transform(), "va": "center", "color": MUTED, "fontsize": "small", "bbox": box}
+    across = ax.get_yaxis_transform()
     for position, name in enumerate(types):
         if name not in defined:
-            ax.text(0.02, position, "undefined", **style)
+            ax.text(0.02, position, "undefined", transform=across, va="center", color=MUTED, fontsize="small", bbox=box)

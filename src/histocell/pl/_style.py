@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -23,7 +23,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#9
 MUTED = "0.55"
 BACKGROUND = "0.93"  # under pale spots where there is no image
 
-_STYLE: dict[str, float | str | bool] = {
+_STYLE: dict[Any, Any] = {  # matplotlib types the keys as 300 literals
     "font.size": 8.0,
     "axes.titlesize": 8.0,
     "axes.labelsize": 8.0,
@@ -52,7 +52,7 @@ def styled(created: bool) -> Iterator[None]:
     before = {name: mpl.rcParams[name] for name in _STYLE} if created else {}
     try:
         if created:
-            mpl.rcParams.update(_STYLE)  # type: ignore[arg-type]
+            mpl.rcParams.update(_STYLE)
         yield
     finally:
         mpl.rcParams.update(before)
