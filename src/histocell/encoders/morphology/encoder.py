@@ -101,7 +101,7 @@ class Morphology:
         size_um
             Edge of the patch that the first neighbourhood represents.
         stain
-            Must be `None`: the stains are found and separated anyway.
+            Must be `None`: the stains are separated anyway.
         progress
             A bar with ``update(n)``, advanced by the points done.
 

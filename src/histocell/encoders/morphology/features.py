@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     type Values = NDArray[np.float64]
     type Sums = dict[str, Values]
 
-# Added to denominators: features of places with little tissue or few nuclei tend to 0, not to noise.
+# Added to denominators: features of spots with little tissue or few nuclei tend to 0, not to noise.
 _LITTLE_TISSUE = 0.02
 _FEW_NUCLEI = 3e-4  # per um²
 
