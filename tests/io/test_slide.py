@@ -65,6 +65,20 @@ def test_picture(tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyP
     assert len(decoded) == 1
 
 
+def test_section(pyramid: Path, tmp_path: Path) -> None:
+    for section, label in ((None, "slide"), ("A 1", "A 1")):
+        sdata = hc.io.slide(pyramid, section=section)
+        hc.pp.tiles(sdata, size_um=100, min_tissue=0)
+        sdata.write(tmp_path / f"{label}.zarr")
+        sdata = read_zarr(tmp_path / f"{label}.zarr")
+        assert set(sdata["tile_table"].obs["section"]) == {label}
+        hc.pp.tiles(sdata, size_um=200, min_tissue=0)
+        assert set(sdata["tile_table"].obs["section"]) == {label}
+    hc.pp.normalize_stain(sdata, method="reinhard", key_added="normalised")
+    tiles = hc.pp.tiles(sdata, image_key="normalised", min_tissue=0, inplace=False)
+    assert set(tiles["tile_table"].obs["section"]) == {"A 1"}
+
+
 def test_a_file_that_changed(tmp_path: Path, pixels: np.ndarray) -> None:
     path = tmp_path / "he.png"
     Image.fromarray(pixels).save(path)
