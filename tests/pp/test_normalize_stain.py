@@ -88,6 +88,7 @@ def test_the_range_of_values_is_that_of_reading(tissue):
     array = np.asarray(tissue.images["he"].data).astype(np.uint16) * 16
     array[:, 250:450, 250:450] = np.minimum(array[:, 250:450, 250:450], 1000)
     sdata = parsed(array)
+    sdata.images["he"].data = array  # in memory
     image = open_image(sdata.images["he"])
     transform = StainNormalizer("macenko").fit(image, mpp=0.5)
     expected = transform.apply(image.read(0, 0, *image.shape))
