@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -65,9 +64,7 @@ class SlideImage:
         scaled = [ScaledLevel(*_factors(self.shape, level.shape), level) for level in levels]
         self._levels = sorted(scaled, key=lambda item: item.y)
         self.levels = [max(item.y, item.x) for item in self._levels]
-        self._background: tuple[int, int, int] | None = None
         self._measured: dict[Hashable, object] = {}
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         height, width = self.shape
@@ -78,11 +75,7 @@ class SlideImage:
     @property
     def background(self) -> tuple[int, int, int]:
         """Colour of the empty slide: the mode of bright pixels of low saturation, white where there are none."""
-        if self._background is None:
-            with self._lock:
-                if self._background is None:
-                    self._background = background_colour(self._sample())
-        return self._background
+        return self.measured("background", lambda: background_colour(self._sample()))
 
     def measured[T](self, key: Hashable, measure: Callable[[], T]) -> T:
         """What `measure` returns; it is called once for each key as long as the slide is open."""

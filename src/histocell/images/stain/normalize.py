@@ -26,7 +26,7 @@ class StainNormalizer:
         are a sparse, non-negative factorisation of them. With both, amounts are scaled to those of the target (99th
         percentiles) and shown in its colours; what neither stain explains (pigment, ink) stays as it is.
         ``"reinhard"``: mean and standard deviation of l, alpha and beta of the tissue become those of the target; pale
-        pixels fade into the target's glass, which the method alone would tint.
+        pixels fade into the target's background, which the method alone would tint.
     target
         What slides are brought to, by default the colours of a public slide, an Aperio scan of typical H&E.
 
@@ -43,6 +43,14 @@ class StainNormalizer:
     Macenko et al. (2009), A method for normalizing histology slides for quantitative analysis; Reinhard et al. (2001),
     Color transfer between images; Vahadane et al. (2016), Structure-preserving color normalization and sparse stain
     separation for histological images.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.pp.patches(sdata, size_um=112)
+    >>> normalizer = hc.encoders.StainNormalizer("reinhard")
+    >>> hc.pp.embed_image(sdata, "uni", stain=normalizer)  # doctest: +SKIP
     """
 
     method: Method = "macenko"

@@ -1,4 +1,4 @@
-"""How stained tissue looks on a slide: measured, and as JSON."""
+"""Stain targets: the colours of the stained tissue of a slide, measured and as JSON."""
 
 from __future__ import annotations
 
@@ -53,6 +53,14 @@ class StainTarget:
         Optical density of R, G, B per unit of haematoxylin and of eosin, unit length.
     strength
         99th percentile of the amounts of the two stains in tissue.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> target = hc.encoders.StainTarget.from_image(sdata["he"], method="macenko")
+    >>> target == hc.encoders.StainTarget.from_json(target.to_json())
+    True
     """
 
     glass: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""Pixels of one slide in the colours of another, on the device that they lie on."""
+"""Stain transforms: pixels of one slide in the colours of another, computed on their own device."""
 
 from __future__ import annotations
 
@@ -87,21 +87,22 @@ def _constants(
     method: Method, source: StainTarget, target: StainTarget, device: torch.device
 ) -> tuple[torch.Tensor, ...]:
     """What the formulas need, on the device."""
-    glass, target_glass = np.array(source.glass), np.array(target.glass)
+    background, target_background = np.array(source.glass), np.array(target.glass)
     if method == "reinhard":
         gain = np.clip(np.array(target.sd) / source.sd, 1 / _MAX_GAIN, _MAX_GAIN)
         back = np.linalg.inv(LAB)
         matrix = back @ np.diag(gain) @ LAB
         offset = back @ (np.array(target.mean) - gain * source.mean)
-        # the mean of the logarithms is the lightness l; from glass to half the depth of the tissue, glass fades out
-        light = np.log10(LMS @ glass).mean()
+        # the mean of the logarithms is the lightness l; from the background to half the depth of the tissue, the
+        # background fades out
+        light = np.log10(LMS @ background).mean()
         depth = max(light - source.mean[0] / 3**0.5, 0.02) / 2
         values = [
             LMS,
             np.log(10) * matrix,
             np.log(10) * offset[:, None],
             np.linalg.inv(LMS),
-            (target_glass / glass)[:, None],
+            (target_background / background)[:, None],
             np.array(light),
             np.array(1 / depth),
         ]
@@ -109,17 +110,17 @@ def _constants(
         gain = np.clip(np.array(target.strength) / source.strength, 1 / _MAX_GAIN, _MAX_GAIN)
         vectors = np.array(source.vectors)
         change = gain[:, None] * target.vectors - vectors
-        values = [1 / glass[:, None], np.linalg.pinv(vectors).T, change.T, target_glass[:, None]]
+        values = [1 / background[:, None], np.linalg.pinv(vectors).T, change.T, target_background[:, None]]
     return tuple(torch.tensor(value, dtype=torch.float32, device=device) for value in values)
 
 
 def _restain(
-    rgb: torch.Tensor, per_glass: torch.Tensor, unmixing: torch.Tensor, change: torch.Tensor, glass: torch.Tensor
+    rgb: torch.Tensor, per_light: torch.Tensor, unmixing: torch.Tensor, change: torch.Tensor, background: torch.Tensor
 ) -> torch.Tensor:
     """Pixels (n, 3, m) whose amounts of the stains take other colours; the rest of their density stays."""
-    light = (rgb * per_glass).float().clamp_(min=1 / 255).log_()
+    light = (rgb * per_light).float().clamp_(min=1 / 255).log_()
     amounts = (unmixing @ light).clamp_(max=0)  # logarithms of light are negative densities
-    return (change @ amounts).add_(light).exp_().mul_(glass).clamp_(max=255)
+    return (change @ amounts).add_(light).exp_().mul_(background).clamp_(max=255)
 
 
 def _match_statistics(
@@ -128,13 +129,13 @@ def _match_statistics(
     matrix: torch.Tensor,
     offset: torch.Tensor,
     from_lms: torch.Tensor,
-    glass: torch.Tensor,
+    background: torch.Tensor,
     light: torch.Tensor,
     per_depth: torch.Tensor,
 ) -> torch.Tensor:
-    """Pixels (n, 3, m) whose logarithmic cone responses go through a matrix, but for those of glass."""
+    """Pixels (n, 3, m) whose logarithmic cone responses go through a matrix, except for those of the background."""
     rgb = rgb.float()
     lms = (to_lms @ rgb).clamp_(min=1).log10_()
     stained = ((light - lms.mean(dim=1, keepdim=True)) * per_depth).clamp_(0, 1)
     tissue = from_lms @ (matrix @ lms).add_(offset).exp_()
-    return torch.lerp(rgb * glass, tissue, stained).clamp_(0, 255)
+    return torch.lerp(rgb * background, tissue, stained).clamp_(0, 255)
