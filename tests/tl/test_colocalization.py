@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -440,6 +441,7 @@ class TestGenes:
         expressed.write_h5ad(tmp_path / "table.h5ad")
         axes = hc.pl.colocalization_pair(ad.read_h5ad(tmp_path / "table.h5ad"), "g0", "g1")
         assert [ax.get_title() for ax in axes[:2]] == ["g0", "g1"]
+        plt.close(axes[0].figure)
 
     def test_genes_that_are_not_there(self, expressed):
         with pytest.raises(KeyError, match="genes TP53 not found in var_names; available: g0, g1"):

@@ -105,10 +105,10 @@ def _read_variables(table: AnnData, key: str | Sequence[str] | None) -> Inputs:
     if key is None:
         key = next((name for name in (keys.ABUNDANCE, keys.PREDICTED) if name in table.obsm), keys.ABUNDANCE)
     if not isinstance(key, str):
-        genes = [str(gene) for gene in key]
+        genes = _unique([str(gene) for gene in key], "the genes")
         values, done = normalized_genes(table, genes)
         logger.info("normalisation of X: %s", done)
-        return Inputs(genes, _unique(genes, "key"), values, normalization=done)
+        return Inputs(genes, genes, values, normalization=done)
     if key in table.obsm:
         frame = table.obsm[key]
         values = frame.to_numpy() if isinstance(frame, pd.DataFrame) else np.asarray(frame)
