@@ -171,7 +171,7 @@ def colocalization(
     >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
     >>> hc.tl.colocalization(sdata)
     >>> hc.get.colocalization(sdata)[["x", "y", "R"]].shape
-    (20, 3)
+    (30, 3)
     """
     table = get_table(data, table_key)
     if key not in table.uns:
