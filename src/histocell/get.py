@@ -164,6 +164,14 @@ def colocalization(
     ------
     KeyError
         If the slot or the section is not there.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.tl.colocalization(sdata)
+    >>> hc.get.colocalization(sdata)[["x", "y", "R"]].shape
+    (30, 3)
     """
     table = get_table(data, table_key)
     if key not in table.uns:
