@@ -135,7 +135,7 @@ def _by_group(table: pd.DataFrame, group: str | None) -> tuple[pd.DataFrame, pd.
         group = ALL if ALL in set(labels) else names[0]
     drawn = _select(table, "group", group)
     single = table[labels != ALL] if group == ALL and len(names) > 1 else table[:0]
-    title = f"mean of {len(names)} groups" if len(single) else names[0] if group == ALL and names else group
+    title = f"mean of {len(names)} groups" if len(single) else names[0] if group == ALL and names else "one group" if group == ALL else group
     return drawn, single, f"{title}, {drawn['n_spots'].max():,} spots" if "n_spots" in drawn else title
 
 
