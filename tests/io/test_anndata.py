@@ -105,7 +105,7 @@ def test_several_libraries(image: np.ndarray) -> None:
         np.testing.assert_array_equal(found[name].image.read(0, 0, 9, 9), pixels[:9, :9])
         np.testing.assert_array_equal(found[name].centers, adata.obsm["spatial"][found[name].rows])
     assert sdata["table"].obs["section"].astype(str).tolist() == adata.obs["slide"].astype(str).tolist()
-    with pytest.raises(KeyError, match="no entry for library 'b'"):
+    with pytest.raises(KeyError, match="no entry for 'b'"):
         hc.io.from_anndata(adata, image={"a/1": image}, mpp=0.5, library_key="slide")
     with pytest.raises(KeyError, match="library_key="):
         hc.io.from_anndata(adata, image=image, mpp=0.5, library_key="nothing")
@@ -137,6 +137,16 @@ def test_image_that_space_ranger_names(adata: ad.AnnData, image: np.ndarray, tmp
     factors = sdata["table"].uns["spatial"]["lib"]["scalefactors"]
     assert factors == {"spot_diameter_fullres": 15, "tissue_hires_scalef": 1}
     assert adata.uns["spatial"]["lib"]["scalefactors"]["tissue_hires_scalef"] == 0.5
+
+
+def test_section_is_always_there(adata: ad.AnnData, image: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "B4.ome.tif"
+    tifffile.imwrite(path, image, photometric="rgb")
+    cases = {"section": {"image": image}, "B4": {"image": path}, "S": {"image": path, "section": "S"}}
+    for label, options in cases.items():
+        assert set(hc.io.from_anndata(adata, mpp=0.5, **options)["table"].obs["section"]) == {label}
+    adata.obs["section"] = ["left"] * 12 + ["right"] * 12
+    assert hc.io.from_anndata(adata, mpp=0.5, image=path)["table"].obs["section"].tolist()[11:13] == ["left", "right"]
 
 
 def test_without_image(adata: ad.AnnData) -> None:

@@ -58,6 +58,7 @@ def test_a_real_store(wsi: Any, form: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(table.obsm["spatial"], np.column_stack([theirs.centroid.x, theirs.centroid.y]))
     np.testing.assert_array_equal(table.obsm["X_colour"], wsi.tables["colour_tiles"].X)
     assert table.obsm["X_colour"].dtype == np.float32
+    assert set(table.obs["section"]) == {SLIDE.removesuffix(".svs")}
     check_features(sdata)
     assert set(table.obs["mpp"]) == {0.499}
     facts = keys.read_provenance(table, "X_colour")

@@ -48,10 +48,10 @@ def test_pyramid(pyramid: Path, pixels: np.ndarray, tmp_path: Path) -> None:
 def test_picture(tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(pixels).save(tmp_path / "he.png")
     decoded = []
-    from histocell.images import files as image_files
+    from histocell.images.formats import raster
 
-    real = image_files._decode
-    monkeypatch.setattr(image_files, "_decode", lambda path: decoded.append(path) or real(path))
+    real = raster._decode
+    monkeypatch.setattr(raster, "_decode", lambda path: decoded.append(path) or real(path))
     with pytest.raises(ValueError, match=r"he\.png does not say its resolution; give mpp="):
         hc.io.slide(tmp_path / "he.png")
     sdata = hc.io.slide(tmp_path / "he.png", mpp=0.7, section="S1")
@@ -63,6 +63,20 @@ def test_picture(tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyP
     image.thumbnail()
     open_image(sdata["he-S1"]).background  # noqa: B018
     assert len(decoded) == 1
+
+
+def test_section(pyramid: Path, tmp_path: Path) -> None:
+    for section, label in ((None, "slide"), ("A 1", "A 1")):
+        sdata = hc.io.slide(pyramid, section=section)
+        hc.pp.tiles(sdata, size_um=100, min_tissue=0)
+        sdata.write(tmp_path / f"{label}.zarr")
+        sdata = read_zarr(tmp_path / f"{label}.zarr")
+        assert set(sdata["tile_table"].obs["section"]) == {label}
+        hc.pp.tiles(sdata, size_um=200, min_tissue=0)
+        assert set(sdata["tile_table"].obs["section"]) == {label}
+    hc.pp.normalize_stain(sdata, method="reinhard", key_added="normalised")
+    tiles = hc.pp.tiles(sdata, image_key="normalised", min_tissue=0, inplace=False)
+    assert set(tiles["tile_table"].obs["section"]) == {"A 1"}
 
 
 def test_a_file_that_changed(tmp_path: Path, pixels: np.ndarray) -> None:

@@ -5,10 +5,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from scipy.spatial.distance import cdist
 from skimage.measure import regionprops
 
-from histocell.kernels.nuclei import MEASURES, flood, measure, nearest_distance, nuclear_mask, surround
+from histocell.kernels.nuclei import MEASURES, flood, measure, surround
 
 EIGHT = np.ones((3, 3))
 
@@ -68,12 +67,6 @@ def test_flood_of_nothing():
     assert measure(labels, 0, np.zeros((2, 4, 4), np.float32)).shape == (0, len(MEASURES))
 
 
-def test_mask_keeps_the_threshold_between_the_bounds():
-    surface = np.array([[0.1, 0.3, 0.5, 0.9]], np.float32)
-    local = np.array([[0.0, 0.4, 0.4, 2.0]], np.float32)
-    np.testing.assert_array_equal(nuclear_mask(surface, local, 0.2, 0.8), [[False, False, True, True]])
-
-
 def test_measures_agree_with_regionprops():
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:40, :60]
@@ -102,16 +95,6 @@ def test_a_single_pixel_has_a_shape():
     row = dict(zip(MEASURES, measure(labels, 1, np.ones((2, 3, 3), np.float32))[0], strict=True))
     assert (row["y"], row["x"], row["area"], row["elongation"]) == (1, 1, 1, 1)
     assert np.isfinite(list(row.values())).all()
-
-
-@given(st.integers(0, 40), st.floats(0.5, 20), st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
-def test_nearest_distance_against_all_pairs(n, limit, seed):
-    points = np.random.default_rng(seed).uniform(-20, 20, (n, 2))
-    expected = np.full(n, limit)
-    if n > 1:
-        expected = np.minimum(np.sort(cdist(points, points), axis=1)[:, 1], limit)
-    np.testing.assert_allclose(nearest_distance(points, limit), expected)
 
 
 def test_surround_is_the_mean_outside_of_the_labels():

@@ -28,14 +28,25 @@ def test_patches_are_squares_of_the_given_size_around_the_spots():
     assert keys.read_provenance(adata, "patches")["size_um"] == 56
 
 
-def test_not_inplace_returns_what_would_be_written_and_writes_nothing():
+def test_not_inplace_returns_what_would_be_written_and_writes_nothing(tmp_path):
+    from PIL import Image
+
     adata, image = toy([[100, 200], [300, 150]])
-    frame = hc.pp.patches(adata, mpp=0.5, image=image, inplace=False)
+    Image.fromarray(image).save(tmp_path / "he.png")
+    new = hc.pp.patches(adata, mpp=0.5, image=tmp_path / "he.png", inplace=False)
     assert "patches" not in adata.obsm
     assert not len(adata.obs.columns)
-    assert list(frame.columns) == ["y0", "x0", "y1", "x1", "inside", "mpp"]
-    hc.pp.patches(adata, mpp=0.5, image=image)
-    assert (frame.iloc[:, :4].to_numpy() == adata.obsm["patches"]).all()
+    assert not adata.uns
+    by_hand = adata.copy()
+    by_hand.obs[new.obs.columns] = new.obs
+    by_hand.obsm.update(new.obsm)
+    by_hand.uns.update(new.uns)
+    hc.pp.patches(adata, mpp=0.5, image=tmp_path / "he.png")
+    pd.testing.assert_frame_equal(by_hand.obs, adata.obs)
+    assert list(by_hand.obsm) == list(adata.obsm)
+    assert by_hand.obsm["patches"].dtype == np.int32
+    np.testing.assert_array_equal(by_hand.obsm["patches"], adata.obsm["patches"])
+    assert by_hand.uns == adata.uns
 
 
 def test_unknown_resolution_is_asked_for():

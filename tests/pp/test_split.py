@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import histocell as hc
-from histocell.pp._split import _overlapping
+from histocell._core.geometry import overlapping_windows
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ class TestBlocks:
 
     def test_needs_a_resolution(self, table):
         del table.obs["mpp"]
-        with pytest.raises(KeyError, match=r'obs\["mpp"\]'):
+        with pytest.raises(ValueError, match=r'obs\["mpp"\]'):
             hc.pp.split(table, block_um=100)
 
     def test_overlapping_patches_are_dropped(self, table):
@@ -156,4 +156,4 @@ def test_overlaps_match_a_double_loop(seed):
 
     a, b = windows(12), windows(9)
     expected = [any(p[0] < q[2] and q[0] < p[2] and p[1] < q[3] and q[1] < p[3] for q in b) for p in a]
-    np.testing.assert_array_equal(_overlapping(a, b), expected)
+    np.testing.assert_array_equal(overlapping_windows(a, b), expected)

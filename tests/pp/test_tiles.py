@@ -129,6 +129,59 @@ def test_spatialdata_plot_colours_the_tiles(sdata: SpatialData) -> None:
     plt.close("all")
 
 
+def test_tiles_lie_on_the_tissue_that_is_there(sdata: SpatialData) -> None:
+    hc.pp.tiles(sdata, size_um=20)
+    found = sdata["tile_table"].obs["tissue_fraction"]
+    hc.pp.tissue_mask(sdata)
+    hc.pp.tiles(sdata, size_um=20)
+    outlined = sdata["tile_table"].obs["tissue_fraction"]
+    boxes = sdata["tiles"].geometry.to_numpy()
+    truth = shapely.area(shapely.intersection(boxes, shapely.union_all(sdata["tissue"].geometry))) / 40**2
+    np.testing.assert_allclose(outlined, truth)
+    assert abs(len(found) - len(outlined)) <= 0.03 * len(found)
+    assert abs(found.mean() - outlined.mean()) < 0.02
+
+    # the right half is deleted by hand; in micrometres, as another tool may write it
+    edited = sdata["tissue"].geometry.iloc[0].intersection(shapely.box(0, 0, 450, 700))
+    frame = gpd.GeoDataFrame(geometry=[shapely.affinity.scale(edited, MPP, MPP, origin=(0, 0))])
+    sdata.shapes["tissue"] = ShapesModel.parse(frame, transformations={"um": Identity()})
+    hc.pp.tiles(sdata, size_um=20, min_tissue=0.6)
+    half = sdata["tile_table"]
+    assert (half.obsm["spatial"][:, 0] < 450).all()
+    assert 0.4 < half.n_obs / len(outlined) < 0.5
+
+
+def test_tissue_of_one_image_among_several(sdata: SpatialData) -> None:
+    several = SpatialData(images={"he-A": sdata["he"], "he-B": sdata["he"]})
+    hc.pp.tissue_mask(several, image_key="he-A")
+    several.shapes["tissue-A"] = ShapesModel.parse(
+        gpd.GeoDataFrame(geometry=[shapely.box(400, 320, 480, 400)]), transformations={"global": Identity()}
+    )
+    few = hc.pp.tiles(several, size_um=20, image_key="he-A", inplace=False)["tile_table"]
+    all_ = hc.pp.tiles(several, size_um=20, image_key="he-B", inplace=False)["tile_table"]
+    assert few.n_obs == 4
+    assert all_.n_obs > 100
+    assert (set(few.obs["section"]), set(all_.obs["section"])) == ({"A"}, {"B"})
+    several.shapes["tissue-A"] = ShapesModel.parse(np.array([[5.0, 5.0]]), geometry=0, radius=3)
+    with pytest.raises(ValueError, match="must be polygons"):
+        hc.pp.tiles(several, image_key="he-A")
+
+
+def test_tissue_of_other_coordinates_is_not_that_of_the_slide(sdata: SpatialData) -> None:
+    box = gpd.GeoDataFrame(geometry=[shapely.box(0, 0, 80, 80)])
+    sdata.shapes["tissue"] = ShapesModel.parse(box, transformations={"another slide": Identity()})
+    hc.pp.tiles(sdata, size_um=20)
+    assert sdata["tile_table"].n_obs > 100
+
+
+def test_section_of_tiles(sdata: SpatialData) -> None:
+    hc.pp.tiles(sdata, size_um=50)
+    assert set(sdata["tile_table"].obs["section"]) == {"he"}
+    assert sdata["tile_table"].obs["section"].dtype == "category"
+    add_shapes(sdata, [[0, 0, 100, 100], [100, 0, 200, 100]], {"global": Identity()}, section=["left", "right"])
+    assert hc.pp.tiles_from_shapes(sdata, "squares", inplace=False).obs["section"].tolist() == ["left", "right"]
+
+
 def test_absurd_sizes(sdata: SpatialData) -> None:
     for size_um in (0, -5, 1, np.nan):
         with pytest.raises(ValueError, match="at least 8 px"):

@@ -126,3 +126,19 @@ def local_order(xy: NDArray[np.float64], *, block_px: float = 2048) -> NDArray[n
     """
     x, y = xy.T
     return np.lexsort((x, y, x // block_px, y // block_px))
+
+
+def overlapping_windows(windows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which windows ``(y0, x0, y1, x1)`` share pixels with any of the others."""
+    from scipy.spatial import cKDTree
+
+    out = np.zeros(len(windows), dtype=bool)
+    if len(windows) == 0 or len(others) == 0:
+        return out
+    reach = float(max(np.ptp(w.reshape(-1, 2, 2), axis=1).max() for w in (windows, others)))
+    mine, theirs = ((w[:, :2] + w[:, 2:]) / 2 for w in (windows, others))
+    pairs = cKDTree(mine).sparse_distance_matrix(cKDTree(theirs), reach, p=np.inf, output_type="coo_matrix")
+    a, b = windows[pairs.row], others[pairs.col]
+    share = (np.maximum(a[:, :2], b[:, :2]) < np.minimum(a[:, 2:], b[:, 2:])).all(axis=1)
+    out[pairs.row[share]] = True
+    return out

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
+    from shapely import Geometry
 
     from histocell.images.slide_image import SlideImage
 
@@ -79,6 +82,22 @@ def find_tissue(image: SlideImage, *, min_area_um2: float = 20_000.0) -> TissueM
     pixels = max(min_area_um2 / (shrink * mpp) ** 2, 1.0)
     mask = _drop_small(mask, pixels)
     return TissueMask(~_drop_small(~mask, pixels), (float(shrink), float(shrink)))
+
+
+def outline_fraction(outlines: Sequence[Geometry], windows: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Share of tissue in each window ``(y0, x0, y1, x1)``, by the area of polygons in the same px."""
+    import shapely
+
+    tissue = shapely.union_all(shapely.make_valid(np.asarray(outlines, dtype=object)))
+    boxes = shapely.box(windows[:, 1], windows[:, 0], windows[:, 3], windows[:, 2])
+    low, high = windows[:, 1].min(), windows[:, 3].max()
+    area = np.zeros(len(windows))
+    rows, row_of = np.unique(windows[:, [0, 2]], axis=0, return_inverse=True)
+    for number, (top, bottom) in enumerate(rows):  # a row of windows sees little of a large outline
+        strip = shapely.clip_by_rect(tissue, low, top, high, bottom)
+        inside = row_of == number
+        area[inside] = shapely.area(shapely.intersection(boxes[inside], strip))
+    return area / shapely.area(boxes)
 
 
 def _density(image: SlideImage, shrink: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

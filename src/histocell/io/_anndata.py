@@ -1,29 +1,37 @@
-"""From AnnData to SpatialData and back."""
+"""AnnData joined with images into SpatialData, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from histocell._core import keys
-from histocell._core.errors import listing, missing_key, warn
+from histocell._core.errors import listing, warn
 from histocell._core.geometry import mpp_from_pitch
+from histocell.io._slide import slide_name
 from histocell.io.build import Placed, build, place, set_label
 from histocell.tables.access import coordinates, get_table
+from histocell.tables.regions import by_name, check_single_image, entry_of, recorded_mpp
+from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
+
+    from histocell.images.slide_image import ImageSource
 
 
 def from_anndata(
     adata: AnnData,
     *,
-    image: Any = None,
+    image: ImageSource | Mapping[str, ImageSource] | None = None,
     mpp: float | Mapping[str, float] | None = None,
     spot_pitch_um: float | None = None,
     spot_diameter_um: float | None = None,
@@ -50,12 +58,13 @@ def from_anndata(
         Column of ``obs`` that names the library (section, slide) of each row. Elements of several libraries are called
         ``he-<library>`` and ``spots-<library>``.
     section
-        Label for ``obs["section"]``, by default the library.
+        Label for ``obs["section"]``; by default the column stays as it is, else it is the library, the name of the image
+        file, or ``"section"``.
 
     Returns
     -------
     SpatialData with images ``he``, shapes ``spots`` and a copy of `adata` as ``table``: ``obsm["spatial"]`` (px of
-    ``he``), ``obs["mpp"]``, ``obs["section"]`` where known, provenance in ``uns["histocell"]["mpp"]``.
+    ``he``), ``obs["mpp"]``, ``obs["section"]``, provenance in ``uns["histocell"]["mpp"]``.
 
     Raises
     ------
@@ -63,26 +72,32 @@ def from_anndata(
         If ``obsm["spatial"]``, `library_key` or the image of a library is missing.
     ValueError
         If the mpp is not known, or spots do not lie in the image (x and y swapped, coordinates of another image).
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> import numpy as np
+    >>> from anndata import AnnData
+    >>> adata = AnnData(np.ones((2, 3), dtype="float32"), obsm={"spatial": np.array([[60.0, 60.0], [260.0, 60.0]])})
+    >>> image = np.full((120, 320, 3), 240, dtype="uint8")
+    >>> sdata = hc.io.from_anndata(adata, image=image, spot_pitch_um=100, section="S1")
+    >>> sdata["table"].obs["mpp"].tolist()
+    [0.5, 0.5]
     """
     xy = coordinates(adata)
-    if library_key is None and keys.SECTION in adata.obs and _is_mapping(image):
-        library_key = keys.SECTION
     spatial = adata.uns.get("spatial", {})
-    groups = _libraries(adata, library_key, spatial)
-    if image is not None and not _is_mapping(image) and len(groups) > 1:
-        msg = f"one image for {len(groups)} libraries ({listing(groups)}); give a mapping from library to image"
-        raise ValueError(msg)
-    table = adata.copy() if not adata.isbacked else adata.to_memory()
+    groups = _libraries(adata, library_key, image, spatial)
+    check_single_image(image, groups)
+    table = adata.to_memory() if adata.isbacked else adata.copy()
     table.uns["spatial"] = {name: dict(entry) for name, entry in spatial.items()}
     sections: list[Placed] = []
     for name, rows in groups.items():
-        suffix = f"-{keys.safe_key(name)}" if len(groups) > 1 else ""
-        factors = _entry(spatial, name).get("scalefactors", {})
-        source, scale = _image_of(image, name, _entry(spatial, name))
-        resolution = _of(mpp, name, "mpp") if mpp is not None else _recorded_mpp(adata, rows)
-        diameter_px = factors.get("spot_diameter_fullres")
+        entry = spatial.get(name, {})
+        source, scale = _image_of(name, entry) if image is None else (entry_of(image, name, "image"), 1.0)
+        resolution = recorded_mpp(adata, rows) if mpp is None else entry_of(mpp, name, "mpp")
+        diameter_px = entry.get("scalefactors", {}).get("spot_diameter_fullres")
         if scale != 1:
-            table.uns["spatial"] = _rescaled(table.uns["spatial"], name, scale)
+            table.uns["spatial"][name] = _rescaled(entry, scale)
         placed = place(
             xy[rows] * scale,
             name=name,
@@ -92,67 +107,38 @@ def from_anndata(
             pitch_mpp=None if spot_pitch_um is None else mpp_from_pitch(xy[rows] * scale, spot_pitch_um),
             diameter_um=spot_diameter_um,
             diameter_px=None if diameter_px is None else float(diameter_px) * scale,
-            suffix=suffix,
+            suffix=f"-{keys.safe_key(name)}" if len(groups) > 1 else "",
         )
         sections.append(placed)
     if not table.uns["spatial"]:
         del table.uns["spatial"]
-    if section is not None:
-        set_label(table, keys.SECTION, section)
-    elif keys.SECTION not in table.obs and library_key is not None:
+    if section is not None or (keys.SECTION not in table.obs and library_key is None):
+        set_label(table, keys.SECTION, section or next(iter(spatial), None) or _file_name(image) or keys.SECTION)
+    elif keys.SECTION not in table.obs:
         table.obs[keys.SECTION] = pd.Categorical(table.obs[library_key].astype(str).to_numpy())
     return build(table, sections)
 
 
-def _libraries(adata: AnnData, library_key: str | None, spatial: Mapping[str, Any]) -> dict[str, Any]:
+def _libraries(
+    adata: AnnData, library_key: str | None, image: object, spatial: Mapping[str, object]
+) -> dict[str, NDArray[np.intp]]:
     """Positions of the rows of each library."""
-    if library_key is None:
+    if library_key is None and not (by_name(image) and keys.SECTION in adata.obs):
         if len(spatial) > 1:
             msg = f'uns["spatial"] holds {len(spatial)} libraries ({listing(spatial)}); say which rows lie on which with library_key='
             raise ValueError(msg)
         return {next(iter(spatial), "the table"): np.arange(adata.n_obs)}
-    if library_key not in adata.obs:
-        raise missing_key("obs", library_key, adata.obs.columns, "library_key= names the column of libraries.")
-    if adata.obs[library_key].isna().any():
-        msg = f'obs["{library_key}"] is missing in {int(adata.obs[library_key].isna().sum())} rows'
-        raise ValueError(msg)
-    labels = adata.obs[library_key].astype(str).to_numpy()
-    return {name: np.flatnonzero(labels == name) for name in dict.fromkeys(labels.tolist())}
+    sections = Sections(adata, library_key=library_key)
+    return dict(zip(sections.names, sections.rows, strict=True))
 
 
-def _entry(spatial: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return dict(spatial.get(name, {}))
+def _file_name(image: object) -> str | None:
+    """Name of the section by that of its image, where that is a file."""
+    return slide_name(image) if isinstance(image, str | PathLike) else None
 
 
-def _is_mapping(image: Any) -> bool:
-    """Whether `image` maps libraries to images; a multiscale element is a mapping, too, but an image."""
-    return isinstance(image, Mapping) and not hasattr(image, "subtree")
-
-
-def _recorded_mpp(adata: AnnData, rows: NDArray[np.intp]) -> float | None:
-    """``obs["mpp"]`` of the rows, where a reader wrote it and they agree."""
-    if keys.MPP not in adata.obs:
-        return None
-    values = np.unique(np.asarray(adata.obs[keys.MPP], dtype=np.float64)[rows])
-    return float(values[0]) if len(values) == 1 and np.isfinite(values[0]) else None
-
-
-def _of(value: Any, name: str, what: str) -> Any:
-    """`value`, or its entry for the library."""
-    if not isinstance(value, Mapping):
-        return value
-    if name not in value:
-        msg = f"{what} has no entry for library {name!r}; it has: {listing(value)}"
-        raise KeyError(msg)
-    return value[name]
-
-
-def _image_of(image: Any, name: str, entry: Mapping[str, Any]) -> tuple[Any, float]:
-    """The image of a library and the size of a full-resolution px in its px."""
-    from pathlib import Path
-
-    if image is not None:
-        return (_of(image, name, "image") if _is_mapping(image) else image), 1.0
+def _image_of(name: str, entry: Mapping[str, Any]) -> tuple[Path | NDArray[np.generic] | None, float]:
+    """The image that ``uns["spatial"]`` knows for a library, and the size of a full-resolution px in its px."""
     path = entry.get("metadata", {}).get("source_image_path")
     if path is not None and Path(str(path)).is_file():
         return Path(str(path)), 1.0
@@ -169,15 +155,15 @@ def _image_of(image: Any, name: str, entry: Mapping[str, Any]) -> tuple[Any, flo
     return np.asarray(hires), float(scale)
 
 
-def _rescaled(spatial: dict[str, Any], name: str, scale: float) -> dict[str, Any]:
-    """``uns["spatial"]`` for coordinates in px of the hires image."""
-    factors = dict(spatial[name]["scalefactors"])
+def _rescaled(entry: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """An entry of ``uns["spatial"]`` for coordinates in px of the hires image."""
+    factors = dict(entry["scalefactors"])
     for key, value in factors.items():
         if key.endswith("_scalef"):
             factors[key] = float(value) / scale
         elif key.endswith("_fullres"):
             factors[key] = float(value) * scale
-    return {**spatial, name: {**spatial[name], "scalefactors": factors}}
+    return {**entry, "scalefactors": factors}
 
 
 def to_anndata(sdata: SpatialData, *, table_key: str | None = None, max_px: int = 1000) -> AnnData:
@@ -196,14 +182,18 @@ def to_anndata(sdata: SpatialData, *, table_key: str | None = None, max_px: int 
     -------
     A copy of the table with ``obsm["spatial"]`` (x, y in full-resolution px), ``obs["mpp"]`` and, for each region,
     ``uns["spatial"][region]``: images ``hires``, scalefactors ``tissue_hires_scalef`` and ``spot_diameter_fullres``.
-    """
-    from histocell.tables.sections import Sections
 
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> adata = hc.io.to_anndata(hc.datasets.synthetic_tissue(size_px=600))
+    >>> adata.uns["spatial"]["spots"]["images"]["hires"].shape
+    (600, 600, 3)
+    """
     table = get_table(sdata, table_key).copy()
-    found = Sections(sdata, table_key=table_key).regions(need_image=False)
     xy, mpp = np.full((table.n_obs, 2), np.nan), np.full(table.n_obs, np.nan)
     libraries = {}
-    for region in found:
+    for region in Sections(sdata, table_key=table_key).regions(need_image=False):
         xy[region.rows] = region.centers
         if region.image is None:
             continue

@@ -27,21 +27,7 @@ if TYPE_CHECKING:
 
 _PROPERTIES = "slide_properties"
 _TILE_SPEC = "tile_spec"
-_SLIDES = (
-    ".svs",
-    ".tif",
-    ".tiff",
-    ".ndpi",
-    ".scn",
-    ".bif",
-    ".mrxs",
-    ".svslide",
-    ".vms",
-    ".vmu",
-    ".dcm",
-    ".jpg",
-    ".png",
-)
+_SLIDES = ".svs .tif .tiff .ndpi .scn .bif .mrxs .svslide .vms .vmu .dcm .jpg .png".split()
 
 
 def lazyslide(
@@ -68,7 +54,8 @@ def lazyslide(
     Returns
     -------
     SpatialData with the image ``he``, all shapes and attributes of the store, and ``tile_table``: the columns of the
-    tiles, ``obsm["patches"]``, ``obsm["spatial"]`` (centres, px), ``obs["mpp"]`` and, for each table ``<model>_<tiles>`` of
+    tiles, ``obsm["patches"]``, ``obsm["spatial"]`` (centres, px), ``obs["mpp"]``, ``obs["section"]``
+    (the name of the store) and, for each table ``<model>_<tiles>`` of
     features, ``obsm["X_<model>"]`` (float32), joined by ``tile_id``; NaN where a tile has no features. Other tables go along.
 
     Raises
@@ -106,7 +93,9 @@ def lazyslide(
     frame = shapes[tiles]
     windows = tile_windows(frame, tiles, shape)
     size_um = float(windows[0, 2] - windows[0, 0]) * resolution
-    table = tile_table(frame, tiles, windows, shape=shape, mpp=resolution, size_um=size_um)
+    table = tile_table(
+        frame, tiles, windows, shape=shape, mpp=resolution, section=_section(read, store), size_um=size_um
+    )
     tables = dict(read.tables)
     for name in [name for name, entry in tables.items() if _is_features(entry, tiles)]:
         model = name.removesuffix(f"_{tiles}")
@@ -127,6 +116,17 @@ def _read(path: Path) -> SpatialData:
         raise ValueError(msg) from error
 
 
+def _store_path(read: SpatialData, store: str | PathLike[str] | SpatialData) -> Path | None:
+    """The folder of the store, `None` where it is in memory only."""
+    return Path(store).expanduser() if isinstance(store, str | os.PathLike) else read.path
+
+
+def _section(read: SpatialData, store: str | PathLike[str] | SpatialData) -> str:
+    """Label of the slide: the name of the store, which wsidata names after the slide."""
+    path = _store_path(read, store)
+    return keys.IMAGE if path is None else path.stem
+
+
 def _slide(read: SpatialData, store: Any, shape: tuple[int, int]) -> Any:
     """The slide: the image in the store, the file that a WSIData has open, or the one beside the store."""
     for element in read.images.values():
@@ -135,9 +135,9 @@ def _slide(read: SpatialData, store: Any, shape: tuple[int, int]) -> Any:
     opened = getattr(getattr(read, "reader", None), "file", None)
     if opened is not None and Path(opened).is_file():
         return Path(opened)
-    place = Path(store).expanduser() if isinstance(store, str | os.PathLike) else read.path
-    beside = [] if place is None else [place.with_suffix(end) for end in _SLIDES]
-    found = [path for path in beside if path.is_file()]
+    path = _store_path(read, store)
+    beside = [] if path is None else [path.with_suffix(end) for end in _SLIDES]
+    found = [file for file in beside if file.is_file()]
     if len(found) == 1:
         return found[0]
     where = "there is none beside it" if not found else f"there are several beside it: {listing(found)}"

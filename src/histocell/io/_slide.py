@@ -1,4 +1,4 @@
-"""Slides without spots."""
+"""Reader of slides without spots."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def slide(path: str | PathLike[str], *, mpp: float | None = None, section: str |
     mpp
         Micrometres per full-resolution px; wins over what the file says.
     section
-        Name of the section: the image is called ``he-<section>`` instead of ``he``, so that several slides fit into
-        one SpatialData.
+        Label of the slide for ``obs["section"]`` of its tiles, by default the name of the file without its ending. Where
+        it is given, the image is called ``he-<section>`` instead of ``he``, so that several slides fit into one
+        SpatialData.
 
     Returns
     -------
@@ -39,6 +40,14 @@ def slide(path: str | PathLike[str], *, mpp: float | None = None, section: str |
         If the file is missing or truncated.
     ValueError
         If it cannot be read, or neither it nor `mpp` says its resolution.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.io.slide(hc.datasets.example_slide())  # doctest: +SKIP
+    >>> hc.pp.tiles(sdata)  # doctest: +SKIP
+    >>> sdata["tile_table"].obs["section"].iloc[0]  # doctest: +SKIP
+    'CMU-1-Small-Region'
     """
     opened = open_image(path, mpp=mpp)
     if opened.mpp is None:
@@ -46,6 +55,12 @@ def slide(path: str | PathLike[str], *, mpp: float | None = None, section: str |
         raise ValueError(msg)
     suffix = "" if section is None else f"-{keys.safe_key(section)}"
     element = image_element(path, mpp=opened.mpp, suffix=suffix)
-    sdata = SpatialData(images={keys.IMAGE + suffix: element})
-    sdata.attrs[keys.PROVENANCE] = {"mpp_source": opened.mpp_source}
-    return sdata
+    name = keys.IMAGE + suffix
+    label = slide_name(path) if section is None else section
+    facts = {"mpp_source": opened.mpp_source, "sections": {name: label}}
+    return SpatialData(images={name: element}, attrs={keys.PROVENANCE: facts})
+
+
+def slide_name(path: str | PathLike[str]) -> str:
+    """Name of a slide file without ``.svs``, ``.tif``, ``.ome.tif`` and the like."""
+    return Path(path).stem.removesuffix(".ome")

@@ -1,22 +1,24 @@
-"""Square tiles of a slide: from the shapes of anyone's tiler to the table that they are embedded by."""
+"""Square tiles of a slide: their windows and the table that annotates them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import shapely
 from anndata import AnnData
 from spatialdata.models import TableModel
-from spatialdata.transformations import get_transformation
 
 from histocell._core import keys
 from histocell._core.errors import listing
 from histocell._core.geometry import check_inside, windows_inside
+from histocell.images.transformations import matrix_to_image, transform_points, transformations
 
 if TYPE_CHECKING:
     import geopandas as gpd
     from numpy.typing import NDArray
+    from xarray import DataArray, DataTree
 
 TILE_ID = "tile_id"
 
@@ -31,7 +33,7 @@ def tile_ids(shapes: gpd.GeoDataFrame, name: str) -> pd.Index:
 
 
 def tile_windows(
-    shapes: gpd.GeoDataFrame, name: str, shape: tuple[int, int], *, image: Any = None
+    shapes: gpd.GeoDataFrame, name: str, shape: tuple[int, int], *, image: DataArray | DataTree | None = None
 ) -> NDArray[np.int32]:
     """Windows (n, 4) of square tiles: y0, x0, y1, x1 in px of the image.
 
@@ -49,8 +51,6 @@ def tile_windows(
     image
         The image element, whose place among the coordinate systems counts; without it the polygons are in its px.
     """
-    import shapely
-
     if len(shapes) == 0:
         msg = f"shapes {name!r} hold no tile"
         raise ValueError(msg)
@@ -59,8 +59,12 @@ def tile_windows(
         msg = f"shapes {name!r} are no polygons but points; for the patches around points run hc.pp.patches(data)"
         raise ValueError(msg)
     if image is not None:
-        matrix = _to_image(shapes, name, image)
-        polygons = shapely.transform(polygons, lambda xy: xy @ matrix[:2, :2].T + matrix[:2, 2])
+        matrix = matrix_to_image(shapes, image)
+        if matrix is None:
+            systems = "; ".join(listing(transformations(element)) for element in (shapes, image))
+            msg = f"shapes {name!r} and the image share no coordinate system: {systems}"
+            raise ValueError(msg)
+        polygons = shapely.transform(polygons, lambda xy: transform_points(xy, matrix))
     x0, y0, x1, y1 = shapely.bounds(polygons).T
     skewed = shapely.area(polygons) < 0.99 * (x1 - x0) * (y1 - y0)
     if skewed.any():
@@ -73,19 +77,6 @@ def tile_windows(
     start = np.rint(np.column_stack(starts))
     check_inside(start[:, ::-1] + size / 2, shape, name)
     return np.hstack([start, start + round(size)]).astype(np.int32)
-
-
-def _to_image(shapes: gpd.GeoDataFrame, name: str, image: Any) -> NDArray[np.float64]:
-    """Affine matrix (3, 3) from shapes to the px of an image, by a coordinate system that both have."""
-    here, there = get_transformation(shapes, get_all=True), get_transformation(image, get_all=True)
-    shared = sorted(set(here) & set(there), key=lambda system: system.startswith(keys.MICRONS))
-    if not shared:
-        msg = f"shapes {name!r} and the image share no coordinate system: {listing(here)}; {listing(there)}"
-        raise ValueError(msg)
-    to_shared, from_shared = (
-        transformation[shared[0]].to_affine_matrix(("x", "y"), ("x", "y")) for transformation in (here, there)
-    )
-    return np.linalg.inv(from_shared) @ to_shared
 
 
 def _complete(
@@ -110,6 +101,7 @@ def tile_table(
     *,
     shape: tuple[int, int],
     mpp: float,
+    section: str,
     size_um: float,
     centers: NDArray[np.float64] | None = None,
 ) -> AnnData:
@@ -127,6 +119,8 @@ def tile_table(
         Height and width of the image.
     mpp, size_um
         Micrometres per px of the image; edge of the tiles in micrometres.
+    section
+        Label of the slide for ``obs["section"]``, where the shapes have no such column of their own.
     centers
         Exact centres (x, y) in px, where the windows were rounded.
     """
@@ -136,6 +130,8 @@ def tile_table(
     obs[TILE_ID] = ids.to_numpy()
     obs[keys.INSIDE] = windows_inside(windows, shape)
     obs[keys.MPP] = mpp
+    if keys.SECTION not in obs:
+        obs[keys.SECTION] = pd.Categorical([section] * len(ids))
     instance_key = TILE_ID
     if not ids.equals(shapes.index):  # what links a table to shapes is their index
         instance_key = "instance_id"

@@ -1,4 +1,4 @@
-"""Nuclei on a haematoxylin map: mask, split by flooding, measure, nearest neighbour."""
+"""Flooding of a haematoxylin map into nuclei, their moments and their surroundings."""
 
 from __future__ import annotations
 
@@ -11,15 +11,6 @@ N_LEVELS = 1024
 MEASURES = ("y", "x", "area", "elongation", "fill", "h_mean", "h_sd", "e_mean", "cos2", "sin2")
 
 
-@njit(nogil=True, cache=True)
-def _root(parent: np.ndarray, node: int) -> int:
-    while parent[node] != node:
-        parent[node] = parent[parent[node]]
-        node = parent[node]
-    return node
-
-
-@njit(nogil=True, cache=True)
 def flood(surface: np.ndarray, mask: np.ndarray, depth: float) -> tuple[np.ndarray, int]:
     """Split a mask into the basins around the peaks of a surface.
 
@@ -40,40 +31,45 @@ def flood(surface: np.ndarray, mask: np.ndarray, depth: float) -> tuple[np.ndarr
     -------
     Labels, shape (h, w), int32 from 1 (0 outside of the mask), and their number.
     """
-    height, width = surface.shape
-    scale = N_LEVELS / 2
-    counts = np.zeros(N_LEVELS + 1, np.int64)
-    n_mask = 0
-    for y in range(height):
-        for x in range(width):
-            if mask[y, x]:
-                level = N_LEVELS - 1 - min(max(int(surface[y, x] * scale), 0), N_LEVELS - 1)
-                counts[level + 1] += 1
-                n_mask += 1
-    # A frame of one pixel around the labels, so that every pixel has 8 neighbours.
-    framed = width + 2
-    starts = np.cumsum(counts)
-    order = np.empty(n_mask, np.int64)
-    heights = np.empty(n_mask, np.float32)
-    for y in range(height):
-        for x in range(width):
-            if mask[y, x]:
-                level = N_LEVELS - 1 - min(max(int(surface[y, x] * scale), 0), N_LEVELS - 1)
-                order[starts[level]] = (y + 1) * framed + x + 1
-                heights[starts[level]] = surface[y, x]
-                starts[level] += 1
+    framed = np.pad(mask, 1)  # so that every pixel has 8 neighbours
+    heights = surface[mask]
+    levels = np.clip((heights * (N_LEVELS / 2)).astype(np.int16), 0, N_LEVELS - 1)
+    order = np.argsort(-levels, kind="stable")  # a radix sort
+    labels, n = _basins(np.flatnonzero(framed)[order], heights[order], framed.shape, depth)
+    return np.ascontiguousarray(labels[1:-1, 1:-1]), n
 
-    around = np.array([-framed - 1, -framed, -framed + 1, -1, 1, framed - 1, framed, framed + 1])
-    labels = np.zeros((height + 2) * framed, np.int32)
-    parent = np.empty(n_mask + 1, np.int32)
-    peak = np.empty(n_mask + 1, np.float32)
+
+@njit(nogil=True, cache=True)
+def _root(parent: np.ndarray, node: int) -> int:
+    while parent[node] != node:
+        parent[node] = parent[parent[node]]
+        node = parent[node]
+    return node
+
+
+@njit(nogil=True, cache=True)
+def _basins(order: np.ndarray, heights: np.ndarray, shape: tuple[int, int], depth: float) -> tuple[np.ndarray, int]:
+    """Basin of each pixel of an array, 0 where there is none, and the number of basins.
+
+    Parameters
+    ----------
+    order, heights
+        Flat positions of the pixels, from the highest to the lowest, and how high they are. None lies at the border.
+    shape
+        Shape of the array.
+    depth
+        As in :func:`flood`.
+    """
+    width = shape[1]
+    around = np.array([-width - 1, -width, -width + 1, -1, 1, width - 1, width, width + 1])
+    labels = np.zeros(shape[0] * width, np.int32)
+    parent = np.empty(order.size + 1, np.int32)
+    peak = np.empty(order.size + 1, np.float32)
     met = np.empty(8, np.int32)
     n_basins = 0
-    for t in range(n_mask):
+    for t in range(order.size):
         p, here = order[t], heights[t]
-        best = 0
-        n_met = 0
-        last = 0
+        best = last = n_met = 0
         for k in range(8):
             label = labels[p + around[k]]
             if label and label != last:
@@ -92,29 +88,15 @@ def flood(surface: np.ndarray, mask: np.ndarray, depth: float) -> tuple[np.ndarr
             parent[best] = best
             peak[best] = here
         labels[p] = best
-
-    final = np.zeros(n_basins + 1, np.int32)
+    number = np.zeros(n_basins + 1, np.int32)
     n = 0
     for basin in range(1, n_basins + 1):
         if parent[basin] == basin:
             n += 1
-            final[basin] = n
-    out = np.zeros((height, width), np.int32)
-    for t in range(n_mask):
-        p = order[t]
-        out[p // framed - 1, p % framed - 1] = final[_root(parent, labels[p])]
-    return out, n
-
-
-@njit(nogil=True, cache=True)
-def nuclear_mask(surface: np.ndarray, local: np.ndarray, lowest: float, highest: float) -> np.ndarray:
-    """Where a surface is above its local mean, the threshold kept between two bounds."""
-    height, width = surface.shape
-    out = np.empty((height, width), np.bool_)
-    for y in range(height):
-        for x in range(width):
-            out[y, x] = surface[y, x] > min(max(local[y, x], lowest), highest)
-    return out
+            number[basin] = n
+    for p in order:
+        labels[p] = number[_root(parent, labels[p])]
+    return labels.reshape(shape), n
 
 
 @njit(nogil=True, cache=True)
@@ -210,51 +192,4 @@ def surround(labels: np.ndarray, maps: np.ndarray, centers: np.ndarray, radius: 
         if count:
             out[i, 0] /= count
             out[i, 1] /= count
-    return out
-
-
-@njit(nogil=True, cache=True)
-def nearest_distance(points: np.ndarray, limit: float) -> np.ndarray:
-    """Distance to the nearest other point, at most `limit`, over cell lists.
-
-    Parameters
-    ----------
-    points
-        Shape (n, 2), float64.
-    limit
-        Largest distance looked at.
-
-    Returns
-    -------
-    Shape (n,), float64.
-    """
-    n = points.shape[0]
-    out = np.full(n, limit)
-    if n < 2:
-        return out
-    y0, x0 = points[:, 0].min(), points[:, 1].min()
-    rows = int((points[:, 0].max() - y0) / limit) + 1
-    columns = int((points[:, 1].max() - x0) / limit) + 1
-    cell = np.empty(n, np.int64)
-    starts = np.zeros(rows * columns + 1, np.int64)
-    for i in range(n):
-        cell[i] = int((points[i, 0] - y0) / limit) * columns + int((points[i, 1] - x0) / limit)
-        starts[cell[i] + 1] += 1
-    starts = np.cumsum(starts)
-    members = np.empty(n, np.int64)
-    fill = starts[:-1].copy()
-    for i in range(n):
-        members[fill[cell[i]]] = i
-        fill[cell[i]] += 1
-    for i in range(n):
-        row, column = cell[i] // columns, cell[i] % columns
-        best = limit * limit
-        for r in range(max(row - 1, 0), min(row + 2, rows)):
-            for c in range(max(column - 1, 0), min(column + 2, columns)):
-                for k in range(starts[r * columns + c], starts[r * columns + c + 1]):
-                    j = members[k]
-                    if j != i:
-                        dy, dx = points[i, 0] - points[j, 0], points[i, 1] - points[j, 1]
-                        best = min(best, dy * dy + dx * dx)
-        out[i] = math.sqrt(best)
     return out

@@ -12,7 +12,7 @@ from histocell.images.pixels import channel_axis, needs_scale, to_rgb, value_sca
 from histocell.images.slide_image import open_image
 from histocell.images.stain.normalize import StainNormalizer, StainTarget
 from histocell.tables.access import is_spatialdata
-from histocell.tables.regions import slide_image
+from histocell.tables.regions import open_slide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,12 +82,10 @@ def normalize_stain(
     >>> sorted(sdata.images)
     ['he', 'he_macenko']
     """
-    if not is_spatialdata(data):
-        msg = "hc.pp.normalize_stain takes a SpatialData; hc.io.slide(path) makes one from a slide"
-        raise TypeError(msg)
-    key, picture = slide_image(data, image_key, mpp)
+    slide = open_slide(data, "normalize_stain", image_key, mpp)
+    key, picture = slide.key, slide.image
     normalizer = StainNormalizer(method, _target(target, method))
-    transform = normalizer.fit(picture, mpp=picture.mpp)
+    transform = normalizer.fit(picture, mpp=slide.mpp)
     element = _normalized(data.images[key], transform)
     if not inplace:
         return element
@@ -100,7 +98,7 @@ def normalize_stain(
 def _target(target: Any, method: Any) -> StainTarget | None:
     if target is None or isinstance(target, StainTarget):
         return target
-    picture = slide_image(target, None, None)[1] if is_spatialdata(target) else open_image(target)
+    picture = open_slide(target, "normalize_stain", None, None).image if is_spatialdata(target) else open_image(target)
     if picture.mpp is None:
         msg = f"the resolution of the target {picture!r} is unknown; give hc.io.slide(path, mpp=...) as target"
         raise ValueError(msg)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histocell._core import geometry, keys
 from histocell._core.errors import warn
-from histocell.tables.access import get_table
-from histocell.tables.regions import record_mpp
+from histocell.tables.regions import entry_of, record_mpp
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    import pandas as pd
     from anndata import AnnData
     from spatialdata import SpatialData
+
+    from histocell.images.slide_image import ImageSource
+    from histocell.tables.regions import Region
 
 
 def patches(
@@ -26,12 +28,12 @@ def patches(
     *,
     size_um: float = 112.0,
     mpp: float | Mapping[str, float] | None = None,
-    image: Any = None,
+    image: ImageSource | Mapping[str, ImageSource] | None = None,
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
     inplace: bool = True,
-) -> pd.DataFrame | None:
+) -> AnnData | None:
     """Square patches of the image around each row.
 
     Parameters
@@ -56,7 +58,7 @@ def patches(
 
     Returns
     -------
-    `None`, or with ``inplace=False`` a DataFrame with columns y0, x0, y1, x1, inside, mpp. Writes:
+    `None`, or with ``inplace=False`` an AnnData of the same rows that holds nothing but the new slots. Writes:
 
     ``obsm["patches"]`` : int32, shape ``(n_obs, 4)``
         y0, x0, y1, x1 in full-resolution px; may reach over the border of the image.
@@ -64,6 +66,8 @@ def patches(
         Whether the whole patch lies in the image; the rest is padded with the slide's background colour when read.
     ``obs["mpp"]`` : float64
         Micrometres per full-resolution px.
+    ``uns["histocell"]["patches"]`` : str
+        The size, as JSON; ``uns["histocell"]["images"]`` the paths of images that were given as files.
 
     Raises
     ------
@@ -79,19 +83,18 @@ def patches(
     4
     """
     import pandas as pd
+    from anndata import AnnData
 
     if not size_um > 0:
         msg = f"size_um must be positive, not {size_um}"
         raise ValueError(msg)
-    table = get_table(data, table_key)
-    found = Sections(data, table_key=table_key, library_key=library_key, mpp=mpp).regions(
-        image=image, image_key=image_key
-    )
-    resolution = record_mpp(table, found)
+    sections = Sections(data, table_key=table_key, library_key=library_key, mpp=mpp)
+    table, regions = sections.table, sections.regions(image=image, image_key=image_key)
+    resolution = record_mpp(table, regions)
     windows = np.empty((table.n_obs, 4), dtype=np.int32)
     inside = np.zeros(table.n_obs, dtype=bool)
     outside: list[str] = []
-    for region in found:
+    for region in regions:
         shape = region.image.shape  # type: ignore[union-attr]
         centre_inside = geometry.check_inside(region.centers, shape, region.name)
         outside += list(table.obs_names[region.rows[~centre_inside]])
@@ -99,21 +102,19 @@ def patches(
         inside[region.rows] = geometry.windows_inside(windows[region.rows], shape)
     if outside:
         warn(f"{len(outside)} of {table.n_obs} rows lie outside of their image and get no embedding: {outside[:5]}")
-    if not inplace:
-        columns = pd.DataFrame(windows, index=table.obs_names, columns=["y0", "x0", "y1", "x1"])
-        return columns.assign(inside=inside, mpp=resolution)
-    table.obsm[keys.PATCHES] = windows
-    table.obs[keys.INSIDE] = inside
-    table.obs[keys.MPP] = resolution
-    keys.write_provenance(table, keys.PATCHES, size_um=float(size_um))
+    out = table if inplace else AnnData(obs=pd.DataFrame(index=table.obs_names))
+    out.obsm[keys.PATCHES] = windows
+    out.obs[keys.INSIDE] = inside
+    out.obs[keys.MPP] = resolution
+    keys.write_provenance(out, keys.PATCHES, size_um=float(size_um))
     if image is not None:
-        _remember_images(table, image, [region.name for region in found])
-    return None
+        _remember_files(out, image, regions)
+    return None if inplace else out
 
 
-def _remember_images(table: AnnData, image: Any, names: list[str]) -> None:
+def _remember_files(table: AnnData, image: ImageSource | Mapping[str, ImageSource], regions: Sequence[Region]) -> None:
     """Keep the paths of images given as files, so that later steps find them."""
-    sources = image if isinstance(image, dict) else dict.fromkeys(names, image)
-    paths = {name: str(Path(path).resolve()) for name, path in sources.items() if isinstance(path, str | Path)}
+    sources = {region.name: entry_of(image, region.name, "image") for region in regions}
+    paths = {name: str(Path(path).resolve()) for name, path in sources.items() if isinstance(path, str | PathLike)}
     if paths:
         keys.write_provenance(table, "images", **paths)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from histocell._core import keys
-from histocell._core.errors import listing, missing_key, warn
+from histocell._core.errors import listing, warn
+from histocell._core.geometry import overlapping_windows
 from histocell._core.keys import DROPPED, TEST, TRAIN, VAL
 from histocell._core.rng import as_rng
-from histocell.tables.access import coordinates, get_table, row_labels
+from histocell.tables.access import row_labels
+from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +51,7 @@ def split(
     by
         Column of ``obs`` whose levels stay together; by default ``patient``, else ``section``, whichever has two levels.
     block_um
-        Edge of the squares that stay together, in um, in place of `by`; needs ``obs["mpp"]``.
+        Edge of the squares that stay together, in um, in place of `by`; needs ``obs["mpp"]``, or images that say it.
     fractions
         Shares of groups for training, validation and test. A share of 0 leaves that part out.
     test, val
@@ -72,16 +74,25 @@ def split(
     KeyError
         When a column or a named group is missing.
     ValueError
-        When there are too few groups, or a part would be empty.
+        When there are too few groups, a part would be empty, or the resolution for `block_um` is unknown.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600, spot_pitch_um=50, spot_diameter_um=50)
+    >>> hc.pp.split(sdata, block_um=100, rng=0)
+    >>> sdata["table"].obs["split"].cat.categories.tolist()
+    ['train', 'val', 'test']
     """
-    table = get_table(data, table_key)
+    sections = Sections(data, table_key=table_key)
+    table = sections.table
     named = test is not None or val is not None
     if block_um is not None and (by is not None or named):
         msg = "block_um divides tissue into squares; it goes with fractions, not with by, test or val"
         raise ValueError(msg)
-    labels = _blocks(table, block_um) if block_um is not None else row_labels(table, by or _default_column(table))
+    labels = _blocks(sections, block_um) if block_um is not None else row_labels(table, by or _default_column(sections))
     parts = _named(labels, _names(test), _names(val)) if named else _drawn(labels, fractions, as_rng(rng))
-    _drop_overlaps(table, parts)
+    _drop_overlaps(sections, parts)
     present = [name for name in (TRAIN, VAL, TEST, DROPPED) if name in (TRAIN, VAL, TEST) or (parts == name).any()]
     column = pd.Series(pd.Categorical(parts, categories=present), index=table.obs_names, name=key_added)
     if not inplace:
@@ -93,10 +104,9 @@ def split(
     return None
 
 
-def _default_column(table: AnnData) -> str:
-    for key in (keys.PATIENT, keys.SECTION):
-        if key in table.obs and table.obs[key].nunique() > 1:
-            return key
+def _default_column(sections: Sections) -> str:
+    if key := sections.replicate_key():
+        return key
     msg = (
         f'neither obs["{keys.PATIENT}"] nor obs["{keys.SECTION}"] has two levels; name a column with by=, or divide the '
         "section into squares with block_um=1000"
@@ -104,28 +114,21 @@ def _default_column(table: AnnData) -> str:
     raise ValueError(msg)
 
 
-def _blocks(table: AnnData, block_um: float) -> NDArray[Any]:
+def _blocks(sections: Sections, block_um: float) -> NDArray[np.object_]:
     """Square of each row, within its section."""
     if block_um <= 0:
         msg = f"block_um must be positive, not {block_um}"
         raise ValueError(msg)
-    if keys.MPP not in table.obs:
-        hint = "It holds um per px; hc.pp.patches and the readers of hc.io write it."
-        raise missing_key("obs", keys.MPP, table.obs.columns, hint)
-    microns = coordinates(table) * np.asarray(table.obs[keys.MPP], dtype=np.float64)[:, None]
-    if not np.isfinite(microns).all():
-        msg = f'obs["{keys.MPP}"] is missing in {int((~np.isfinite(microns[:, 0])).sum())} rows'
-        raise ValueError(msg)
-    squares = np.floor(microns / block_um).astype(np.int64)
-    sections = row_labels(table, keys.SECTION) if keys.SECTION in table.obs else np.full(table.n_obs, "")
-    return np.array([f"{section} {x} {y}" for section, (x, y) in zip(sections, squares, strict=True)])
+    squares = np.floor(sections.coordinates_um() / block_um).astype(np.int64)
+    names = [f"{section} {x} {y}" for section, (x, y) in zip(sections.labels, squares, strict=True)]
+    return np.array(names, dtype=object)
 
 
 def _names(value: str | Sequence[str] | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else [str(name) for name in value]
 
 
-def _named(labels: NDArray[Any], test: list[str], val: list[str]) -> NDArray[Any]:
+def _named(labels: NDArray[np.object_], test: list[str], val: list[str]) -> NDArray[np.object_]:
     there = sorted(set(labels))
     if absent := [name for name in (*test, *val) if name not in there]:
         msg = f"no group {listing(absent)}; there are: {listing(there)}"
@@ -142,7 +145,7 @@ def _named(labels: NDArray[Any], test: list[str], val: list[str]) -> NDArray[Any
     return parts
 
 
-def _drawn(labels: NDArray[Any], fractions: Sequence[float], rng: np.random.Generator) -> NDArray[Any]:
+def _drawn(labels: NDArray[np.object_], fractions: Sequence[float], rng: np.random.Generator) -> NDArray[np.object_]:
     """Groups drawn by share; every part whose share is not 0 gets at least one."""
     shares = np.asarray(fractions, dtype=np.float64)
     if shares.shape != (3,) or (shares < 0).any() or shares[0] == 0 or not np.isclose(shares.sum(), 1):
@@ -166,38 +169,20 @@ def _drawn(labels: NDArray[Any], fractions: Sequence[float], rng: np.random.Gene
     return parts
 
 
-def _drop_overlaps(table: AnnData, parts: NDArray[Any]) -> None:
+def _drop_overlaps(sections: Sections, parts: NDArray[np.object_]) -> None:
     """Mark rows whose patch shares pixels with one that must stay unseen; an emptied part is an error."""
-    if keys.PATCHES not in table.obsm:
+    if keys.PATCHES not in sections.table.obsm:
         return
-    before = {name for name in (TRAIN, VAL, TEST) if (parts == name).any()}
-    windows = np.asarray(table.obsm[keys.PATCHES], dtype=np.int64)
-    sections = row_labels(table, keys.SECTION) if keys.SECTION in table.obs else np.full(table.n_obs, "")
-    for section in np.unique(sections):
-        rows = np.flatnonzero(sections == section)
+    before = set(parts)
+    windows = np.asarray(sections.table.obsm[keys.PATCHES], dtype=np.int64)
+    for rows in sections.rows:
         for seen, unseen in (((TRAIN, VAL), TEST), ((TRAIN,), VAL)):
             mine = rows[np.isin(parts[rows], seen)]
             theirs = rows[parts[rows] == unseen]
-            parts[mine[_overlapping(windows[mine], windows[theirs])]] = DROPPED
+            parts[mine[overlapping_windows(windows[mine], windows[theirs])]] = DROPPED
     dropped = int((parts == DROPPED).sum())
     if dropped:
         warn(f"{dropped} rows dropped: their patches share pixels with test or validation patches")
     if emptied := [name for name in (TRAIN, VAL, TEST) if name in before and not (parts == name).any()]:
         msg = f"every {listing(emptied)} row shares pixels with held-out patches; use larger blocks or smaller patches"
         raise ValueError(msg)
-
-
-def _overlapping(windows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which windows ``(y0, x0, y1, x1)`` share pixels with any of the others."""
-    from scipy.spatial import cKDTree
-
-    out = np.zeros(len(windows), dtype=bool)
-    if len(windows) == 0 or len(others) == 0:
-        return out
-    reach = float(max(np.ptp(w.reshape(-1, 2, 2), axis=1).max() for w in (windows, others)))
-    mine, theirs = ((w[:, :2] + w[:, 2:]) / 2 for w in (windows, others))
-    pairs = cKDTree(mine).sparse_distance_matrix(cKDTree(theirs), reach, p=np.inf, output_type="coo_matrix")
-    a, b = windows[pairs.row], others[pairs.col]
-    share = (np.maximum(a[:, :2], b[:, :2]) < np.minimum(a[:, 2:], b[:, 2:])).all(axis=1)
-    out[pairs.row[share]] = True
-    return out

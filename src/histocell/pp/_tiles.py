@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import shapely
 
 from histocell._core import geometry, keys
 from histocell._core.errors import missing_key
-from histocell.images.tissue import find_tissue
+from histocell.images.tissue import find_tissue, outline_fraction
+from histocell.images.transformations import matrix_to_image, transform_points, transformations
 from histocell.io.tile_table import TILE_ID, tile_table, tile_windows
-from histocell.tables.access import is_spatialdata
-from histocell.tables.regions import slide_image
+from histocell.tables.regions import beside_image, open_slide
 
 if TYPE_CHECKING:
     import geopandas as gpd
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
+    from xarray import DataArray, DataTree
+
+    from histocell.tables.regions import Slide
 
 MIN_TILE_PX = 8
 
@@ -37,7 +41,9 @@ def tiles(
     Parameters
     ----------
     data
-        SpatialData with an image. Tissue is found as in :func:`histocell.pp.tissue_mask`.
+        SpatialData with an image. Reads ``shapes["tissue"]`` (``tissue-<section>`` for the image ``he-<section>``) where
+        it is there: of :func:`histocell.pp.tissue_mask`, edited by hand or drawn by another tool. Without it, tissue is
+        found as `tissue_mask` finds it by default.
     size_um
         Edge of a tile in um.
     overlap
@@ -59,31 +65,37 @@ def tiles(
         Column ``tile_id``; in the coordinate systems of the image.
     ``tables["tile_table"]`` : AnnData without variables
         ``obsm["spatial"]`` centres, ``obsm["patches"]``, ``obs["patch_inside"]``, ``obs["tissue_fraction"]``,
-        ``obs["mpp"]``: all that :func:`histocell.pp.embed_image` reads.
+        ``obs["section"]`` (as :func:`histocell.io.slide` recorded it, else by the name of the image), ``obs["mpp"]``: all that :func:`histocell.pp.embed_image` reads.
 
     Raises
     ------
     ValueError
         When no tile holds enough tissue, tiles would be smaller than a few px, or the resolution is unknown.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.pp.tissue_mask(sdata)
+    >>> hc.pp.tiles(sdata, size_um=56)
+    >>> sdata["tile_table"].obs["section"].cat.categories.tolist()
+    ['he']
     """
-    if not is_spatialdata(data):
-        msg = "hc.pp.tiles takes a SpatialData; hc.io.slide(path) makes one from a slide"
-        raise TypeError(msg)
     if not 0 <= overlap < 1:
         msg = f"overlap must be at least 0 and below 1, not {overlap}"
         raise ValueError(msg)
-    key, picture = slide_image(data, image_key, mpp)
-    size_px = size_um / picture.mpp
+    slide = open_slide(data, "tiles", image_key, mpp)
+    size_px = size_um / slide.mpp
     if not size_px >= MIN_TILE_PX:
-        msg = f"tiles of size_um={size_um:g} are {size_px:.3g} px at {picture.mpp:g} um per px; at least {MIN_TILE_PX} px hold a picture"
+        msg = f"tiles of size_um={size_um:g} are {size_px:.3g} px at {slide.mpp:g} um per px; they need at least {MIN_TILE_PX} px"
         raise ValueError(msg)
-    mask = find_tissue(picture)
     step = size_px * (1 - overlap)
-    height, width = picture.shape
+    height, width = slide.image.shape
     x, y = np.meshgrid(np.arange(size_px / 2, width, step), np.arange(size_px / 2, height, step))
     centers = np.column_stack([x.ravel(), y.ravel()])
     windows = geometry.square_windows(centers, size_px)
-    share = mask.fraction(windows)
+    outlines = data.shapes.get(beside_image(keys.TISSUE, slide.key))
+    share = _tissue_fraction(slide, outlines, windows)
     kept = share >= min_tissue
     if not kept.any():
         msg = (
@@ -91,13 +103,14 @@ def tiles(
             "hc.pp.tissue_mask(data), or lower min_tissue or size_um"
         )
         raise ValueError(msg)
-    shapes = _tile_shapes(data.images[key], windows[kept], share[kept])
+    shapes = _tile_shapes(slide.element, windows[kept], share[kept])
     table = tile_table(
         shapes,
         keys.TILES,
         windows[kept],
-        shape=picture.shape,
-        mpp=picture.mpp,
+        shape=slide.image.shape,
+        mpp=slide.mpp,
+        section=slide.section,
         size_um=size_um,
         centers=centers[kept],
     )
@@ -105,22 +118,35 @@ def tiles(
         from spatialdata import SpatialData
 
         return SpatialData(shapes={keys.TILES: shapes}, tables={keys.TILE_TABLE: table})
-    data.shapes[keys.TILES] = shapes
-    data.tables[keys.TILE_TABLE] = table
+    data.shapes[keys.TILES], data.tables[keys.TILE_TABLE] = shapes, table
     return None
 
 
-def _tile_shapes(image: Any, windows: NDArray[np.int32], share: NDArray[np.float64]) -> gpd.GeoDataFrame:
+def _tissue_fraction(
+    slide: Slide, outlines: gpd.GeoDataFrame | None, windows: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """Share of tissue in each window: by the outlines where they lie on the slide, else found on it."""
+    matrix = None if outlines is None else matrix_to_image(outlines, slide.element)
+    if outlines is None or matrix is None:
+        return find_tissue(slide.image).fraction(windows)
+    polygons = outlines.geometry.to_numpy()
+    if (shapely.get_dimensions(polygons) < 2).any():
+        msg = "the shapes of the tissue must be polygons; hc.pp.tissue_mask(data) finds some"
+        raise ValueError(msg)
+    return outline_fraction(shapely.transform(polygons, lambda xy: transform_points(xy, matrix)), windows)
+
+
+def _tile_shapes(
+    image: DataArray | DataTree, windows: NDArray[np.int32], share: NDArray[np.float64]
+) -> gpd.GeoDataFrame:
     """Tiles as polygons in the coordinate systems of the image."""
     import geopandas as gpd
-    import shapely
     from spatialdata.models import ShapesModel
-    from spatialdata.transformations import get_transformation
 
     ids = [f"tile_{i}" for i in range(len(windows))]
     boxes = shapely.box(windows[:, 1], windows[:, 0], windows[:, 3], windows[:, 2])
     frame = gpd.GeoDataFrame({TILE_ID: ids, keys.TISSUE_FRACTION: share}, geometry=boxes, index=ids)
-    return ShapesModel.parse(frame, transformations=dict(get_transformation(image, get_all=True)))
+    return ShapesModel.parse(frame, transformations=dict(transformations(image)))
 
 
 def tiles_from_shapes(
@@ -152,7 +178,7 @@ def tiles_from_shapes(
     `None`, or with ``inplace=False`` the table. Writes:
 
     ``tables["tile_table"]`` : AnnData without variables
-        The columns of the shapes, ``obs["tile_id"]``, ``obs["mpp"]``, ``obs["patch_inside"]``, ``obsm["spatial"]``
+        The columns of the shapes, ``obs["tile_id"]``, ``obs["section"]``, ``obs["mpp"]``, ``obs["patch_inside"]``, ``obsm["spatial"]``
         centres and ``obsm["patches"]``: all that :func:`histocell.pp.embed_image` reads.
 
     Raises
@@ -161,17 +187,25 @@ def tiles_from_shapes(
         When there are no such shapes.
     ValueError
         When they are no squares of one size, lie beside the image, or the resolution is unknown.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.pp.tiles(sdata, size_um=56)  # or sq.experimental.im.make_tiles(sdata, "he")
+    >>> table = hc.pp.tiles_from_shapes(sdata, "tiles", inplace=False)
+    >>> table.n_obs == len(sdata["tiles"])
+    True
     """
-    if not is_spatialdata(data):
-        msg = "hc.pp.tiles_from_shapes takes a SpatialData with an image and the shapes of tiles"
-        raise TypeError(msg)
+    slide = open_slide(data, "tiles_from_shapes", image_key, mpp)
     if shapes not in data.shapes:
         raise missing_key("shapes", shapes, data.shapes, "hc.pp.tiles(data) lays tiles over the tissue.")
-    key, picture = slide_image(data, image_key, mpp)
     frame = data.shapes[shapes]
-    windows = tile_windows(frame, shapes, picture.shape, image=data.images[key])
-    size_um = float(windows[0, 2] - windows[0, 0]) * picture.mpp
-    table = tile_table(frame, shapes, windows, shape=picture.shape, mpp=picture.mpp, size_um=size_um)
+    windows = tile_windows(frame, shapes, slide.image.shape, image=slide.element)
+    size_um = float(windows[0, 2] - windows[0, 0]) * slide.mpp
+    table = tile_table(
+        frame, shapes, windows, shape=slide.image.shape, mpp=slide.mpp, section=slide.section, size_um=size_um
+    )
     if not inplace:
         return table
     data.tables[keys.TILE_TABLE] = table

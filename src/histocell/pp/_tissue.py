@@ -1,8 +1,8 @@
-"""Where the tissue is, and which patches are worth embedding."""
+"""Outline of the tissue, and quality of patches."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -11,8 +11,9 @@ from histocell._core.errors import warn
 from histocell._core.settings import logger, progress_bar
 from histocell.images.quality import background_fraction, focus, mean_edges
 from histocell.images.tissue import find_tissue
-from histocell.tables.access import get_obsm, get_table, is_spatialdata
-from histocell.tables.regions import slide_image
+from histocell.images.transformations import transformations
+from histocell.tables.access import get_obsm
+from histocell.tables.regions import beside_image, open_slide
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
@@ -23,14 +24,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from histocell.images.slide_image import ImageSource
 
 EDGE_THRESHOLD = 15.0  # of the tiler that Hist2Cell used, on patches of 224 px
-QC_PX, QC_MPP = 224, 0.5
-
-
-def _beside(image_key: str, name: str) -> str:
-    """Name of an element that belongs to an image: ``he-C2`` and ``tissue`` give ``tissue-C2``."""
-    return name + image_key.removeprefix(keys.IMAGE) if image_key.startswith(f"{keys.IMAGE}-") else name
+QC_PX = 224
 
 
 def tissue_mask(
@@ -64,33 +61,38 @@ def tissue_mask(
     `None`, or with ``inplace=False`` the GeoDataFrame. Writes:
 
     ``shapes["tissue"]`` : polygons
-        One row for each piece, with ``area_um2``; in the coordinate systems of the image.
+        One row for each piece, with ``area_um2``; in the coordinate systems of the image. :func:`histocell.pp.tiles`
+        reads it. The tissue of an image ``he-C2`` is called ``tissue-C2``.
 
     Raises
     ------
     ValueError
         When no tissue is found or the resolution is unknown.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.pp.tissue_mask(sdata)
+    >>> bool((sdata["tissue"]["area_um2"] > 20_000).all())
+    True
     """
     import geopandas as gpd
     import shapely
     from spatialdata.models import ShapesModel
-    from spatialdata.transformations import get_transformation
 
-    if not is_spatialdata(data):
-        msg = "hc.pp.tissue_mask takes a SpatialData; hc.io.slide(path) makes one from a slide"
-        raise TypeError(msg)
-    key, picture = slide_image(data, image_key, mpp)
-    corner = picture.shape[::-1]  # a px of the mask may reach over the border
-    found = find_tissue(picture, min_area_um2=min_area_um2).polygons()
-    outlines = [shapely.transform(outline, lambda xy: np.minimum(xy, corner)) for outline in found]
-    if not outlines:
-        msg = f"no tissue found on image {key!r}; look at it, or lower min_area_um2 (now {min_area_um2:g})"
+    slide = open_slide(data, "tissue_mask", image_key, mpp)
+    corner = slide.image.shape[::-1]  # a px of the mask may reach over the border
+    polygons = find_tissue(slide.image, min_area_um2=min_area_um2).polygons()
+    outlines = shapely.transform(np.array(polygons, dtype=object), lambda xy: np.minimum(xy, corner))
+    if len(outlines) == 0:
+        msg = f"no tissue found on image {slide.key!r}; look at it, or lower min_area_um2 (now {min_area_um2:g})"
         raise ValueError(msg)
-    frame = gpd.GeoDataFrame({"area_um2": [outline.area * picture.mpp**2 for outline in outlines]}, geometry=outlines)
-    shapes = ShapesModel.parse(frame, transformations=dict(get_transformation(data.images[key], get_all=True)))
+    frame = gpd.GeoDataFrame({"area_um2": shapely.area(outlines) * slide.mpp**2}, geometry=outlines)
+    shapes = ShapesModel.parse(frame, transformations=dict(transformations(slide.element)))
     if not inplace:
         return shapes
-    data.shapes[_beside(key, key_added)] = shapes
+    data.shapes[beside_image(key_added, slide.key)] = shapes
     return None
 
 
@@ -98,7 +100,7 @@ def patch_qc(
     data: AnnData | SpatialData,
     *,
     rule: Literal["rgb", "edge"] = "rgb",
-    image: Any = None,
+    image: ImageSource | Mapping[str, ImageSource] | None = None,
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
@@ -129,35 +131,45 @@ def patch_qc(
         Log variance of the Laplacian of the grey image at 0.5 um per px; low when blurred.
     ``obs["patch_background"]`` : bool
         Whether `rule` calls the patch background. Their number is logged.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.pp.patches(sdata, size_um=56)
+    >>> hc.pp.patch_qc(sdata)
+    >>> sdata["table"].obs.columns.intersection(["tissue_fraction", "focus", "patch_background"]).size
+    3
     """
     import pandas as pd
 
     if rule not in {"rgb", "edge"}:
         msg = f"rule must be 'rgb' or 'edge', not {rule!r}"
         raise ValueError(msg)
-    table = get_table(data, table_key)
+    sections = Sections(data, table_key=table_key, library_key=library_key)
+    table = sections.table
     windows = np.asarray(get_obsm(table, keys.PATCHES, "Run hc.pp.patches(data) first."))
-    found = Sections(data, table_key=table_key, library_key=library_key).regions(image=image, image_key=image_key)
-    frame = pd.DataFrame(
-        {keys.TISSUE_FRACTION: np.nan, keys.FOCUS: np.nan, "patch_background": False}, index=table.obs_names
-    )
+    tissue, sharpness = np.full(table.n_obs, np.nan), np.full(table.n_obs, np.nan)
+    background = np.zeros(table.n_obs, dtype=bool)
     with progress_bar(total=table.n_obs, desc="patch quality", unit="patch") as bar:
-        for region in found:
-            picture: Any = region.image
-            frame.iloc[region.rows, 0] = find_tissue(picture).fraction(windows[region.rows])
+        for region in sections.regions(image=image, image_key=image_key):
+            if region.image is None:
+                continue
+            tissue[region.rows] = find_tissue(region.image).fraction(windows[region.rows])
             for row in region.rows:
-                patch = picture.read(*windows[row], out_shape=(QC_PX, QC_PX))
-                frame.iloc[row, 1] = focus(patch)
-                frame.iloc[row, 2] = (
+                patch = region.image.read(*windows[row], out_shape=(QC_PX, QC_PX))
+                sharpness[row] = focus(patch)
+                background[row] = (
                     background_fraction(patch) > 0.5 if rule == "rgb" else mean_edges(patch) <= EDGE_THRESHOLD
                 )
                 bar.update()
-    flagged = int(frame["patch_background"].sum())
+    flagged = int(background.sum())
     logger.info("%d of %d patches are background by the %s rule", flagged, table.n_obs, rule)
     if flagged == table.n_obs:
         warn(f"the {rule} rule calls all {flagged} patches background: are the coordinates those of this image?")
+    columns = {keys.TISSUE_FRACTION: tissue, keys.FOCUS: sharpness, "patch_background": background}
     if not inplace:
-        return frame
-    for name in frame:
-        table.obs[name] = frame[name]
+        return pd.DataFrame(columns, index=table.obs_names)
+    for name, values in columns.items():
+        table.obs[name] = values
     return None

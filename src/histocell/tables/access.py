@@ -1,4 +1,4 @@
-"""AnnData or SpatialData in; tables, slots and groups out."""
+"""Access to the table of AnnData or SpatialData, its slots, coordinates and labels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
+    from typing_extensions import TypeIs
 
     type Data = AnnData | SpatialData
 
 
-def is_spatialdata(data: object) -> bool:
+def is_spatialdata(data: object) -> TypeIs[SpatialData]:
     """Whether `data` is a SpatialData; imports nothing, since only an imported class has instances."""
     module = sys.modules.get("spatialdata")
     return module is not None and isinstance(data, module.SpatialData)
@@ -32,7 +33,7 @@ def get_table(data: Data, table_key: str | None = None) -> AnnData:
     if not is_spatialdata(data):
         msg = f"data must be an AnnData or a SpatialData, not {type(data).__name__}"
         raise TypeError(msg)
-    tables = data.tables  # type: ignore[union-attr]
+    tables = data.tables
     if table_key is None:
         if len(tables) == 0:
             msg = "this SpatialData holds no table yet; hc.pp.tiles(data) makes one from the tissue"
@@ -64,12 +65,12 @@ def coordinates(table: AnnData) -> NDArray[np.float64]:
     return xy[:, :2]
 
 
-def row_labels(table: AnnData, key: str) -> NDArray[Any]:
+def row_labels(table: AnnData, key: str, hint: str = "") -> NDArray[np.object_]:
     """``obs[key]`` as strings; missing values are an error."""
     if key not in table.obs:
-        raise missing_key("obs", key, table.obs.columns)
+        raise missing_key("obs", key, table.obs.columns, hint)
     column = table.obs[key]
     if column.isna().any():
         msg = f'obs["{key}"] is missing in {int(column.isna().sum())} rows'
         raise ValueError(msg)
-    return column.astype(str).to_numpy()
+    return np.asarray(column.astype(str), dtype=object)

@@ -1,27 +1,27 @@
-"""The image under each row of a table."""
+"""The image under each row of a table: rows by image, opened, with its resolution."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.errors import listing, missing_key
+from histocell._core.errors import listing
 from histocell.images.slide_image import open_image
 from histocell.images.transformations import matrix_to_image, transform_points, transformations
 from histocell.tables.access import coordinates, is_spatialdata
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
+    from xarray import DataArray, DataTree
 
     from histocell.images.slide_image import ImageSource, SlideImage
-    from histocell.tables.access import Data
 
 
 @dataclass(frozen=True)
@@ -32,159 +32,161 @@ class Region:
     ----------
     name
         Region of the SpatialData, library or section.
+    section
+        Label of the rows in ``obs["section"]`` where that tells the regions apart, else the name.
     rows
         Positions of the rows in the table.
     centers
         Their coordinates in full-resolution px of the image, shape ``(k, 2)``: x, y.
     image
         The image, `None` where none was asked for or found.
+    mpp
+        Micrometres per full-resolution px: of the image, else as ``obs["mpp"]`` records; `None` where it is unknown.
     """
+
+    name: str
+    section: str
+    rows: NDArray[np.intp]
+    centers: NDArray[np.float64]
+    image: SlideImage | None
+    mpp: float | None
+
+
+@dataclass(frozen=True)
+class Located:
+    """Rows of a region and the source of their image, not yet opened."""
 
     name: str
     rows: NDArray[np.intp]
     centers: NDArray[np.float64]
-    image: SlideImage | None
-
-    @property
-    def mpp(self) -> float | None:
-        """Micrometres per full-resolution px."""
-        return None if self.image is None else self.image.mpp
+    source: ImageSource | None
 
 
-def find_regions(
-    data: Data,
-    table: AnnData,
-    *,
-    image: ImageSource | Mapping[str, ImageSource] | None,
-    image_key: str | Mapping[str, str] | None,
-    library_key: str | None,
-    mpp: float | Mapping[str, float] | None,
-    need_image: bool,
-) -> list[Region]:
-    """Rows by the image that they lie on; the parameters are those of `Sections` and of its ``regions``."""
-    if not is_spatialdata(data):
-        return _anndata_regions(table, image, library_key, mpp, need_image=need_image)
-    if image is not None:
-        msg = "image= is for AnnData; a SpatialData holds its images, choose one with image_key="
-        raise ValueError(msg)
-    return _spatialdata_regions(data, table, image_key, mpp, need_image=need_image)
+def open_regions(table: AnnData, located: list[Located], mpp: float | Mapping[str, float] | None) -> list[Region]:
+    """Open the images, each with the mpp of the argument, else of ``obs["mpp"]``, else what the image says."""
+    sections = _section_labels(table, located)
+    regions = []
+    for region, section in zip(located, sections, strict=True):
+        given = entry_of(mpp, region.name, "mpp")
+        recorded = recorded_mpp(table, region.rows) if given is None else given
+        image = None if region.source is None else open_image(region.source, mpp=recorded)
+        resolution = recorded if image is None else image.mpp
+        regions.append(Region(region.name, section, region.rows, region.centers, image, resolution))
+    return regions
 
 
-def _per_region(value: Any, name: str, what: str) -> Any:
-    """`value` itself, or its entry for the region."""
-    if not hasattr(value, "keys") or hasattr(value, "dtype") or hasattr(value, "children"):
-        return value
+def _section_labels(table: AnnData, located: list[Located]) -> list[str]:
+    """``obs["section"]`` of each region where it tells them apart, else their names."""
+    names = [region.name for region in located]
+    if keys.SECTION not in table.obs:
+        return names
+    labels = table.obs[keys.SECTION].astype(str).to_numpy()
+    levels = [set(labels[region.rows]) for region in located]
+    distinct = all(len(each) == 1 for each in levels) and len(set().union(*levels)) == len(located)
+    return [str(*each) for each in levels] if distinct else names
+
+
+def by_name(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """Whether `value` maps names to values; a multiscale image element is a mapping, too, but an image."""
+    return isinstance(value, Mapping) and not hasattr(value, "subtree")
+
+
+def entry_of[T](value: T | Mapping[str, T], name: str, what: str) -> T:
+    """`value` itself, or its entry for a region where it is a mapping."""
+    if not by_name(value):
+        return cast("T", value)
     if name not in value:
         msg = f"{what} has no entry for {name!r}; it has: {listing(value)}"
         raise KeyError(msg)
     return value[name]
 
 
-def _anndata_regions(
-    table: AnnData, image: Any, library_key: str | None, mpp: Any, *, need_image: bool
-) -> list[Region]:
-    xy = coordinates(table)
-    if library_key is None and keys.SECTION in table.obs and (image is None or hasattr(image, "keys")):
-        library_key = keys.SECTION
-    if library_key is None:
-        groups = {_name_of_all(table): np.arange(table.n_obs)}
-    elif library_key not in table.obs:
-        raise missing_key(
-            "obs", library_key, table.obs.columns, "library_key= names the column that tells images apart."
-        )
-    else:
-        labels = table.obs[library_key].astype(str).to_numpy()
-        groups = {name: np.flatnonzero(labels == name) for name in dict.fromkeys(labels)}
-    if image is not None and not hasattr(image, "keys") and len(groups) > 1:
-        msg = f"one image for {len(groups)} libraries ({listing(groups)}); give a mapping from library to image"
-        raise ValueError(msg)
-    out = []
-    for name, rows in groups.items():
-        source = _per_region(image, name, "image") if image is not None else _known_image(table, name)
-        if source is None and need_image:
-            msg = (
-                f'no image for {name}: give image= (a path or an array), or set uns["spatial"][library]["metadata"]'
-                '["source_image_path"], or build a SpatialData with hc.io.from_anndata(adata, image=..., mpp=...)'
-            )
-            raise ValueError(msg)
-        opened = None if source is None else open_image(source, mpp=_resolution(table, name, rows, mpp))
-        out.append(Region(name, rows, xy[rows], opened))
-    return out
-
-
-def _name_of_all(table: AnnData) -> str:
-    """What the rows of a table are called that all lie on one image: their section where they have one."""
-    sections = set(table.obs[keys.SECTION].astype(str)) if keys.SECTION in table.obs else set()
-    return str(sections.pop()) if len(sections) == 1 else "the table"
-
-
-def _resolution(table: AnnData, name: str, rows: NDArray[np.intp], mpp: Any) -> float | None:
-    """The mpp to open an image with: the argument, then what was recorded for the rows, then whatever the image says."""
-    given = _per_region(mpp, name, "mpp")
-    return one_mpp(table, rows) if given is None else given
-
-
-def one_mpp(table: AnnData, rows: NDArray[np.intp]) -> float | None:
-    """``obs["mpp"]`` of rows where it is there and one value, else `None`."""
+def recorded_mpp(table: AnnData, rows: NDArray[np.intp]) -> float | None:
+    """``obs["mpp"]`` of rows where it is one known value, else `None`."""
     if keys.MPP not in table.obs:
         return None
     values = np.unique(np.asarray(table.obs[keys.MPP], dtype=np.float64)[rows])
     return float(values[0]) if len(values) == 1 and np.isfinite(values[0]) else None
 
 
-def _known_image(table: AnnData, name: str) -> str | None:
+def check_single_image(image: object, groups: Mapping[str, NDArray[np.intp]]) -> None:
+    """Refuse one image for several libraries."""
+    if image is not None and not by_name(image) and len(groups) > 1:
+        msg = f"one image for {len(groups)} libraries ({listing(groups)}); give a mapping from library to image"
+        raise ValueError(msg)
+
+
+def image_files(
+    table: AnnData,
+    groups: Mapping[str, NDArray[np.intp]],
+    image: ImageSource | Mapping[str, ImageSource] | None,
+    *,
+    need_image: bool,
+) -> list[Located]:
+    """The groups of rows of an AnnData with the images that were given or are known from files."""
+    xy = coordinates(table)
+    check_single_image(image, groups)
+    located = []
+    for name, rows in groups.items():
+        source = _known_file(table, name) if image is None else cast("ImageSource", entry_of(image, name, "image"))
+        if source is None and need_image:
+            msg = (
+                f'no image for {name}: give image= (a path or an array), or set uns["spatial"][library]["metadata"]'
+                '["source_image_path"], or build a SpatialData with hc.io.from_anndata(adata, image=..., mpp=...)'
+            )
+            raise ValueError(msg)
+        located.append(Located(name, rows, xy[rows], source))
+    return located
+
+
+def _known_file(table: AnnData, name: str) -> str | None:
     """The image file that was used before, or that ``uns["spatial"]`` (Space Ranger, scanpy) points to."""
-    from pathlib import Path
-
-    if (path := keys.read_provenance(table, "images").get(name)) and Path(path).exists():
-        return path
     libraries = table.uns.get("spatial", {})
-    entry = libraries.get(name) or (next(iter(libraries.values())) if len(libraries) == 1 else None)
-    path = (entry or {}).get("metadata", {}).get("source_image_path")
-    return str(path) if path and Path(str(path)).exists() else None
+    entry = libraries.get(name) or (next(iter(libraries.values())) if len(libraries) == 1 else None) or {}
+    used, source = keys.read_provenance(table, "images").get(name), entry.get("metadata", {}).get("source_image_path")
+    return next((str(path) for path in (used, source) if path and Path(str(path)).exists()), None)
 
 
-def _spatialdata_regions(sdata: Any, table: AnnData, image_key: Any, mpp: Any, *, need_image: bool) -> list[Region]:
+def image_elements(
+    sdata: SpatialData, table: AnnData, image_key: str | Mapping[str, str] | None, *, need_image: bool
+) -> list[Located]:
+    """The regions that a table of a SpatialData annotates, with their image elements."""
     attrs = table.uns.get("spatialdata_attrs")
     if attrs is None:
         msg = "the table annotates no region of the SpatialData; build it with spatialdata.models.TableModel.parse"
         raise ValueError(msg)
     labels = table.obs[attrs["region_key"]].astype(str).to_numpy()
     instances = table.obs[attrs["instance_key"]].to_numpy()
-    out = []
+    located = []
     for name in dict.fromkeys(labels):
         rows = np.flatnonzero(labels == name)
-        key = _per_region(image_key, name, "image_key") or _find_image(sdata, name, need_image=need_image)
+        key = entry_of(image_key, name, "image_key") or _choose_image(sdata, name, need_image=need_image)
         if key is not None and key not in sdata.images:
             msg = f"image {key!r} not found; available: {listing(sdata.images)}"
             raise KeyError(msg)
-        resolution = _resolution(table, name, rows, mpp)
-        opened = None if key is None else open_image(sdata.images[key], mpp=resolution)
-        out.append(Region(name, rows, _centers(sdata, table, name, key, rows, instances[rows]), opened))
-    return out
+        on_image = key is not None and name in sdata.shapes
+        centers = _centroids(sdata, name, str(key), instances[rows]) if on_image else coordinates(table)[rows]
+        located.append(Located(name, rows, centers, None if key is None else sdata.images[key]))
+    return located
 
 
-def _centers(
-    sdata: Any, table: AnnData, region: str, image_key: str | None, rows: NDArray[np.intp], instances: NDArray[Any]
-) -> NDArray[np.float64]:
-    """Centres of the instances in px of the image, by the transformations that the two share."""
-    if region not in sdata.shapes or image_key is None:
-        return coordinates(table)[rows]
-    shapes, image = sdata.shapes[region], sdata.images[image_key]
-    place = shapes.index.get_indexer(instances)
-    if (place < 0).any():
-        absent = instances[place < 0]
+def _centroids(sdata: SpatialData, region: str, image_key: str, instances: NDArray[np.object_]) -> NDArray[np.float64]:
+    """Centres of the instances in px of the image, by the coordinate system that shapes and image share."""
+    shapes = sdata.shapes[region]
+    index = shapes.index.get_indexer(instances)
+    if (index < 0).any():
+        absent = instances[index < 0]
         msg = f"{len(absent)} rows of the table have no shape in {region!r}: {listing(absent, 5)}"
         raise ValueError(msg)
-    matrix = matrix_to_image(shapes, image)
+    matrix = matrix_to_image(shapes, sdata.images[image_key])
     if matrix is None:
         msg = f"shapes {region!r} and image {image_key!r} share no coordinate system, so spots cannot be placed on it"
         raise ValueError(msg)
     centroids = shapes.geometry.centroid
-    return transform_points(np.column_stack([centroids.x, centroids.y])[place], matrix)
+    return transform_points(np.column_stack([centroids.x, centroids.y])[index], matrix)
 
 
-def _find_image(sdata: Any, region: str, *, need_image: bool) -> str | None:
+def _choose_image(sdata: SpatialData, region: str, *, need_image: bool) -> str | None:
     """The image of a region: the one that shares a coordinate system with it, then the one whose name ends alike."""
     images = [key for key in sdata.images if not key.endswith("thumbnail")]  # ours and wsidata's: nothing to measure on
     if region in sdata.shapes:
@@ -206,10 +208,10 @@ def _find_image(sdata: Any, region: str, *, need_image: bool) -> str | None:
     raise ValueError(msg)
 
 
-def record_mpp(table: AnnData, found: list[Region]) -> NDArray[np.float64]:
+def record_mpp(table: AnnData, regions: list[Region]) -> NDArray[np.float64]:
     """Micrometres per px of each row, or the error that asks for it."""
     out = np.full(table.n_obs, np.nan)
-    for region in found:
+    for region in regions:
         if region.mpp is None:
             msg = (
                 f"the resolution of the image of {region.name} is unknown: neither the file nor the element says it. Give "
@@ -221,18 +223,64 @@ def record_mpp(table: AnnData, found: list[Region]) -> NDArray[np.float64]:
     return out
 
 
-def slide_image(sdata: SpatialData, image_key: str | None, mpp: float | None) -> tuple[str, Any]:
-    """The one image of a slide, opened, with its resolution known."""
-    images = list(sdata.images)
+@dataclass(frozen=True)
+class Slide:
+    """An image that is looked at as a whole, and its resolution, which is known.
+
+    Attributes
+    ----------
+    key, element
+        Name of the image in the SpatialData, and the element.
+    image
+        The image, opened.
+    mpp
+        Micrometres per full-resolution px.
+    section
+        Label of the slide for ``obs["section"]``.
+    """
+
+    key: str
+    element: DataArray | DataTree
+    image: SlideImage
+    mpp: float
+    section: str
+
+
+def open_slide(data: object, verb: str, image_key: str | None, mpp: float | None) -> Slide:
+    """The one image of a SpatialData, or the one that was named, with its resolution known.
+
+    Parameters
+    ----------
+    data
+        Anything; what is no SpatialData is refused in the name of `verb`.
+    """
+    if not is_spatialdata(data):
+        msg = f"hc.pp.{verb} takes a SpatialData; hc.io.slide(path) makes one from a slide"
+        raise TypeError(msg)
+    images = data.images
     if image_key is None and len(images) != 1:
         msg = f"choose the image with image_key=; this SpatialData has: {listing(images)}"
         raise ValueError(msg)
-    key = images[0] if image_key is None else image_key
+    key = next(iter(images)) if image_key is None else image_key
     if key not in images:
         msg = f"image {key!r} not found; available: {listing(images)}"
         raise KeyError(msg)
-    opened = open_image(sdata.images[key], mpp=mpp)
-    if opened.mpp is None:
+    image = open_image(images[key], mpp=mpp)
+    if image.mpp is None:
         msg = f"the resolution of image {key!r} is unknown; give mpp= (um per full-resolution px)"
         raise ValueError(msg)
-    return key, opened
+    return Slide(key, images[key], image, image.mpp, _slide_section(data, key))
+
+
+def beside_image(name: str, image_key: str) -> str:
+    """Name of an element that belongs to an image: ``tissue`` beside ``he-C2`` is ``tissue-C2``."""
+    return name + image_key.removeprefix(keys.IMAGE) if image_key.startswith(f"{keys.IMAGE}-") else name
+
+
+def _slide_section(sdata: SpatialData, image_key: str) -> str:
+    """Section of a slide: as :func:`histocell.io.slide` recorded it, else by the name of the image (``he-C2``: C2)."""
+    recorded = sdata.attrs.get(keys.PROVENANCE, {}).get("sections", {})
+    named = image_key.removeprefix(f"{keys.IMAGE}-")
+    if image_key in recorded or named != image_key or len(recorded) != 1:
+        return recorded.get(image_key, named)
+    return next(iter(recorded.values()))  # another image of the one slide, such as a normalised one

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from histocell._core import keys
 from histocell._core.errors import listing
 from histocell._core.geometry import check_mpp
 from histocell.tables.access import coordinates, get_table, is_spatialdata, row_labels
-from histocell.tables.regions import find_regions, one_mpp
+from histocell.tables.regions import by_name, image_elements, image_files, open_regions, recorded_mpp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,15 +75,16 @@ class Sections:
     ) -> None:
         self._data = data
         self.table: AnnData = get_table(data, table_key)
-        self._given_library_key = library_key
+        self._key_is_given = library_key is not None
         self.group_key = group_key
         self._mpp = mpp
         region_key = self.table.uns.get("spatialdata_attrs", {}).get("region_key") if is_spatialdata(data) else None
         known = [key for key in (keys.SECTION, region_key) if key is not None and key in self.table.obs]
         self.library_key: str | None = library_key or next(iter(known), None)
-        n = self.table.n_obs
-        self.labels: NDArray[Any] = (
-            np.full(n, ALL, dtype=object) if self.library_key is None else row_labels(self.table, self.library_key)
+        self.labels: NDArray[np.object_] = (
+            np.full(self.table.n_obs, ALL, dtype=object)
+            if self.library_key is None
+            else row_labels(self.table, self.library_key, "library_key= names the column of sections or slides.")
         )
         self.names: list[str] = [str(name) for name in dict.fromkeys(self.labels)]
 
@@ -95,7 +96,7 @@ class Sections:
         """Positions of the rows of each section."""
         return [np.flatnonzero(self.labels == name) for name in self.names]
 
-    def replicate_key(self, rows: NDArray[Any] | slice = slice(None)) -> str | None:
+    def replicate_key(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice = slice(None)) -> str | None:
         """Column whose levels are the replicates of `rows`.
 
         The column that was named; else ``patient``, else the section, whichever has two levels among the rows; `None`
@@ -123,7 +124,7 @@ class Sections:
         labels = row_labels(self.table, key)
         return [self.constant(labels, key, name) for name in self.names]
 
-    def constant(self, labels: NDArray[Any], key: str, section: str) -> str:
+    def constant(self, labels: NDArray[np.object_], key: str, section: str) -> str:
         """The one value that `labels`, of ``obs[key]``, have in a section; an error where they have several."""
         found = np.unique(labels[self.labels == section])
         if len(found) != 1:
@@ -150,15 +151,22 @@ class Sections:
         need_image
             Whether a missing image is an error.
         """
-        return find_regions(
-            self._data,
-            self.table,
-            image=image,
-            image_key=image_key,
-            library_key=self._given_library_key,
-            mpp=self._mpp,
-            need_image=need_image,
-        )
+        if not is_spatialdata(self._data):
+            located = image_files(self.table, self._libraries(image), image, need_image=need_image)
+        elif image is None:
+            located = image_elements(self._data, self.table, image_key, need_image=need_image)
+        else:
+            msg = "image= is for AnnData; a SpatialData holds its images, choose one with image_key="
+            raise ValueError(msg)
+        return open_regions(self.table, located, self._mpp)
+
+    def _libraries(self, image: object) -> dict[str, NDArray[np.intp]]:
+        """Rows of an AnnData by library; all rows are one where one image was given and no column was named."""
+        one_image = image is not None and not by_name(image) and not self._key_is_given
+        if self.library_key is None or one_image:
+            name = self.names[0] if self.library_key and len(self) == 1 else "the table"
+            return {name: np.arange(self.table.n_obs)}
+        return dict(zip(self.names, self.rows, strict=True))
 
     def coordinates_px(self) -> NDArray[np.float64]:
         """Coordinates (x, y) in full-resolution px, shape ``(n_obs, 2)``: ``obsm["spatial"]``, else centres of the shapes."""
@@ -199,4 +207,4 @@ class Sections:
 
     def section_mpp(self, section: int) -> float | None:
         """Micrometres per px that ``obs["mpp"]`` gives for a section, `None` where it is unknown or not one value."""
-        return one_mpp(self.table, self.rows[section])
+        return recorded_mpp(self.table, self.rows[section])

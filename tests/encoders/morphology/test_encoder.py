@@ -13,7 +13,8 @@ from histocell.encoders.morphology.encoder import Morphology
 from histocell.images.slide_image import open_image
 from histocell.images.stain.estimate import estimate_stains, stains_of
 from histocell.kernels.texture import unmix
-from histocell.nuclei.measurements import nuclei_table, segment_nuclei
+from histocell.nuclei.measurements import nuclei_table
+from histocell.nuclei.watershed import segment_nuclei
 
 MPP = 0.5
 GLASS = np.array([240.0, 236.0, 241.0])

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histocell.encoders.morphology.nuclei import SUMS as NUCLEAR_SUMS
+from histocell.encoders.morphology.nuclei import nuclear_sums
 from histocell.kernels.filters import blur, gaussian_taps, halve
 from histocell.kernels.texture import (
     COLOUR_SUMS,
@@ -17,8 +19,8 @@ from histocell.kernels.texture import (
     lbp_sums,
     unmix,
 )
-from histocell.nuclei.measurements import SUMS as NUCLEAR_SUMS
-from histocell.nuclei.measurements import nuclear_sums, nuclei_table, segment_nuclei
+from histocell.nuclei.measurements import nuclei_table
+from histocell.nuclei.watershed import segment_nuclei
 
 if TYPE_CHECKING:
     from histocell.images.stain.estimate import StainEstimate

@@ -12,9 +12,9 @@ from histocell.encoders.morphology.blocks import (
     GRADIENT_UM,
     N_BINS,
 )
+from histocell.encoders.morphology.nuclei import AROUND, CLASSES
+from histocell.encoders.morphology.nuclei import SUMS as NUCLEAR_SUMS
 from histocell.kernels.texture import N_LBP
-from histocell.nuclei.measurements import AROUND, CLASSES
-from histocell.nuclei.measurements import SUMS as NUCLEAR_SUMS
 
 # Added to denominators: features of places with little tissue or few nuclei tend to 0, not to noise.
 _LITTLE_TISSUE = 0.02
