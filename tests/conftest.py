@@ -10,6 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+collect_ignore = ["benchmarks"]  # scripts
 mpl.use("Agg")
 os.environ["HISTOCELL_PROGRESS"] = "0"
 

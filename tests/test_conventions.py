@@ -1,31 +1,51 @@
-"""What every public function keeps to."""
+"""Conventions of the public functions, and the page that lists them."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 
 FORBIDDEN = {"seed", "random_state", "save", "copy", "verbose", "n_jobs"}
+PACKAGES = ["bench", "datasets", "encoders", "get", "io", "metrics", "models", "pl", "pp", "tl"]
+API_PAGE = Path(__file__).parents[1] / "docs" / "api.md"
+# Parameters and results that may be of any type, with the reason.
+ANY: dict[str, str] = {}
+
+
+def public_things() -> dict[str, object]:
+    """Public functions and classes by name."""
+    things = {}
+    for package in PACKAGES:
+        module = importlib.import_module(f"histocell.{package}")
+        for name in getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]:
+            thing = getattr(module, name)
+            own = hasattr(module, "__all__") or getattr(thing, "__module__", None) == module.__name__
+            if own and (inspect.isfunction(thing) or inspect.isclass(thing)):
+                things[f"{package}.{name}"] = thing
+    return things
 
 
 def public_functions() -> list:
-    return list(_public_functions())
+    return [
+        pytest.param(name.partition(".")[0], thing, id=name)
+        for name, thing in public_things().items()
+        if inspect.isfunction(thing)
+    ]
 
 
-def _public_functions():
-    for package in ["bench", "datasets", "encoders", "io", "pl", "pp", "tl"]:
-        module = importlib.import_module(f"histocell.{package}")
-        for name in module.__all__:
-            thing = getattr(module, name)
-            if inspect.isfunction(thing):
-                yield pytest.param(package, thing, id=f"{package}.{name}")
-    for module_name in ["get", "metrics"]:
-        module = importlib.import_module(f"histocell.{module_name}")
-        for name, thing in vars(module).items():
-            if inspect.isfunction(thing) and thing.__module__ == module.__name__ and not name.startswith("_"):
-                yield pytest.param(module_name, thing, id=f"{module_name}.{name}")
+def takes_any(annotation: str) -> bool:
+    """Whether an annotation allows everything: `Any` itself, or a union with it."""
+    node = ast.parse(annotation, mode="eval").body
+    while isinstance(node, ast.BinOp):
+        if ast.unparse(node.right) == "Any":
+            return True
+        node = node.left
+    return ast.unparse(node) == "Any"
 
 
 @pytest.mark.parametrize(("package", "function"), public_functions())
@@ -62,3 +82,17 @@ class TestConventions:
         signature = inspect.signature(function)
         assert signature.return_annotation is not inspect.Signature.empty
         assert all(p.annotation is not p.empty for p in signature.parameters.values())
+
+    def test_example(self, package, function):
+        text = inspect.getdoc(function)
+        assert "Examples\n--------" in text
+        assert ">>> " in text.partition("Examples\n--------")[2]
+
+    def test_types_say_something(self, package, function):
+        found = {name for name, annotation in function.__annotations__.items() if takes_any(annotation)}
+        assert found == {name for name in function.__annotations__ if f"{package}.{function.__name__}.{name}" in ANY}
+
+
+def test_api_page_lists_everything():
+    listed = re.findall(r"^   (\w+\.\w+)$", API_PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(listed) == sorted(public_things())

@@ -16,7 +16,7 @@ from histocell._core.keys import read_provenance
 from histocell.datasets._tissue.anatomy import TYPICAL, draw_anatomy, vary_subject
 from histocell.datasets._tissue.cells import CELL_TYPES, place_cells
 from histocell.datasets._tissue.expression import MARKERS
-from histocell.datasets._tissue.fields import thin_discs, upsample
+from histocell.datasets._tissue.fields import sample, thin_discs, upsample
 from histocell.datasets._tissue.rendering import render
 
 SIZE_PX = 800
@@ -254,7 +254,7 @@ def test_background_is_white_outside_the_tissue() -> None:
     assert outside.mean() > 0.02
     np.testing.assert_allclose(image[outside].mean(axis=0), TYPICAL.white, atol=1.5)
     assert image[outside].std() < 6
-    where = anatomy.at(anatomy.tissue, cells["x"].to_numpy(), cells["y"].to_numpy())
+    where = sample(anatomy.tissue, cells["x"].to_numpy(), cells["y"].to_numpy())
     assert (where > 0).all()
 
 
@@ -264,11 +264,11 @@ def test_cells_keep_to_their_compartments() -> None:
     cells = place_cells(anatomy, TYPICAL, rng=rng)
     x, y = cells["x"].to_numpy(), cells["y"].to_numpy()
     code = {name: cells["type"].to_numpy() == i for i, name in enumerate(CELL_TYPES)}
-    nest = anatomy.at(anatomy.nest, x, y)
+    nest = sample(anatomy.nest, x, y)
     assert (nest[code["tumour"]] > 0).mean() > 0.97
     assert (nest[code["fibroblast"]] < 0).all()
-    assert (anatomy.at(anatomy.lumen, x, y) < 0).all()
-    assert np.mean(anatomy.at(anatomy.immune, x, y)[code["lymphocyte"]] > 0.5) > 0.6
+    assert (sample(anatomy.lumen, x, y) < 0).all()
+    assert np.mean(sample(anatomy.immune, x, y)[code["lymphocyte"]] > 0.5) > 0.6
 
 
 def test_batch_effect_switches_differences_off() -> None:

@@ -19,6 +19,7 @@ from histocell._core.settings import progress_bar
 from histocell.datasets._tissue.anatomy import TYPICAL, draw_anatomy, vary_subject
 from histocell.datasets._tissue.cells import CELL_TYPES, place_cells
 from histocell.datasets._tissue.expression import count_cells, count_spots, draw_genes
+from histocell.datasets._tissue.fields import sample
 from histocell.datasets._tissue.rendering import render
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def _spots(anatomy: Anatomy, *, pitch_um: float, diameter_um: float) -> np.ndarr
     centres = centres[centres[:, 0] <= anatomy.side_um - radius]
     r, phi = np.meshgrid(radius * np.sqrt((np.arange(4) + 0.5) / 4), np.arange(12) * np.pi / 6)
     probes = centres[:, None] + np.stack([r * np.cos(phi), r * np.sin(phi)], axis=-1).reshape(1, -1, 2)
-    on_tissue = (anatomy.at(anatomy.tissue, probes[..., 0], probes[..., 1]) > 0).mean(axis=1) >= 0.5
+    on_tissue = (sample(anatomy.tissue, probes[..., 0], probes[..., 1]) > 0).mean(axis=1) >= 0.5
     if not on_tissue.any():
         msg = f"no spot lies on tissue in a section of {anatomy.side_um:g} um: use a larger size_px"
         raise ValueError(msg)

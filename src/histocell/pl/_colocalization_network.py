@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from scipy.cluster import hierarchy
 
 from histocell.pl._colocalization import DIVERGING, KEY, choose_names, cluster, pick, read_result, result_names
-from histocell.pl._style import MUTED, bare, finish, new_axes, styled
+from histocell.pl._style import MUTED, finish, hide_frame, new_axes, styled
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def colocalization_network(
         for name, (x, y), turn, used in zip(names, points, np.degrees(angle), linked, strict=True):
             _name_node(axis, name, (x, y), turn, color="0.1" if used else MUTED)
         _legend(axis, limit, cmap, empty=len(strength) == 0, significance=significance)
-        bare(axis)
+        hide_frame(axis)
         axis.set_aspect("equal")
         axis.set_xlim(-1.05, 1.05)
         axis.set_ylim(-1.05, 1.05)

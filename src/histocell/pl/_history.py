@@ -1,9 +1,9 @@
-"""How a training went."""
+"""Curves of a training: losses by epoch, scores by penalty."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -68,6 +68,18 @@ def history(
         If the slot is not there.
     ValueError
         If the model keeps no curve, as the mean baseline does.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(3, n_patients=3, size_px=600)
+    >>> hc.pp.patches(sdata)
+    >>> hc.pp.embed_image(sdata, "morphology")
+    >>> hc.pp.split(sdata, by="patient", test=["P3"])
+    >>> hc.tl.fit_abundance(sdata, "X_morphology", model="ridge")
+    >>> ax = hc.pl.history(sdata)
+    >>> ax.get_xlabel()
+    'penalty'
     """
     table = get_table(data, table_key)
     if key not in table.uns:
@@ -85,7 +97,9 @@ def history(
         if losses:
             _draw_losses(axis, losses, curves.get("best_epoch"))
         else:
-            _draw_path(axis, curves["alphas"], curves["cv_score"], _criterion(model))
+            criterion = re.search(r'"criterion": *"(\w+)"', str(model.get("config", "")))
+            label = _CRITERIA.get(criterion[1] if criterion else "", "score on held-out groups")
+            _draw_path(axis, curves["alphas"], curves["cv_score"], label)
     return finish(axis, created=ax is None, show=show)
 
 
@@ -136,24 +150,3 @@ def _draw_path(ax: Axes, alphas: Floats, score: Floats, label: str) -> None:
         ax.axvline(best, color="black", linewidth=0.8, linestyle=":", label=f"best mean: {best:.2g}")
     ax.set(xscale="log", xlabel="penalty", ylabel=label)
     ax.legend(loc="best")
-
-
-def _criterion(model: Mapping[str, Any]) -> str:
-    """What `cv_score` is, from wherever the config names the criterion."""
-    text = str(model.get("config", ""))
-    try:
-        found = _find(json.loads(text), "criterion")
-    except json.JSONDecodeError:
-        found = None
-    return _CRITERIA.get(str(found), "score on held-out groups")
-
-
-def _find(node: Any, name: str) -> Any:
-    """The first value called `name` in nested mappings."""
-    if isinstance(node, dict):
-        if name in node:
-            return node[name]
-        for child in node.values():
-            if (found := _find(child, name)) is not None:
-                return found
-    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,9 +12,10 @@ from matplotlib.ticker import MaxNLocator
 from histocell import get
 from histocell._core import keys
 from histocell._core.errors import listing, warn
+from histocell.pl._choices import choose
 from histocell.pl._panels import Panel, map_axes, quantity, shared_views, upper_limit
 from histocell.pl._sections import add_scalebar, draw_spots, draw_tissue, find_sections, tissue_image
-from histocell.pl._style import AMOUNT, finish, styled
+from histocell.pl._style import AMOUNT, check_axes, finish, styled
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
-    from histocell.pl._sections import Section
+    from histocell.pl._sections import Images, Section
     from histocell.tables.access import Data
 
 MAX_TYPES = 24
@@ -42,7 +43,7 @@ def abundance(
     key: str = keys.PREDICTED,
     truth: str | Literal[False] | None = None,
     section: str | Sequence[str] | None = None,
-    image: Any = True,
+    image: Images | bool = True,
     image_alpha: float = 0.45,
     cmap: str | Colormap = AMOUNT,
     vmax: float | str | Mapping[str, float] = "p99",
@@ -53,7 +54,7 @@ def abundance(
     ax: Axes | Sequence[Axes] | None = None,
     show: bool | None = None,
     table_key: str | None = None,
-) -> Axes | NDArray[Any] | None:
+) -> Axes | NDArray[np.object_] | None:
     """Map cell abundances on the tissue, the measured ones beside the predicted ones.
 
     Spots are drawn at their true size. Truth and prediction of a cell type share one colour scale, which starts at 0.
@@ -108,6 +109,14 @@ def abundance(
         If a slot, a cell type or a section is not there.
     ValueError
         If there are too many sections, or not as many axes as maps.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> ax = hc.pl.abundance(sdata, "tumour", key="cell_abundance")
+    >>> ax.get_title()
+    'tumour'
     """
     table = get_table(data, table_key)
     predicted = get.abundance(table, key)
@@ -119,22 +128,26 @@ def abundance(
         msg += f"{sections[0].name!r}: {listing(each.name for each in sections)}"
         raise ValueError(msg)
     panels = _panels(sections, predicted, measured, key)
-    split = table.obs[keys.SPLIT].astype(str).to_numpy() if keys.SPLIT in table.obs else None
-    colours = plt.get_cmap(cmap)  # an unknown name fails before there is a figure
+    split = np.asarray(table.obs[keys.SPLIT] if keys.SPLIT in table.obs else [""] * table.n_obs, dtype=np.str_)
+    colormap = plt.get_cmap(cmap)  # an unknown name fails before there is a figure
     views = shared_views(panels)
-    max_px = 900 if len(names) * len(panels) <= MANY_MAPS else 400
-    pictures = {each.name: tissue_image(each, views[each.name], max_px) for each in sections}
+    shape = (len(names), len(panels))
+    max_px = 900 if shape[0] * shape[1] <= MANY_MAPS else 400
+    images = {each.name: tissue_image(each, views[each.name], max_px) for each in sections}
     label = quantity(predicted if measured is None else measured)
+    separator = "\n" if len(sections) > 1 else ", "
     with styled(ax is None):
-        axes = map_axes(panels, len(names), ncols, figsize) if ax is None else _given(ax, (len(names), len(panels)))
+        if ax is None:
+            axes = map_axes(panels, len(names), ncols, figsize)
+        else:
+            axes = check_axes(ax, shape, f"{shape[0]} cell types x {shape[1]} maps of each need {shape[0] * shape[1]}")
         for row, name in zip(axes, names, strict=True):
             limit = upper_limit(name, panels, vmax)
             for axis, panel in zip(row, panels, strict=True):
-                place = panel.section.name
-                draw_tissue(axis, pictures[place], views[place], alpha=image_alpha)
-                spots = draw_spots(axis, panel.section, panel.column(name), cmap=colours, vmax=limit, size=size)
-                join = "\n" if len(sections) > 1 else ", "
-                axis.set_title(join.join(filter(None, [panel.title, panel.score(name, split)])), pad=3)
+                shown = panel.section.name
+                draw_tissue(axis, images[shown], views[shown], alpha=image_alpha)
+                spots = draw_spots(axis, panel.section, panel.column(name), cmap=colormap, vmax=limit, size=size)
+                axis.set_title(separator.join(filter(None, [panel.title, panel.score(name, split)])), pad=3)
             _name_row(row, name)
             _colorbar(row, spots, panels, name, limit, label)
             if scalebar:
@@ -143,29 +156,20 @@ def abundance(
 
 
 def _measured(table: AnnData, key: str, truth: str | Literal[False] | None) -> pd.DataFrame | None:
-    if (
-        truth is False
-        or truth == key
-        or (truth is None and (key == keys.ABUNDANCE or keys.ABUNDANCE not in table.obsm))
-    ):
-        return None
-    return get.abundance(table, truth or keys.ABUNDANCE)
+    if truth is None and keys.ABUNDANCE in table.obsm:
+        truth = keys.ABUNDANCE
+    return None if not truth or truth == key else get.abundance(table, truth)
 
 
 def _choose_types(frame: pd.DataFrame, cell_types: str | Sequence[str] | None) -> list[str]:
     columns = list(frame.columns)
-    if cell_types is None:
-        if len(columns) <= MAX_TYPES:
-            return columns
-        warn(f"showing the {MAX_TYPES} most abundant of {len(columns)} cell types; choose others with cell_types=")
-        most = set(frame.mean().nlargest(MAX_TYPES).index)
-        return [name for name in columns if name in most]
-    wanted = [cell_types] if isinstance(cell_types, str) else list(cell_types)
-    absent = [name for name in wanted if name not in columns]
-    if absent or not wanted:
-        msg = f"cell type {listing(absent)} not found; available: {listing(columns, 30)}"
-        raise KeyError(msg)
-    return wanted
+    if cell_types is not None:
+        return choose(cell_types, columns, "cell type")
+    if len(columns) <= MAX_TYPES:
+        return columns
+    warn(f"showing the {MAX_TYPES} most abundant of {len(columns)} cell types; choose others with cell_types=")
+    most = set(frame.mean().nlargest(MAX_TYPES).index)
+    return [name for name in columns if name in most]
 
 
 def _panels(sections: list[Section], predicted: pd.DataFrame, measured: pd.DataFrame | None, key: str) -> list[Panel]:
@@ -179,15 +183,7 @@ def _panels(sections: list[Section], predicted: pd.DataFrame, measured: pd.DataF
     return out
 
 
-def _given(ax: Axes | Sequence[Axes], shape: tuple[int, int]) -> NDArray[Any]:
-    axes = np.array(ax, dtype=object).reshape(-1)
-    if len(axes) != shape[0] * shape[1]:
-        msg = f"ax holds {len(axes)} axes; {shape[0]} cell types x {shape[1]} maps of each need {shape[0] * shape[1]}"
-        raise ValueError(msg)
-    return axes.reshape(shape)
-
-
-def _name_row(row: NDArray[Any], name: str) -> None:
+def _name_row(row: NDArray[np.object_], name: str) -> None:
     """The cell type beside a row of maps, or above the only one."""
     if len(row) == 1:
         row[0].set_title(fill(name, 26), pad=3)
@@ -195,7 +191,9 @@ def _name_row(row: NDArray[Any], name: str) -> None:
         row[0].set_ylabel(fill(name, 20), fontweight="bold", labelpad=3)
 
 
-def _colorbar(row: NDArray[Any], spots: Collection, panels: list[Panel], name: str, limit: float, label: str) -> None:
+def _colorbar(
+    row: NDArray[np.object_], spots: Collection, panels: list[Panel], name: str, limit: float, label: str
+) -> None:
     above = any(np.nanmax(panel.column(name), initial=0) > limit * (1 + 1e-9) for panel in panels)
     bar = row[0].figure.colorbar(
         spots, ax=list(row), extend="max" if above else "neither", fraction=0.04, pad=0.015, aspect=22, shrink=0.85

@@ -1,9 +1,9 @@
-"""What each map of a figure shows, on which colour scale, and where it stands."""
+"""Panels of a figure of maps: values, score, colour scale, view and position of each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Panel:
-    """A column of maps: the section, whose values it shows, and the truth that these are scored against."""
+    """A column of maps: a section, the values to show, and the truth to score them against."""
 
     section: Section
     values: pd.DataFrame
@@ -33,17 +33,13 @@ class Panel:
         """Values of a cell type, NaN where it was not measured."""
         return _column(self.values, name, self.section)
 
-    def score(self, name: str, split: NDArray[Any] | None) -> str:
+    def score(self, name: str, split: NDArray[np.str_]) -> str:
         """Pearson's correlation with the truth as text; over the test spots where there are some."""
         if self.truth is None or name not in self.truth:
             return ""
-        used, note = np.ones(len(self.section.rows), dtype=bool), ""
-        if split is not None:
-            parts = split[self.section.rows]
-            if (parts == "test").any():
-                used = parts == "test"
-            elif (parts == "train").any():
-                note = " (train)"
+        parts = split[self.section.rows]
+        used = parts == "test" if "test" in parts else np.ones(len(parts), dtype=bool)
+        note = " (train)" if "train" in parts[used] else ""
         value = pearson(_column(self.truth, name, self.section)[used], self.column(name)[used])[0]
         return f"CC {value:.2f}{note}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else "CC undefined"
 
@@ -55,7 +51,7 @@ def _column(frame: pd.DataFrame, name: str, section: Section) -> NDArray[np.floa
 
 
 def quantity(frame: pd.DataFrame) -> str:
-    """What the values are: proportions where they add up to 1 in each spot."""
+    """Name of the values: proportions where they add up to 1 in each spot, else abundances."""
     totals = frame.sum(axis=1, min_count=1).dropna()
     return "proportion" if len(totals) and np.allclose(totals, 1, atol=0.02) else "abundance"
 
@@ -88,7 +84,7 @@ def _percent(text: str) -> float:
 
 
 def shared_views(panels: list[Panel]) -> dict[str, NDArray[np.float64]]:
-    """What is shown of each section, ``[[x0, y0], [x1, y1]]``: all are of one height, so that they have one scale."""
+    """The window of each section, ``[[x0, y0], [x1, y1]]``: all are of one height, so that they have one scale."""
     height = view_height(panels)
     views = {}
     for section in (panel.section for panel in panels):
@@ -103,7 +99,9 @@ def view_height(panels: list[Panel]) -> float:
     return float(max(np.ptp(panel.section.view[:, 1]) for panel in panels))
 
 
-def map_axes(panels: list[Panel], n_types: int, ncols: int | None, figsize: tuple[float, float] | None) -> NDArray[Any]:
+def map_axes(
+    panels: list[Panel], n_types: int, ncols: int | None, figsize: tuple[float, float] | None
+) -> NDArray[np.object_]:
     """Axes of a new figure, shape (cell types, panels); cell types stand side by side in `ncols` blocks."""
     ratios = np.array([np.ptp(panel.section.view[:, 0]) for panel in panels]) / view_height(panels)
     width = ratios.sum()  # of a row of one cell type, as a multiple of its height

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,33 +12,36 @@ from histocell import get
 from histocell._core import keys
 from histocell._core.errors import listing, missing_key
 from histocell._core.rng import as_rng
-from histocell.pl._style import MUTED, PALETTE, add_bar, bare, finish, new_axes, styled
+from histocell.pl._choices import choose
+from histocell.pl._style import MUTED, PALETTE, add_bar, finish, hide_frame, new_axes, styled
 from histocell.tables.access import get_obsm, get_table
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from histocell._core.rng import RNGLike, SeedLike
+    from histocell.images.slide_image import SlideImage
+    from histocell.pl._sections import Images
     from histocell.tables.access import Data
-    from histocell.tables.regions import Region
 
-GAP = 0.06  # between patches, as a part of their edge
-CAPTION = 0.17  # height of a caption, likewise
+# Lengths in edges of a patch.
+GAP = 0.06  # between patches
+CAPTION = 0.17
 HEADING = 0.2
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Patches that stand together under a heading."""
+    """Patches under one heading."""
 
     heading: str
     rows: NDArray[np.intp]
-    color: str | None
+    color: str = "black"
 
 
 def patches(
@@ -50,7 +53,7 @@ def patches(
     key: str | None = None,
     section: str | Sequence[str] | None = None,
     rng: SeedLike | RNGLike | None = None,
-    image: Any = None,
+    image: Images | None = None,
     ncols: int | None = None,
     patch_px: int = 192,
     scalebar: bool = True,
@@ -104,6 +107,15 @@ def patches(
         If a slot, a cell type, a spot or a section is not there.
     ValueError
         If there is no image or nothing to choose from.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.pp.patches(sdata, size_um=112)
+    >>> ax = hc.pl.patches(sdata, by="tumour", key="cell_abundance", n=4)
+    >>> ax.get_xlabel()
+    'patches of 112 µm'
     """
     table = get_table(data, table_key)
     windows = np.asarray(get_obsm(table, keys.PATCHES, "Run hc.pp.patches(data) first."))
@@ -111,21 +123,38 @@ def patches(
     if n < 1:
         msg = f"n must be at least 1, not {n}"
         raise ValueError(msg)
-    groups = _choose(table, n, by, values, spots, section, rng)
-    found = Sections(data, table_key=table_key).regions(image=image)
-    images = {row: region.image for region in found for row in region.rows}
+    if spots is not None:
+        groups = [_Group("", _rows_by_name(table, spots))]
+    elif values is None:
+        rows = _rows(table, section)
+        groups = [_Group("", np.sort(as_rng(rng).choice(rows, size=min(n, len(rows)), replace=False)))]
+    else:
+        groups = _extremes(_rows(table, section), values, n, str(by))
+    regions = Sections(data, table_key=table_key).regions(image=image)
+    images = {row: region.image for region in regions for row in region.rows if region.image is not None}
     if ncols is None:
-        ncols = _columns(max(len(group.rows) for group in groups), several=len(groups) > 1)
+        ncols = _patches_per_row(max(len(group.rows) for group in groups), several=len(groups) > 1)
     height = sum(-(-len(group.rows) // ncols) * (1 + CAPTION) + (HEADING if group.heading else 0) for group in groups)
     with styled(ax is None):
         sheet = new_axes(figsize or (ncols * 1.15, height * 1.1 + 0.25)) if ax is None else ax
         top = 0.0
         for group in groups:
-            top = _draw_group(sheet, group, images, table, windows, values, ncols=ncols, patch_px=patch_px, top=top)
-        bare(sheet)
+            if group.heading:
+                sheet.text(0, top + 0.17, group.heading, fontweight="bold", color=group.color, va="bottom")
+                top += HEADING
+            for place, row in enumerate(group.rows):
+                line, column = divmod(place, ncols)
+                corner = column * (1 + GAP), top + line * (1 + CAPTION + GAP) + CAPTION
+                pixels = images[row].read(*windows[row], out_shape=(patch_px, patch_px))
+                _draw_patch(sheet, pixels, corner, table.obs_names[row], None if values is None else values[row])
+            top += -(-len(group.rows) // ncols) * (1 + CAPTION + GAP) + GAP
+        hide_frame(sheet)
         sheet.set(xlim=(-GAP, ncols * (1 + GAP)), ylim=(top, -GAP), aspect="equal")
-        shown = np.concatenate([group.rows for group in groups])
-        _describe(sheet, _edge_um(table, windows, found, shown), with_bar=scalebar)
+        edge_um = _edge_um(windows, images, np.concatenate([group.rows for group in groups]))
+        if edge_um is not None:
+            sheet.set_xlabel(f"patches of {edge_um:.0f} µm", color=MUTED, fontsize="small")
+            if scalebar:
+                add_bar(sheet, um_per_unit=edge_um, fraction=0.75 / ncols, thickness=0.008)
     return finish(sheet, created=ax is None, show=show)
 
 
@@ -139,26 +168,30 @@ def _values(table: AnnData, by: str, key: str | None) -> NDArray[np.float64]:
     return frame[by].to_numpy(dtype=np.float64)
 
 
-def _choose(
-    table: AnnData,
-    n: int,
-    by: str | None,
-    values: NDArray[np.float64] | None,
-    spots: Sequence[str] | None,
-    section: str | Sequence[str] | None,
-    rng: SeedLike | RNGLike | None,
-) -> list[_Group]:
-    """Rows to show, in groups."""
-    if spots is not None:
-        rows = table.obs_names.get_indexer(pd.Index(spots))
-        if (rows < 0).any():
-            msg = f"spots not found: {listing(np.asarray(spots, dtype=object)[rows < 0])}; names are those of obs_names"
-            raise KeyError(msg)
-        return [_Group("", rows, None)]
-    rows = _rows_of(table, section)
-    if values is None:
-        chosen = as_rng(rng).choice(rows, size=min(n, len(rows)), replace=False)
-        return [_Group("", np.sort(chosen), None)]
+def _rows_by_name(table: AnnData, spots: Sequence[str]) -> NDArray[np.intp]:
+    rows = table.obs_names.get_indexer(pd.Index(spots))
+    if (rows < 0).any():
+        msg = f"spots not found: {listing(np.asarray(spots, dtype=object)[rows < 0])}; names are those of obs_names"
+        raise KeyError(msg)
+    return rows
+
+
+def _rows(table: AnnData, section: str | Sequence[str] | None) -> NDArray[np.intp]:
+    """Rows of the sections whose patches lie inside of the image, all of them where none does."""
+    kept = np.ones(table.n_obs, dtype=bool)
+    if section is not None:
+        if keys.SECTION not in table.obs:
+            raise missing_key("obs", keys.SECTION, table.obs.columns, "section= chooses by it.")
+        labels = table.obs[keys.SECTION].astype(str)
+        kept = labels.isin(choose(section, labels.unique(), "section")).to_numpy()
+    if keys.INSIDE in table.obs:
+        inside = kept & np.asarray(table.obs[keys.INSIDE], dtype=bool)
+        kept = inside if inside.any() else kept
+    return np.flatnonzero(kept)
+
+
+def _extremes(rows: NDArray[np.intp], values: NDArray[np.float64], n: int, by: str) -> list[_Group]:
+    """The rows with the highest and those with the lowest values."""
     rows = rows[np.isfinite(values[rows])]
     if len(rows) == 0:
         msg = f"no spot of the section has a value of {by!r}"
@@ -170,78 +203,24 @@ def _choose(
     return [group for group in (most, least) if len(group.rows)]
 
 
-def _rows_of(table: AnnData, section: str | Sequence[str] | None) -> NDArray[np.intp]:
-    """Rows of the sections whose patches lie inside of the image, all of them where none does."""
-    kept = np.ones(table.n_obs, dtype=bool)
-    if section is not None:
-        if keys.SECTION not in table.obs:
-            raise missing_key("obs", keys.SECTION, table.obs.columns, "section= chooses by it.")
-        wanted = [section] if isinstance(section, str) else list(section)
-        labels = table.obs[keys.SECTION].astype(str)
-        absent = sorted(set(wanted) - set(labels))
-        if absent:
-            msg = f"section {listing(absent)} not found; available: {listing(labels.unique())}"
-            raise KeyError(msg)
-        kept = labels.isin(wanted).to_numpy()
-    if keys.INSIDE in table.obs:
-        inside = kept & np.asarray(table.obs[keys.INSIDE], dtype=bool)
-        kept = inside if inside.any() else kept
-    return np.flatnonzero(kept)
-
-
-def _draw_group(
-    ax: Axes,
-    group: _Group,
-    images: dict[int, Any],
-    table: AnnData,
-    windows: NDArray[np.integer],
-    values: NDArray[np.float64] | None,
-    *,
-    ncols: int,
-    patch_px: int,
-    top: float,
-) -> float:
-    """Draw a group below `top`; returns where the next one starts. Patches are 1 wide, with gaps."""
-    caption: dict[str, Any] = {"fontsize": "small", "va": "bottom"}
-    if group.heading:
-        ax.text(0, top + 0.17, group.heading, fontweight="bold", color=group.color, ha="left", va="bottom")
-        top += HEADING
-    for place, row in enumerate(group.rows):
-        line, column = divmod(place, ncols)
-        x, y = column * (1 + GAP), top + line * (1 + CAPTION + GAP) + CAPTION
-        pixels = images[row].read(*windows[row], out_shape=(patch_px, patch_px))
-        ax.imshow(pixels, extent=(x, x + 1, y + 1, y), interpolation="antialiased")
-        ax.text(x, y - 0.015, _shorten(table.obs_names[row]), **caption)
-        if values is not None:
-            ax.text(x + 1, y - 0.015, f"{values[row]:.2g}", color=MUTED, ha="right", **caption)
-    lines = -(-len(group.rows) // ncols)
-    return top + lines * (1 + CAPTION + GAP) + GAP
-
-
-def _columns(n: int, *, several: bool) -> int:
+def _patches_per_row(n: int, *, several: bool) -> int:
     """A square sheet; groups in full rows of at most eight."""
     return -(-n // -(-n // 8)) if several else int(np.ceil(np.sqrt(n)))
 
 
-def _shorten(name: str, limit: int = 14) -> str:
-    return name if len(name) <= limit else f"{name[: limit - 7]}…{name[-6:]}"
+def _draw_patch(
+    ax: Axes, pixels: NDArray[np.uint8], corner: tuple[float, float], name: str, value: float | None
+) -> None:
+    """A patch of edge 1 under its name, and its value where there is one."""
+    x, y = corner
+    ax.imshow(pixels, extent=(x, x + 1, y + 1, y), interpolation="antialiased")
+    shortened = name if len(name) <= 14 else f"{name[:7]}…{name[-6:]}"
+    ax.text(x, y - 0.015, shortened, fontsize="small", va="bottom")
+    if value is not None:
+        ax.text(x + 1, y - 0.015, f"{value:.2g}", color=MUTED, ha="right", fontsize="small", va="bottom")
 
 
-def _edge_um(table: AnnData, windows: NDArray[np.integer], found: list[Region], rows: NDArray[np.intp]) -> float | None:
+def _edge_um(windows: NDArray[np.integer], images: Mapping[int, SlideImage], rows: NDArray[np.intp]) -> float | None:
     """Edge of the patches in um, `None` where it is unknown or not the same for all."""
-    mpp = np.full(table.n_obs, np.nan)
-    for region in found:
-        mpp[region.rows] = np.nan if region.mpp is None else region.mpp
-    if keys.MPP in table.obs:
-        mpp = np.where(np.isfinite(mpp), mpp, np.asarray(table.obs[keys.MPP], dtype=float))
-    edges = (windows[rows, 2] - windows[rows, 0]) * mpp[rows]
+    edges = (windows[rows, 2] - windows[rows, 0]) * np.array([images[row].mpp or np.nan for row in rows])
     return float(edges.mean()) if np.isfinite(edges).all() and np.ptp(edges) < 0.03 * edges.mean() else None
-
-
-def _describe(ax: Axes, edge_um: float | None, *, with_bar: bool) -> None:
-    if edge_um is None:
-        return
-    ax.set_xlabel(f"patches of {edge_um:.0f} µm", color=MUTED, fontsize="small")
-    if with_bar:
-        columns = ax.get_xlim()[1] / (1 + GAP)
-        add_bar(ax, um_per_unit=edge_um, fraction=0.75 / columns, thickness=0.008)

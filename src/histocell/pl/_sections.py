@@ -1,39 +1,42 @@
-"""A section as it is drawn: its spots at their true size on its image, in micrometres."""
+"""Sections of tissue as they are drawn: spots at their true size on the image, in micrometres."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.collections import EllipseCollection, PolyCollection
 
 from histocell._core import keys
-from histocell._core.errors import listing
 from histocell._core.geometry import spot_pitch
-from histocell.pl._style import GROUND, add_bar, bare
-from histocell.tables.access import get_table, is_spatialdata
+from histocell.pl._choices import choose
+from histocell.pl._style import BACKGROUND, add_bar, hide_frame
+from histocell.tables.access import is_spatialdata
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
+    from geopandas import GeoDataFrame
     from matplotlib.axes import Axes
     from matplotlib.collections import Collection
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
-    from histocell.images.slide_image import SlideImage
+    from histocell.images.slide_image import ImageSource, SlideImage
     from histocell.tables.access import Data
     from histocell.tables.regions import Region
+
+    type Images = ImageSource | Mapping[str, ImageSource]
 
 SPOT_TO_PITCH = 0.55  # a Visium spot: 55 um across, 100 um from the next
 
 
 @dataclass(frozen=True)
 class Section:
-    """Spots of one section in the units of its axes.
+    """Spots of one section in the unit of its axes: um, or px where the resolution is unknown.
 
     Attributes
     ----------
@@ -42,15 +45,13 @@ class Section:
     rows
         Positions of its spots in the table.
     xy
-        Their centres, shape ``(k, 2)``: x and y in um, in px where the resolution is unknown.
+        Centers of the spots, shape ``(k, 2)``.
     size
-        Diameter of a round spot or edge of a square tile, in the same unit.
+        Diameter of a round spot or edge of a square tile.
     square
         Whether the spots are square tiles.
-    unit
-        Length of a px in this unit: the mpp, or 1 where it is unknown.
-    has_mpp
-        Whether the unit is um.
+    mpp
+        Micrometres per px, `None` where it is unknown.
     image
         The image, if there is one.
     """
@@ -60,18 +61,17 @@ class Section:
     xy: NDArray[np.float64]
     size: float
     square: bool
-    unit: float
-    has_mpp: bool
+    mpp: float | None
     image: SlideImage | None
 
     @property
     def view(self) -> NDArray[np.float64]:
-        """What to show, ``[[x0, y0], [x1, y1]]``: the spots and a margin around them, as far as the image goes."""
+        """The window to show, ``[[x0, y0], [x1, y1]]``: the spots and a margin around them, as far as the image goes."""
         low, high = self.xy.min(axis=0), self.xy.max(axis=0)
         margin = np.maximum(0.03 * (high - low).max() + self.size, 2.5 * self.size - (high - low) / 2)
         view = np.stack([low - margin, high + margin])
         if self.image is not None:
-            edge = np.array(self.image.shape[::-1]) * self.unit
+            edge = np.array(self.image.shape[::-1]) * (self.mpp or 1.0)
             half = self.size / 2  # a spot at the border is shown whole
             view[0] = np.maximum(view[0], np.minimum(0, low - half))
             view[1] = np.minimum(view[1], np.maximum(edge, high + half))
@@ -79,63 +79,32 @@ class Section:
 
 
 def find_sections(
-    data: Data, section: str | Sequence[str] | None, *, table_key: str | None, image: Any, need_image: bool = False
+    data: Data, section: str | Sequence[str] | None, *, table_key: str | None, image: Images | bool
 ) -> list[Section]:
     """The sections of `data` by name, all of them where `section` is `None`."""
-    table = get_table(data, table_key)
-    shown = None if isinstance(image, bool) else image
-    found = Sections(data, table_key=table_key).regions(image=shown, need_image=need_image)
-    names = _section_names(table, found)
-    if section is not None:
-        wanted = [section] if isinstance(section, str) else list(section)
-        absent = [name for name in wanted if name not in names]
-        if absent:
-            msg = f"section {listing(absent)} not found; available: {listing(names)}"
-            raise KeyError(msg)
-        found = [found[names.index(name)] for name in wanted]
-        names = wanted
-    with_image = image is not False
-    return [_section(data, table, region, name, with_image) for region, name in zip(found, names, strict=True)]
+    sections = Sections(data, table_key=table_key)
+    source = None if isinstance(image, bool) else image
+    found = sections.regions(image=source, need_image=False)
+    regions = {region.section: region for region in found}
+    names = list(regions)
+    chosen = names if section is None else choose(section, names, "section")
+    return [_section(data, sections.table, regions[name], with_image=image is not False) for name in chosen]
 
 
-def _section_names(table: AnnData, found: list[Region]) -> list[str]:
-    """``obs["section"]`` where it tells the regions apart, else their own names."""
-    names = [region.name for region in found]
-    if keys.SECTION in table.obs:
-        labels = table.obs[keys.SECTION].astype(str).to_numpy()
-        distinct = [np.unique(labels[region.rows]) for region in found]
-        if all(len(each) == 1 for each in distinct) and len({each[0] for each in distinct}) == len(found):
-            names = [str(each[0]) for each in distinct]
-    return names
-
-
-def _section(data: Data, table: AnnData, region: Region, name: str, with_image: bool) -> Section:
-    mpp = region.mpp
-    if mpp is None and keys.MPP in table.obs:
-        values = np.unique(np.asarray(table.obs[keys.MPP], dtype=float)[region.rows])
-        mpp = float(values[0]) if len(values) == 1 and np.isfinite(values[0]) else None
-    unit = 1.0 if mpp is None else mpp
+def _section(data: Data, table: AnnData, region: Region, *, with_image: bool) -> Section:
     size_px, square = _spot_size(data, table, region)
-    return Section(
-        name=name,
-        rows=region.rows,
-        xy=region.centers * unit,
-        size=size_px * unit,
-        square=square,
-        unit=unit,
-        has_mpp=mpp is not None,
-        image=region.image if with_image else None,
-    )
+    unit = region.mpp or 1.0
+    image = region.image if with_image else None
+    return Section(region.section, region.rows, region.centers * unit, size_px * unit, square, region.mpp, image)
 
 
 def _spot_size(data: Data, table: AnnData, region: Region) -> tuple[float, bool]:
-    """Diameter of the spots in px, or edge of the tiles and `True`: of the shapes, of Space Ranger, or by the pitch."""
+    """Size in px from the shapes, from Space Ranger or from the pitch, and whether it is the edge of square tiles."""
     if is_spatialdata(data) and region.name in data.shapes:
         return _shape_size(data.shapes[region.name], table, region)
     libraries = table.uns.get("spatial", {})
-    entry = libraries.get(region.name) or (next(iter(libraries.values())) if len(libraries) == 1 else {})
-    diameter = entry.get("scalefactors", {}).get("spot_diameter_fullres")
-    if diameter:
+    library = libraries.get(region.name) or (next(iter(libraries.values())) if len(libraries) == 1 else {})
+    if diameter := library.get("scalefactors", {}).get("spot_diameter_fullres"):
         return float(diameter), False
     if len(np.unique(region.centers, axis=0)) > 1:
         return SPOT_TO_PITCH * spot_pitch(region.centers), False
@@ -144,10 +113,9 @@ def _spot_size(data: Data, table: AnnData, region: Region) -> tuple[float, bool]
     return 100.0, False
 
 
-def _shape_size(shapes: Any, table: AnnData, region: Region) -> tuple[float, bool]:
+def _shape_size(shapes: GeoDataFrame, table: AnnData, region: Region) -> tuple[float, bool]:
     """Median size of the region's shapes, scaled as their coordinates are to the px of the image."""
-    instances = table.obs[table.uns["spatialdata_attrs"]["instance_key"]].to_numpy()[region.rows]
-    own = shapes.loc[instances]
+    own = shapes.loc[table.obs[table.uns["spatialdata_attrs"]["instance_key"]].to_numpy()[region.rows]]
     centroids = np.column_stack([own.geometry.centroid.x, own.geometry.centroid.y])
     spread = centroids.std(axis=0).sum()
     scale = region.centers.std(axis=0).sum() / spread if spread > 0 else 1.0
@@ -160,33 +128,25 @@ def tissue_image(section: Section, view: NDArray[np.float64], max_px: int = 900)
     """The image inside of `view`, its longer side `max_px`; white beyond its borders."""
     if section.image is None:
         return None
-    (x0, y0), (x1, y1) = view / section.unit
+    (x0, y0), (x1, y1) = view / (section.mpp or 1.0)
     shrink = max_px / max(x1 - x0, y1 - y0)
     shape = (max(1, round((y1 - y0) * shrink)), max(1, round((x1 - x0) * shrink)))
     return section.image.read(y0, x0, y1, x1, out_shape=shape, fill=(255, 255, 255))
 
 
 def draw_tissue(ax: Axes, pixels: NDArray[np.uint8] | None, view: NDArray[np.float64], *, alpha: float = 1.0) -> None:
-    """The image, faded, or a plain ground; y runs downwards, both axes have one unit."""
+    """The image, faded, or a plain background; y runs downwards, both axes have one unit."""
     (x0, y0), (x1, y1) = view
-    bare(ax)
+    hide_frame(ax)
     if pixels is None:
-        ax.set_facecolor(GROUND)
+        ax.set_facecolor(BACKGROUND)
     else:
         ax.imshow(pixels, extent=(x0, x1, y1, y0), alpha=alpha, interpolation="antialiased", zorder=0)
-    ax.set_xlim(x0, x1)
-    ax.set_ylim(y1, y0)
-    ax.set_aspect("equal")
+    ax.set(xlim=(x0, x1), ylim=(y1, y0), aspect="equal")
 
 
 def draw_spots(
-    ax: Axes,
-    section: Section,
-    values: NDArray[np.float64],
-    *,
-    cmap: Colormap,
-    vmax: float,
-    size: float = 1.0,
+    ax: Axes, section: Section, values: NDArray[np.float64], *, cmap: Colormap, vmax: float, size: float = 1.0
 ) -> Collection:
     """Spots coloured by `values` between 0 and `vmax`; hollow where there is no value."""
     known = np.isfinite(values)
@@ -214,5 +174,5 @@ def _shapes(ax: Axes, section: Section, chosen: NDArray[np.bool_], size: float) 
 
 def add_scalebar(ax: Axes, section: Section) -> None:
     """A scalebar where the resolution is known."""
-    if section.has_mpp:
+    if section.mpp is not None:
         add_bar(ax)

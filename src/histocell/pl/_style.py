@@ -1,4 +1,4 @@
-"""The look that all plots share; nothing here changes a global setting."""
+"""The look of all plots and their axes; no global setting is changed."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 # One scale for amounts: pale where there is little, and of hues that haematoxylin and eosin do not have.
 AMOUNT = "YlGnBu"
 # Okabe and Ito: told apart by every kind of colour vision and in grey.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999933")
 MUTED = "0.55"
-GROUND = "0.93"  # under pale spots where there is no image
+BACKGROUND = "0.93"  # under pale spots where there is no image
 
-_STYLE: dict[Any, Any] = {
+_STYLE: dict[Any, Any] = {  # matplotlib types the keys as 300 literals
     "font.size": 8.0,
     "axes.titlesize": 8.0,
     "axes.labelsize": 8.0,
@@ -63,8 +64,19 @@ def new_axes(figsize: tuple[float, float]) -> Axes:
     return ax
 
 
+def check_axes(
+    ax: Axes | Sequence[Axes] | NDArray[np.object_], shape: tuple[int, ...], needed: str
+) -> NDArray[np.object_]:
+    """The axes that the user brought, in the shape of what is drawn on them."""
+    axes = np.array(ax, dtype=object)
+    if axes.size != np.prod(shape):
+        msg = f"ax holds {axes.size} axes; {needed}"
+        raise ValueError(msg)
+    return axes.reshape(shape)
+
+
 def finish[T](result: T, *, created: bool, show: bool | None) -> T | None:
-    """Show the figure where that is wanted, and hand back what was drawn on unless `show` is `True`."""
+    """Show the figure if asked to, and return what was drawn on unless `show` is `True`."""
     if show or (show is None and created and plt.isinteractive()):
         plt.show()
     return None if show else result
@@ -93,8 +105,8 @@ def add_bar(ax: Axes, *, um_per_unit: float = 1.0, fraction: float = 0.25, thick
     return ax.add_artist(bar)
 
 
-def bare(ax: Axes) -> None:
-    """No ticks and no frame."""
+def hide_frame(ax: Axes) -> None:
+    """Remove ticks and frame."""
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():

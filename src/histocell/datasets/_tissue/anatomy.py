@@ -1,4 +1,4 @@
-"""Where the compartments of a synthetic section lie: tissue, fat, tumour nests, aggregates, vessels and fibres, in um."""
+"""Anatomy of a synthetic section: tissue, fat, tumour nests, aggregates, vessels and fibres, in um."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import scipy.ndimage as ndi
 from scipy.spatial import cKDTree
 
-from histocell.datasets._tissue.fields import GRID_UM, ramp, smooth_noise, thin_discs
+from histocell.datasets._tissue.fields import GRID_UM, cell_index, ramp, sample, smooth_noise, thin_discs
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What makes one patient's slides look alike: the laboratory's stain and the disease.
+    """The look that one patient's slides share: the laboratory's stain and the disease.
 
     `stains` are the unit optical-density vectors (RGB) of haematoxylin and eosin, `strength` multiplies their
     concentrations, `white` is the unstained background. `tumour`, `immune`, `plasma`, `myeloid`, `vascular` and `fat`
@@ -83,11 +83,6 @@ class Anatomy:
     glands: np.ndarray
     vessels: np.ndarray
 
-    def at(self, field: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Values of a raster at positions in um."""
-        row, col = ((v / GRID_UM).astype(int).clip(0, n - 1) for v, n in zip((y, x), field.shape, strict=True))
-        return field[row, col]
-
 
 def draw_anatomy(subject: Subject, side_um: float, *, rng: np.random.Generator) -> Anatomy:
     """Lay out tissue, fat, tumour nests with gland lumina, immune aggregates, vessels and fibres.
@@ -109,6 +104,10 @@ def draw_anatomy(subject: Subject, side_um: float, *, rng: np.random.Generator) 
         chosen = field[within]
         return float(np.quantile(chosen, 1 - min(fraction, 1.0))) if chosen.size else np.inf
 
+    def patches(field: np.ndarray, fraction: float, *, within: np.ndarray, soft: float) -> np.ndarray:
+        edge = top(field, fraction, within=within)
+        return ramp(field, edge - soft, edge + soft)
+
     n = max(round(side_um / GRID_UM), 1)
     axis = (np.arange(n, dtype=np.float32) + 0.5) * (2 / n) - 1
     radius = (axis[:, None] ** 4 + axis[None, :] ** 4) ** 0.25
@@ -124,32 +123,23 @@ def draw_anatomy(subject: Subject, side_um: float, *, rng: np.random.Generator) 
 
     glands = _scatter(rng, side_um, spacing_um=75.0)
     glands = np.column_stack([glands, rng.uniform(7.0, 24.0, len(glands))])
-    depth = nest[_cell(glands[:, 1], n), _cell(glands[:, 0], n)]
+    depth = sample(nest, glands[:, 0], glands[:, 1])
     glands = glands[(depth > 0.7 * glands[:, 2] + 6.0) & (rng.random(len(glands)) < 0.7)]
     lumen = _disc_level(glands, n) + 1.8 * noise(14.0)
 
     stroma = inside & (nest < 0) & (fat < 0)
     field = noise(85.0)
-    edge = top(field, subject.immune, within=stroma)
-    immune = ramp(field, edge - 0.12, edge + 0.12)
+    immune = patches(field, subject.immune, within=stroma, soft=0.12)
     field = noise(85.0) + 0.5 * field  # plasma cells keep to the neighbourhood of the aggregates
-    edge = top(field, subject.plasma, within=stroma & (immune < 0.5))
-    plasma = ramp(field, edge - 0.15, edge + 0.15) * (1 - immune)
-    field = noise(85.0)
-    edge = top(field, subject.myeloid, within=stroma & (immune < 0.5))
-    myeloid = ramp(field, edge - 0.15, edge + 0.15) * (1 - immune) * (1 - plasma)
+    free = stroma & (immune < 0.5)
+    plasma = patches(field, subject.plasma, within=free, soft=0.15) * (1 - immune)
+    myeloid = patches(noise(85.0), subject.myeloid, within=free, soft=0.15) * (1 - immune) * (1 - plasma)
     loose = ramp(noise(90.0), -0.3, 1.8)
 
     angle = _fibre_angle(nest, rng, side_um)
-    field = noise(100.0)
-    edge = top(field, subject.vascular, within=stroma)
-    density = 1 / 8000 + ramp(field, edge - 0.2, edge + 0.2) / 260
+    density = 1 / 8000 + patches(noise(100.0), subject.vascular, within=stroma, soft=0.2) / 260
     vessels = _vessels(density * (tissue > 25) * (nest < -8) * (fat < -12) * (1 - immune), angle, rng, side_um)
     return Anatomy(side_um, tissue, nest, lumen, fat, membrane, immune, plasma, myeloid, loose, angle, glands, vessels)
-
-
-def _cell(value_um: np.ndarray, n: int) -> np.ndarray:
-    return np.clip((value_um / GRID_UM).astype(int), 0, n - 1)
 
 
 def _scatter(rng: np.random.Generator, side_um: float, *, spacing_um: float) -> np.ndarray:
@@ -169,15 +159,16 @@ def _fat(
     A fat cell is what lies nearest to its centre; corners where three meet are rounded.
     """
     n, spacing_um = len(field), 46.0
-    centres = _scatter(rng, side_um, spacing_um=spacing_um)
-    full = field[_cell(centres[:, 1], n), _cell(centres[:, 0], n)] > threshold
+    centers = _scatter(rng, side_um, spacing_um=spacing_um)
+    col, row = cell_index(centers, n).T
+    full = field[row, col] > threshold
     mark = np.zeros((n, n), dtype=bool)
-    mark[_cell(centres[full, 1], n), _cell(centres[full, 0], n)] = True
+    mark[row[full], col[full]] = True
     row, col = np.nonzero(ndi.maximum_filter(mark, size=round(2 * spacing_um / GRID_UM) | 1))
     inside = np.zeros((n, n), dtype=bool)
     wall = np.full((n, n), spacing_um, dtype=np.float32)
     if len(row):
-        distance, nearest = cKDTree(centres).query((np.column_stack([col, row]) + 0.5) * GRID_UM, k=3)
+        distance, nearest = cKDTree(centers).query((np.column_stack([col, row]) + 0.5) * GRID_UM, k=3)
         second, third = ((distance[:, k] - distance[:, 0]) / 2 for k in (1, 2))
         wall[row, col] = np.minimum(second, 0.45 * (second + third) - 1.0)
         inside[row, col] = full[nearest[:, 0]]
@@ -190,7 +181,7 @@ def _disc_level(discs: np.ndarray, n: int, *, reach_um: float = 25.0) -> np.ndar
     level = np.full((n, n), -reach_um, dtype=np.float32)
     axis = (np.arange(n) + 0.5) * GRID_UM
     for x, y, radius in discs:
-        low, high = (_cell(np.array([x, y]) + sign * (radius + reach_um), n) for sign in (-1, 1))
+        low, high = (cell_index(np.array([x, y]) + sign * (radius + reach_um), n) for sign in (-1, 1))
         box = slice(low[1], high[1] + 1), slice(low[0], high[0] + 1)
         np.maximum(level[box], radius - np.hypot(axis[box[0], None] - y, axis[None, box[1]] - x), out=level[box])
     return level

@@ -1,4 +1,4 @@
-"""The cells of a synthetic section: which type stands where, with the size and the direction of its nucleus."""
+"""Cells of a synthetic section: type, position, and size and direction of the nucleus."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from histocell.datasets._tissue.fields import GRID_UM, thin_discs
+from histocell.datasets._tissue.fields import GRID_UM, sample, thin_discs
 
 if TYPE_CHECKING:
     from histocell.datasets._tissue.anatomy import Anatomy, Subject
@@ -56,28 +56,24 @@ def place_cells(anatomy: Anatomy, subject: Subject, *, rng: np.random.Generator)
         x, y = ((v + rng.random(len(v))) * step * GRID_UM for v in (col, row))
         angle = rng.uniform(0, np.pi, len(x))
         if name == "fibroblast":
-            angle = a.at(a.angle, x, y) + rng.normal(0, 0.2, len(x))
+            angle = sample(a.angle, x, y) + rng.normal(0, 0.2, len(x))
         loose.append(pd.DataFrame({"x": x, "y": y, "type": code, "angle": angle, "bend": 0.0}))
     scattered = pd.concat(loose, ignore_index=True)
     scattered = scattered.iloc[rng.permutation(len(scattered))]
     cells = pd.concat([*walls, scattered], ignore_index=True)
-    inside = (cells["x"] > 0) & (cells["x"] < a.side_um) & (cells["y"] > 0) & (cells["y"] < a.side_um)
-    cells = cells[inside]
-    in_tissue = a.at(a.tissue, cells["x"].to_numpy(), cells["y"].to_numpy()) > 2
-    in_lumen = a.at(a.lumen, cells["x"].to_numpy(), cells["y"].to_numpy()) > -3
-    cells = cells[in_tissue & ~in_lumen]
+    cells = cells[((cells[["x", "y"]] > 0) & (cells[["x", "y"]] < a.side_um)).all(axis=1)]
+    x, y = cells[["x", "y"]].to_numpy().T
+    cells = cells[(sample(a.tissue, x, y) > 2) & (sample(a.lumen, x, y) <= -3)]
     cells = cells[(cells["type"] == CELL_TYPES.index("endothelial")) | ~_in_vessel(cells, a.vessels)]
 
     types = cells["type"].to_numpy()
-    size = np.exp(rng.normal(0, 1, len(cells)) * NUCLEI["spread"].to_numpy()[types]) * subject.nuclear_scale
-    squash = np.exp(rng.normal(0, 0.5, len(cells)) * NUCLEI["spread"].to_numpy()[types])
-    cells = cells.assign(
-        long=NUCLEI["long"].to_numpy()[types] * size * squash, short=NUCLEI["short"].to_numpy()[types] * size / squash
-    )
+    long, short, spread, free = NUCLEI.to_numpy()[types].T
+    size = np.exp(rng.normal(0, 1, len(cells)) * spread) * subject.nuclear_scale
+    squash = np.exp(rng.normal(0, 0.5, len(cells)) * spread)
+    cells = cells.assign(long=long * size * squash, short=short * size / squash)
     wavy = np.isin(types, [CELL_TYPES.index("fibroblast"), CELL_TYPES.index("myeloid")])
     cells["bend"] += np.where(wavy, rng.normal(0, 0.016, len(cells)), 0.0)
-    free = NUCLEI["free"].to_numpy()[types] * np.sqrt(size)
-    keep = thin_discs(cells["x"].to_numpy(), cells["y"].to_numpy(), free, a.side_um)
+    keep = thin_discs(cells["x"].to_numpy(), cells["y"].to_numpy(), free * np.sqrt(size), a.side_um)
     return cells[keep].reset_index(drop=True)
 
 
@@ -85,10 +81,10 @@ def _in_vessel(cells: pd.DataFrame, vessels: np.ndarray, *, margin_um: float = 2
     """Whether a cell lies in the lumen of one of the four nearest vessels, or within `margin_um` of it."""
     if not len(vessels):
         return np.zeros(len(cells), dtype=bool)
-    centres = cells[["x", "y"]].to_numpy()
-    _, nearest = cKDTree(vessels[:, :2]).query(centres, k=np.arange(1, min(4, len(vessels)) + 1))
+    centers = cells[["x", "y"]].to_numpy()
+    _, nearest = cKDTree(vessels[:, :2]).query(centers, k=np.arange(1, min(4, len(vessels)) + 1))
     x, y, long, short, angle = vessels[nearest].transpose(2, 0, 1)
-    dx, dy = centres[:, :1] - x, centres[:, 1:] - y
+    dx, dy = centers[:, :1] - x, centers[:, 1:] - y
     u = (np.cos(angle) * dx + np.sin(angle) * dy) / (long + margin_um)
     v = (np.cos(angle) * dy - np.sin(angle) * dx) / (short + margin_um)
     return (u * u + v * v < 1).any(axis=1)

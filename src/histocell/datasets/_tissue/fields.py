@@ -37,6 +37,16 @@ def smooth_noise(rng: np.random.Generator, side_um: float, *, scale_um: float) -
     return field if field.shape == (n, n) else upsample(field, (n, n))
 
 
+def sample(field: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Values of a raster at positions in um, those at its border beyond it."""
+    return field[cell_index(y, field.shape[0]), cell_index(x, field.shape[1])]
+
+
+def cell_index(position_um: np.ndarray, n: int) -> np.ndarray:
+    """Index of the cells of a raster with `n` of them along an axis."""
+    return (position_um / GRID_UM).astype(int).clip(0, n - 1)
+
+
 def ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """0 below `low`, 1 above `high`, smooth between."""
     t = np.clip((values - low) / (high - low), 0, 1)

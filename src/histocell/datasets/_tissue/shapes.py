@@ -1,4 +1,4 @@
-"""Vessels, cell bodies and nuclei as painted shapes, and the painter that lays them over the stain planes."""
+"""Shapes of vessels, cell bodies and nuclei, and their painting onto the stain planes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHAPE = np.dtype(
     ]
 )
 
-# How the nuclei of each type look, in the order of CELL_TYPES.
+# Nuclei, in the order of CELL_TYPES: columns of SHAPE.
 CHROMATIN = pd.DataFrame(
     {
         "haematoxylin": [0.36, 0.68, 0.92, 0.82, 0.76, 0.40],
@@ -42,6 +42,28 @@ CHROMATIN = pd.DataFrame(
         "wobble": [0.045, 0.04, 0.03, 0.02, 0.03, 0.10],
     },
     index=list(CELL_TYPES),
+)
+
+
+# Bodies of the types that show one, painted in this order. Lengths are multiples: `long` of the nucleus, `short` of `long`.
+CYTOPLASM = pd.DataFrame(
+    {
+        "long": [1.55, 1.95, 1.85, 1.22],
+        "long_spread": [0.08, 0.12, 0.0, 0.0],
+        "short": [0.88, 0.86, 0.72, 0.95],
+        "offset": [0.0, 2.4, 2.7, 0.0],  # um, of the body from its nucleus
+        "haematoxylin": [0.115, 0.02, 0.25, 0.13],
+        "haematoxylin_spread": [0.015, 0.0, 0.015, 0.0],
+        "eosin": [0.25, 0.105, 0.24, 0.16],
+        "eosin_spread": [0.03, 0.012, 0.02, 0.0],
+        "opacity": [0.85, 0.97, 0.95, 0.8],
+        "rim": [0.0, 0.05, 0.0, 0.0],
+        "texture": [0.10, 0.55, 0.08, 0.0],
+        "grain": [1.2, 2.2, 1.0, 1.0],
+        "wobble": [0.08, 0.06, 0.03, 0.0],
+        "blur": [1.6, 0.9, 0.8, 0.8],
+    },
+    index=["tumour", "myeloid", "plasma", "lymphocyte"],
 )
 
 
@@ -58,115 +80,55 @@ def vessel_shapes(vessels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     x, y, long, short, angle = vessels.T
     n = len(vessels)
     thick = rng.uniform(0.9, 1.6, n) + 0.16 * short
-    wall = _shapes(
-        n,
-        x=x,
-        y=y,
-        long=long + thick,
-        short=short + thick,
-        angle=angle,
-        haematoxylin=0.05,
-        eosin=0.33,
-        texture=0.15,
-        wobble=0.12,
-    )
-    lumen = _shapes(
-        n, x=x, y=y, long=long, short=short, angle=angle, eosin=rng.choice([0.0, 0.02, 0.10], n), wobble=0.12
-    )
+    place = {"x": x, "y": y, "angle": angle, "wobble": 0.12}
+    wall = _shapes(n, **place, long=long + thick, short=short + thick, haematoxylin=0.05, eosin=0.33, texture=0.15)
+    lumen = _shapes(n, **place, long=long, short=short, eosin=rng.choice([0.0, 0.02, 0.10], n))
     blood = []
-    for vx, vy, a, b, t in vessels[rng.random(n) < 0.75]:
+    for center_x, center_y, a, b, turn in vessels[rng.random(n) < 0.75]:
         count = rng.poisson(0.6 * a * b / 3.1**2 * rng.uniform(0.2, 1.0))
         r, phi = np.sqrt(rng.uniform(0, 1, count)), rng.uniform(0, 2 * np.pi, count)
         u, v = r * max(a - 2.8, 0.2) * np.cos(phi), r * max(b - 2.8, 0.2) * np.sin(phi)
-        cx, cy = vx + u * np.cos(t) - v * np.sin(t), vy + u * np.sin(t) + v * np.cos(t)
-        blood.append(
-            _shapes(
-                count,
-                x=cx,
-                y=cy,
-                long=rng.normal(3.0, 0.2, count),
-                short=rng.normal(2.6, 0.3, count),
-                angle=phi,
-                eosin=rng.normal(0.62, 0.06, count),
-                opacity=0.92,
-            )
-        )
+        cell = _shapes(count, angle=phi, opacity=0.92)
+        cell["x"] = center_x + u * np.cos(turn) - v * np.sin(turn)
+        cell["y"] = center_y + u * np.sin(turn) + v * np.cos(turn)
+        for column, mean, spread in (("long", 3.0, 0.2), ("short", 2.6, 0.3), ("eosin", 0.62, 0.06)):
+            cell[column] = rng.normal(mean, spread, count)
+        blood.append(cell)
     return np.concatenate([wall, lumen, *blood])
 
 
 def cytoplasm_shapes(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
     """Cell bodies of the types that show one."""
 
-    def of(name: str) -> tuple[int, dict[str, np.ndarray]]:
-        chosen = cells[cells["type"] == CELL_TYPES.index(name)]
-        return len(chosen), {column: chosen[column].to_numpy() for column in ("x", "y", "long", "angle")}
+    def vary(look: pd.Series, column: str, n: int) -> np.ndarray | float:
+        spread = look[f"{column}_spread"]
+        return rng.normal(look[column], spread, n) if spread else look[column]
 
-    n, body = of("tumour")
-    body["long"] = body["long"] * rng.normal(1.55, 0.08, n)
-    tumour = _shapes(
-        n,
-        **body,
-        short=body["long"] * 0.88,
-        haematoxylin=rng.normal(0.115, 0.015, n),
-        eosin=rng.normal(0.25, 0.03, n),
-        opacity=0.85,
-        texture=0.10,
-        grain=1.2,
-        wobble=0.08,
-        blur=1.6,
-    )
-
-    n, body = of("myeloid")
-    body["long"] = body["long"] * rng.normal(1.95, 0.12, n)
-    shift = rng.uniform(0, 2 * np.pi, n)
-    body["x"] = body["x"] + 2.4 * np.cos(shift)
-    body["y"] = body["y"] + 2.4 * np.sin(shift)
-    myeloid = _shapes(
-        n,
-        **body,
-        short=body["long"] * 0.86,
-        haematoxylin=0.02,
-        eosin=rng.normal(0.105, 0.012, n),
-        opacity=0.97,
-        rim=0.05,
-        texture=0.55,
-        grain=2.2,
-        wobble=0.06,
-        blur=0.9,
-    )
-
-    n, body = of("plasma")
-    off = rng.uniform(0, 2 * np.pi, n)
-    cx, cy = body["x"], body["y"]
-    body |= {"x": cx + 2.7 * np.cos(off), "y": cy + 2.7 * np.sin(off), "angle": off, "long": body["long"] * 1.85}
-    plasma = _shapes(
-        n,
-        **body,
-        short=body["long"] * 0.72,
-        haematoxylin=rng.normal(0.25, 0.015, n),
-        eosin=rng.normal(0.24, 0.02, n),
-        opacity=0.95,
-        texture=0.08,
-        wobble=0.03,
-        blur=0.8,
-    )
-    hof = _shapes(
-        n,
-        x=cx + 4.0 * np.cos(off),
-        y=cy + 4.0 * np.sin(off),
-        long=1.7,
-        short=1.7,
-        angle=off,
-        haematoxylin=0.10,
-        eosin=0.17,
-        opacity=0.75,
-        blur=1.2,
-    )
-
-    n, body = of("lymphocyte")
-    body["long"] = body["long"] * 1.22
-    lymphocyte = _shapes(n, **body, short=body["long"] * 0.95, haematoxylin=0.13, eosin=0.16, opacity=0.8, blur=0.8)
-    return np.concatenate([tumour, myeloid, plasma, hof, lymphocyte])
+    bodies = []
+    for name, look in CYTOPLASM.iterrows():
+        chosen = cells[cells["type"] == CELL_TYPES.index(str(name))]
+        n = len(chosen)
+        x, y, long, angle = chosen[["x", "y", "long", "angle"]].to_numpy().T
+        long = long * vary(look, "long", n)
+        direction = rng.uniform(0, 2 * np.pi, n) if look["offset"] else np.zeros(n)
+        along = np.cos(direction), np.sin(direction)
+        body = _shapes(
+            n,
+            x=x + look["offset"] * along[0],
+            y=y + look["offset"] * along[1],
+            long=long,
+            short=long * look["short"],
+            angle=direction if name == "plasma" else angle,
+            haematoxylin=vary(look, "haematoxylin", n),
+            eosin=vary(look, "eosin", n),
+            **look[["opacity", "rim", "texture", "grain", "wobble", "blur"]],
+        )
+        bodies.append(body)
+        if name == "plasma":  # the pale zone beside the nucleus
+            x, y = x + 4.0 * along[0], y + 4.0 * along[1]
+            stain = {"haematoxylin": 0.10, "eosin": 0.17, "opacity": 0.75, "blur": 1.2}
+            bodies.append(_shapes(n, x=x, y=y, long=1.7, short=1.7, angle=direction, **stain))
+    return np.concatenate(bodies)
 
 
 def nucleus_shapes(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
@@ -186,17 +148,9 @@ def nucleolus_shapes(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarra
     n = len(tumour)
     r, phi = 0.5 * np.sqrt(rng.uniform(0, 1, n)), rng.uniform(0, 2 * np.pi, n)
     reach = r * tumour["short"].to_numpy()
+    x, y = tumour["x"] + reach * np.cos(phi), tumour["y"] + reach * np.sin(phi)
     size = np.clip(rng.normal(0.95, 0.2, n), 0.5, 1.5)
-    return _shapes(
-        n,
-        x=tumour["x"] + reach * np.cos(phi),
-        y=tumour["y"] + reach * np.sin(phi),
-        long=size,
-        short=size,
-        haematoxylin=0.85,
-        eosin=0.22,
-        opacity=0.85,
-    )
+    return _shapes(n, x=x, y=y, long=size, short=size, haematoxylin=0.85, eosin=0.22, opacity=0.85)
 
 
 def draw_granules(rng: np.random.Generator, n: int = 512) -> np.ndarray:

@@ -1,0 +1,27 @@
+"""Setup of the examples in the docstrings, which run with the tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pytest
+
+import histocell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+mpl.use("Agg")
+histocell.settings.progress = False
+
+
+@pytest.fixture(autouse=True)
+def _example(doctest_namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """`hc` is there, files go to a folder that is thrown away, and no figure stays open."""
+    doctest_namespace["hc"] = histocell
+    monkeypatch.chdir(tmp_path)
+    yield
+    plt.close("all")
