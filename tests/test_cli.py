@@ -138,7 +138,7 @@ def fitted(tmp_path_factory) -> Path:
     hc.pp.split(sdata, fractions=(1, 0, 0))
     hc.tl.fit_abundance(sdata, model="ridge", standardize_by="section", rng=0)
     folder = tmp_path_factory.mktemp("model")
-    hc.models.load(sdata["table"].uns["abundance_model"]).save(folder / "model")
+    hc.models.load(sdata).save(folder / "model")
     return folder / "model"
 
 
@@ -183,7 +183,7 @@ def test_predict_embeds_as_the_model_was_fitted(slide, tmp_path, stain):
     hc.pp.split(sdata, block_um=100, fractions=(0.9, 0, 0.1), rng=0)
     with pytest.warns(UserWarning, match="one group"):
         hc.tl.fit_abundance(sdata, model="ridge", rng=0)
-    hc.models.load(table.uns["abundance_model"]).save(tmp_path / "model")
+    hc.models.load(sdata).save(tmp_path / "model")
     arguments = [*predict_arguments(slide, tmp_path / "model", tmp_path / "out"), "--precision", "fp32"]
     result = run(*arguments, "--weights", "random")
     assert result.exit_code == 0, result.output
