@@ -136,16 +136,16 @@ def forward_only(encoder: PatchEncoder, n: int) -> Callable[[], None]:
 
     Batches of each size have passed once: the first one of a size is slower.
     """
-    lane = encoder._executor._lanes[0]
+    replica = encoder._executor.replicas[0]
     size, edge = min(encoder._full_batch(encoder.spec.input_px), n), encoder.spec.input_px
-    sample = torch.randint(0, 256, (size, edge, edge, 3), dtype=torch.uint8).to(lane.device)
-    images = lane.prepare(sample)
+    sample = torch.randint(0, 256, (size, edge, edge, 3), dtype=torch.uint8).to(replica.device)
+    images = replica.prepare(sample)
 
     def passes(count: int) -> None:
         with torch.inference_mode():
             for start in range(0, count, size):
-                out = lane.backbone(images[: count - start])
-            if lane.device.type == "cuda":
+                out = replica.backbone(images[: count - start])
+            if replica.device.type == "cuda":
                 out.cpu()
 
     def run(count: int = n) -> None:
@@ -307,8 +307,8 @@ def gpu(folder: Path, name: str, device: str, size: int, repeats: int) -> None:
             "end to end": lambda one=encoder: hc.pp.embed_image(adata, one, image=path, inplace=False),
         }
         seconds, _ = in_turn(runs, repeats)
-        lane = encoder._executor._lanes[0]
-        by_hand = vit_flops(lane.backbone.trunk, encoder.spec.input_px)
+        replica = encoder._executor.replicas[0]
+        by_hand = vit_flops(replica.backbone.trunk, encoder.spec.input_px)
         rate = {key: n / float(np.median(times)) for key, times in seconds.items()}
         print(f"  {'compiled' if compiled else 'eager'}: batch {encoder.batch_size}, ready after {warm:.0f} s")
         for key, images in rate.items():
@@ -320,10 +320,10 @@ def gpu(folder: Path, name: str, device: str, size: int, repeats: int) -> None:
         share = share_of_forward(seconds["forward"], seconds["end to end"])
         print(f"    end to end at {share:.1%} of the forward rate")
         if not compiled:
-            images = torch.zeros((1, 3, *(encoder.spec.input_px,) * 2), device=lane.device, dtype=torch.bfloat16)
-            counted = counted_flops(lane.backbone, images)
+            images = torch.zeros((1, 3, *(encoder.spec.input_px,) * 2), device=replica.device, dtype=torch.bfloat16)
+            counted = counted_flops(replica.backbone, images)
             print(f"    GFLOP an image: {by_hand / 1e9:.1f} by hand, {counted / 1e9:.1f} by torch's counter")
-        del encoder, lane, runs
+        del encoder, replica, runs
         if is_gpu:
             torch.cuda.empty_cache()
 
@@ -378,7 +378,7 @@ def parity() -> None:
     for pool, key in (("attention", "embed_noproj"), ("projected", "embed_proj"), ("cls", "cls_token")):
         encoder = hc.encoders.load("conch", weights=str(folder / "conch_tiny"), pool=pool, precision="fp32")
         rows[f"conch_tiny, {pool}"] = hc.encoders.encode(encoder, images), expected[key]
-    tokens = encoder._executor._lanes[0].backbone.tokens(torch.from_numpy(expected["preprocessed"])).detach().numpy()
+    tokens = encoder._executor.replicas[0].backbone.tokens(torch.from_numpy(expected["preprocessed"])).detach().numpy()
     rows["conch_tiny, tokens"] = tokens, expected["patch_tokens"]
 
     expected = np.load(folder / "vit_tokens" / "expected.npz")
@@ -397,9 +397,9 @@ def parity() -> None:
             "vit-tokens", weights=folder / "vit_tokens" / "model.safetensors", pool=pool, precision="fp32"
         )
         rows[f"vit_tokens, {pool}"] = hc.encoders.encode(encoder, images), expected[pool]
-    lane = encoder._executor._lanes[0]
+    replica = encoder._executor.replicas[0]
     with torch.inference_mode():
-        tokens = lane.backbone.tokens(lane.prepare(torch.from_numpy(images)))
+        tokens = replica.backbone.tokens(replica.prepare(torch.from_numpy(images)))
     rows["vit_tokens, tokens"] = tokens.numpy(), expected["token_grid"].reshape(tokens.shape)
     for key, pooling in {
         "k1_pool": NucleusPooling(k=1),

@@ -46,7 +46,8 @@ def test_truncated_resnet_is_the_mean_of_its_third_stage(tmp_path):
     images = pictures(64)
     inputs = normalised(images, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     stage = whole.layer3(whole.layer2(whole.layer1(whole.maxpool(whole.act1(whole.bn1(whole.conv1(inputs)))))))
-    from histocell.encoders.networks.build import build, fill
+    from histocell.encoders.networks.build import build
+    from histocell.encoders.networks.checkpoints import load_checkpoint
 
     for name, expected in (
         ("resnet50-layer3", stage.mean((2, 3))),
@@ -55,7 +56,7 @@ def test_truncated_resnet_is_the_mean_of_its_third_stage(tmp_path):
         spec = hc.encoders.get_spec(name)
         with torch.device("meta"):
             backbone = build(spec)
-        fill(backbone, torch.load(tmp_path / "w.pt", weights_only=True), spec, "w.pt")
+        load_checkpoint(backbone, torch.load(tmp_path / "w.pt", weights_only=True), spec, "w.pt")
         torch.testing.assert_close(backbone.eval()(inputs), expected, atol=1e-5, rtol=1e-5)
 
 

@@ -192,13 +192,14 @@ def test_aperio_as_openslide_reads_it(data_dir: Path) -> None:
 
 def test_openslide_levels(data_dir: Path) -> None:
     pytest.importorskip("openslide")
-    from histocell.images.files import _open_openslide
+    from histocell.images.formats.openslide import open_openslide
     from histocell.images.slide_image import SlideImage
 
     path = data_dir / "slides" / "CMU-1-Small-Region.svs"
-    file = _open_openslide(path, None)
-    assert (file.mpp, file.mpp_source) == (pytest.approx(0.499), "openslide")
-    slide = SlideImage(file.levels, mpp=file.mpp, mpp_source=file.mpp_source)
+    file = open_openslide(path)
+    mpp, mpp_source = file.resolution()
+    assert (mpp, mpp_source) == (pytest.approx(0.499), "openslide")
+    slide = SlideImage(file.levels, mpp=mpp, mpp_source=mpp_source)
     np.testing.assert_array_equal(
         slide.read(-5, 300, 200, 500), open_image(path).read(-5, 300, 200, 500, fill=slide.background)
     )

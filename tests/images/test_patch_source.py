@@ -5,10 +5,10 @@ import pytest
 import tifffile
 
 import histocell as hc
+from histocell.images.formats.tiff import plain_page, tile_level
 from histocell.images.levels import BlockCache
 from histocell.images.patch_source import PatchSource
 from histocell.images.slide_image import open_image
-from histocell.images.tiff_level import tiff_level
 
 RNG = np.random.default_rng(0)
 
@@ -79,9 +79,9 @@ def test_tiles_of_a_tiff_are_what_tifffile_reads(tmp_path, shape, options):
     tifffile.imwrite(tmp_path / "a.tif", pixels, **{"tile": (128, 144), "photometric": photometric, **options})
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         whole = file.asarray()
-        level = tiff_level(file.series[0].levels[0], BlockCache())
-        assert level is not None
-        found = level.window(100, 30, 290, 400)
+        page = plain_page(file.series[0].levels[0])
+        assert page is not None
+        found = tile_level(page, BlockCache()).window(100, 30, 290, 400)
     if len(shape) == 2:
         whole = np.repeat(whole[..., None], 3, axis=2)
     if shape[-1] == 4:
@@ -97,7 +97,7 @@ def test_other_layouts_are_left_to_tifffile(tmp_path):
     )
     for name in ("strips", "planes"):
         with tifffile.TiffFile(tmp_path / f"{name}.tif") as file:
-            assert tiff_level(file.series[0].levels[0], BlockCache()) is None
+            assert plain_page(file.series[0].levels[0]) is None
         assert open_image(tmp_path / f"{name}.tif").read(0, 0, 9, 9).shape == (9, 9, 3)
 
 

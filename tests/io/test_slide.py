@@ -48,10 +48,10 @@ def test_pyramid(pyramid: Path, pixels: np.ndarray, tmp_path: Path) -> None:
 def test_picture(tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(pixels).save(tmp_path / "he.png")
     decoded = []
-    from histocell.images import files as image_files
+    from histocell.images.formats import raster
 
-    real = image_files._decode
-    monkeypatch.setattr(image_files, "_decode", lambda path: decoded.append(path) or real(path))
+    real = raster._decode
+    monkeypatch.setattr(raster, "_decode", lambda path: decoded.append(path) or real(path))
     with pytest.raises(ValueError, match=r"he\.png does not say its resolution; give mpp="):
         hc.io.slide(tmp_path / "he.png")
     sdata = hc.io.slide(tmp_path / "he.png", mpp=0.7, section="S1")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from histocell.kernels.neighbors import bin_points, grid_pitch, rbf_radius, rbf_weights, typical_spacing
+from histocell.kernels.neighbors import bin_points, rbf_radius, rbf_weights, typical_spacing
 
 
 def naive_weights(xy, length_scale, cutoff, include_self):
@@ -80,10 +80,12 @@ def test_spacings():
     row, column = np.mgrid[:20, :30]
     square = np.column_stack([column.ravel(), row.ravel()]) * 200.0
     jittered = square + rng.normal(scale=10, size=square.shape)
-    assert grid_pitch(square, rng=rng) == pytest.approx(200)
-    assert grid_pitch(jittered, rng=rng) == pytest.approx(200, rel=0.03)
-    assert grid_pitch(hexagons(100.0), rng=rng) == pytest.approx(100)
-    assert typical_spacing(hexagons(100.0), rng=rng) == pytest.approx(100, rel=0.15)
+    assert typical_spacing(square, irregular=False, rng=rng) == pytest.approx(200)
+    assert typical_spacing(jittered, irregular=False, rng=rng) == pytest.approx(200, rel=0.03)
+    assert typical_spacing(hexagons(100.0), irregular=False, rng=rng) == pytest.approx(100)
+    assert typical_spacing(hexagons(100.0), irregular=True, rng=rng) == pytest.approx(100, rel=0.15)
     density = 4000 / 1000**2
     irregular = rng.uniform(0, 1000, size=(4000, 2))
-    assert typical_spacing(irregular, rng=rng) == pytest.approx(np.sqrt(2 / np.sqrt(3) / density), rel=0.05)
+    assert typical_spacing(irregular, irregular=True, rng=rng) == pytest.approx(
+        np.sqrt(2 / np.sqrt(3) / density), rel=0.05
+    )

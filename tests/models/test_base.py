@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from histocell.models import MLP, Mean, Ridge, scaling
-from histocell.models.base import model_class
+from histocell.models.registry import model_class
 
 TINY = {"hidden": (8,) * 6, "max_epochs": 3, "n_members": 2, "batch_size": 64}
 MODELS = [(Mean, {}), (Ridge, {}), (MLP, TINY)]

@@ -50,6 +50,39 @@ def test_mapping(fitted, cohort):
     assert_same_model(load(state), fitted, cohort.X)
 
 
+def test_sources(fitted, cohort):
+    import pandas as pd
+    from anndata import AnnData
+    from spatialdata import SpatialData
+    from spatialdata.models import TableModel
+
+    table = AnnData(np.ones((2, 1)), uns={"abundance_model": fitted.to_dict()})
+    assert_same_model(load(table), fitted, cohort.X)
+    table.uns["mine"] = table.uns.pop("abundance_model")
+    assert_same_model(load(table, model_key="mine"), fitted, cohort.X)
+    with pytest.raises(KeyError, match=r'uns\["abundance_model"\] not found; available: mine'):
+        load(table)
+    sdata = SpatialData(tables={"first": TableModel.parse(table), "second": TableModel.parse(AnnData(np.ones((2, 1))))})
+    assert_same_model(load(sdata, model_key="mine"), fitted, cohort.X)
+    assert_same_model(load(sdata, model_key="mine", table_key="first"), fitted, cohort.X)
+    with pytest.raises(KeyError, match="not found"):
+        load(sdata, model_key="mine", table_key="second")
+    with pytest.raises(KeyError, match="third"):
+        load(sdata, table_key="third")
+    sdata["second"].uns["mine"] = fitted.to_dict()
+    with pytest.raises(ValueError, match="first, second; choose one with table_key="):
+        load(sdata, model_key="mine")
+    with pytest.raises(TypeError, match="not DataFrame"):
+        load(pd.DataFrame())
+
+
+def test_first_format(fitted, cohort):
+    state = fitted.to_dict()
+    config = json.loads(state["config"]) | {"format": 1}
+    config["baselines"]["mean"] |= {"format": 1, "arrays": {}}
+    assert_same_model(load(state | {"config": json.dumps(config)}), fitted, cohort.X)
+
+
 class TestStrict:
     @pytest.fixture
     def state(self, fitted):

@@ -84,15 +84,32 @@ def test_the_result_is_that_of_the_single_steps(slides, tmp_path):
         found, expected = read_zarr(row.output), by_hand(path)
         table, truth = found["tile_table"], expected["tile_table"]
         assert row.n_tiles == truth.n_obs > 5
-        pd.testing.assert_frame_equal(table.obs, truth.obs, check_categorical=False)
+        pd.testing.assert_frame_equal(table.obs[truth.obs.columns], truth.obs, check_categorical=False)
         for key in ("X_morphology", "patches", "spatial"):
             np.testing.assert_array_equal(np.asarray(table.obsm[key]), truth.obsm[key])
         facts = keys.read_provenance(table, "X_morphology")
         assert facts == keys.read_provenance(truth, "X_morphology")
         assert found["tissue"].geometry.geom_equals_exact(expected["tissue"].geometry, 1e-6).all()
         assert found["tiles"].geometry.geom_equals_exact(expected["tiles"].geometry, 1e-6).all()
+        assert table.obs["section"].tolist() == [path.name.partition(".")[0]] * table.n_obs
         assert found.attrs["histocell"]["slide"] == str(path)
         assert found.attrs["histocell"]["mpp_source"] == "tiff"
+
+
+def test_tissue_is_found_once(slides, tmp_path, monkeypatch):
+    from histocell.images import tissue
+    from histocell.pp import _tiles, _tissue
+
+    calls = []
+
+    def counted(image, find=tissue.find_tissue, **options):
+        calls.append(image)
+        return find(image, **options)
+
+    for module in (_tiles, _tissue):
+        monkeypatch.setattr(module, "find_tissue", counted)
+    hc.pp.embed_cohort(slides[:2], out=tmp_path / "out", size_um=SIZE_UM)
+    assert len(calls) == 2
 
 
 def test_the_thumbnail_lies_under_the_tiles(tmp_path, slides, monkeypatch):

@@ -149,7 +149,7 @@ def test_a_store_gives_the_same_and_is_not_computed_twice(slide, tmp_path, monke
 def test_an_interrupted_run_goes_on_where_it_was(slide, tmp_path):
     plain = embedded(slide, MeanColour(), batch_size=8)
     encoder = hc.encoders.load(MeanColour(), batch_size=8)
-    network = encoder._executor._lanes[0].backbone
+    network = encoder._executor.replicas[0].backbone
     seen = []
 
     def count(module, arguments):

@@ -124,7 +124,7 @@ def test_standardising_a_slide_of_several_sections():
     table.obsm["cell_abundance"] = pd.DataFrame(
         {"a": np.arange(table.n_obs), "b": 1.0 + np.arange(table.n_obs) % 3}, index=table.obs_names
     )
-    with pytest.warns(UserWarning):  # one section, no split
+    with pytest.warns(UserWarning, match="training rows"):  # one section, no split
         hc.tl.fit_abundance(sdata, model="ridge", standardize_by="section", table_key="tile_table", rng=0)
     hc.tl.predict_abundance(sdata, table_key="tile_table")
     together = table.obsm["predicted_abundance"].copy()

@@ -7,7 +7,8 @@ import pytest
 
 import histocell as hc
 from histocell._core import keys
-from histocell.tl.engine.scores import COLUMNS
+
+COLUMNS = ["model", "group", "cell_type", "metric", "value", "low", "high", "n_spots", "n_undefined", "n_training"]
 
 TINY = {"hidden": (8,) * 6, "max_epochs": 3, "n_members": 2}
 
@@ -53,7 +54,7 @@ class TestJourney:
         assert mean_score(table, "ridge", "l1") == pytest.approx(float(np.abs(truth - predicted).to_numpy().mean()))
         assert mean_score(table, "ridge") > 0.6
         assert mean_score(table, "ridge", "l1") < mean_score(table, "mean", "l1")
-        rows = table.uns["abundance_evaluation"].query("group == 'P0' and metric == 'cc' and model == 'ridge'")
+        rows = table.uns["abundance_evaluation"].query("group == 'all' and metric == 'cc' and model == 'ridge'")
         assert (rows["low"] < rows["value"]).all()
         assert (rows["n_spots"] == 80).all()
         undefined = table.uns["abundance_evaluation"].query(
@@ -68,7 +69,8 @@ class TestJourney:
         by_section = hc.tl.evaluate_abundance(table, n_bootstrap=20, rng=0, inplace=False)
         assert set(by_section["group"]) == {"P0s0", "P0s1", "all"}
         del table.obs["split"]
-        by_patient = hc.tl.evaluate_abundance(table, n_bootstrap=20, rng=0, inplace=False)
+        with pytest.warns(UserWarning, match="160 of the 320 scored rows"):
+            by_patient = hc.tl.evaluate_abundance(table, n_bootstrap=20, rng=0, inplace=False)
         assert set(by_patient["group"]) == {"P0", "P1", "P2", "P3", "all"}
         overall = by_patient.query("group == 'all' and metric == 'cc' and model == 'ridge'")
         each = by_patient.query("group != 'all' and metric == 'cc' and model == 'ridge'")
@@ -271,7 +273,7 @@ class TestBadInput:
             fit(table)
         hc.tl.predict_abundance(table)
         hc.tl.evaluate_abundance(table, n_bootstrap=10, group_key="patient")
-        rows = table.uns["abundance_evaluation"].query("model == 'ridge' and metric == 'cc' and group == 'P0'")
+        rows = table.uns["abundance_evaluation"].query("model == 'ridge' and metric == 'cc' and group == 'all'")
         assert rows.set_index("cell_type")["n_undefined"].to_dict() == dict.fromkeys(rows["cell_type"], 0) | {
             "rare": 1,
             "mean": 1,
@@ -302,7 +304,10 @@ class TestBadInput:
         with pytest.warns(UserWarning, match="flatters the model"):
             hc.tl.evaluate_abundance(table, n_bootstrap=10)
         table.obsm["cell_abundance"] = table.obsm["cell_abundance"].rename(columns={"rare": "other"})
-        with pytest.warns(UserWarning, match="only the 3 targets"):
+        with (
+            pytest.warns(UserWarning, match="only the 3 targets"),
+            pytest.warns(UserWarning, match="flatters the model"),
+        ):
             hc.tl.evaluate_abundance(table, n_bootstrap=10, split_key="none")
         table.obsm["cell_abundance"].columns = list("abcd")
         with pytest.raises(ValueError, match="share no target"):

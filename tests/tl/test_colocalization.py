@@ -44,7 +44,8 @@ def several():
 
 
 def as_frame(result, part):
-    return pd.DataFrame(result[part], result["names"], result["names"])
+    arrays = result if isinstance(result, dict) else vars(result)
+    return pd.DataFrame(arrays[part], arrays["names"], arrays["names"])
 
 
 def test_finds_what_is_there(adata):
@@ -64,18 +65,18 @@ def test_finds_what_is_there(adata):
 def test_units_do_not_matter(adata):
     """2.2 pitches of 100 um, whatever the px."""
     result = hc.tl.colocalization(adata, inplace=False)
-    params = json.loads(result["params"])
+    params = result.params
     assert params["length_scale_um"] == pytest.approx(220)
     assert "spot pitch" in params["length_scale_source"]
     assert params["include_self"]
     explicit = hc.tl.colocalization(section(mpp=0.25), length_scale_um=220, inplace=False)
-    np.testing.assert_allclose(explicit["R"], result["R"], atol=1e-10)
+    np.testing.assert_allclose(explicit.R, result.R, atol=1e-10)
     del adata.obs["mpp"]
     with pytest.raises(ValueError, match="resolution is unknown"):
         hc.tl.colocalization(adata)
     given = hc.tl.colocalization(adata, mpp=0.5, inplace=False)
-    np.testing.assert_allclose(given["R"], result["R"], atol=1e-10)
-    with pytest.raises(ValueError, match="mpp must be"):
+    np.testing.assert_allclose(given.R, result.R, atol=1e-10)
+    with pytest.raises(ValueError, match="the argument mpp gives -1"):
         hc.tl.colocalization(adata, mpp=-1)
 
 
@@ -84,7 +85,7 @@ def test_units_do_not_matter(adata):
 def test_every_null(adata, null, alternative):
     result = hc.tl.colocalization(adata, null=null, alternative=alternative, n_draws=49, rng=0, inplace=False)
     off = ~np.eye(4, dtype=bool)
-    p = result["p"]
+    p = result.p
     assert ((p[off] > 0) & (p[off] <= 1)).all()
     assert np.isfinite(np.diag(p)).all() == (null in {"permute", "permute_y", "analytic"})
     together, apart = as_frame(result, "p").loc["a", "b"], as_frame(result, "p").loc["a", "c"]
@@ -94,19 +95,19 @@ def test_every_null(adata, null, alternative):
         assert together > 0.5 > apart
     again = hc.tl.colocalization(adata, null=null, alternative=alternative, n_draws=49, rng=0, inplace=False)
     for part in ARRAYS:
-        np.testing.assert_array_equal(result[part], again[part])
+        np.testing.assert_array_equal(getattr(result, part), getattr(again, part))
 
 
 def test_inplace_writes_what_is_returned(adata):
-    returned, local, local_p = hc.tl.colocalization(adata, local=[("a", "b")], rng=1, inplace=False)
+    returned = hc.tl.colocalization(adata, local=[("a", "b")], rng=1, inplace=False)
     assert "colocalization" not in adata.uns
     assert hc.tl.colocalization(adata, local=[("a", "b")], rng=1, key_added="mine") is None
     written = adata.uns["mine"]
-    assert set(written) == set(returned)
+    assert set(written) == set(returned.to_uns())
     for part in ARRAYS:
-        np.testing.assert_array_equal(written[part], returned[part])
-    np.testing.assert_array_equal(adata.obsm["mine_local"], local)
-    np.testing.assert_array_equal(adata.obsm["mine_local_p"], local_p)
+        np.testing.assert_array_equal(written[part], returned.to_uns()[part])
+    np.testing.assert_array_equal(adata.obsm["mine_local"], returned.local)
+    np.testing.assert_array_equal(adata.obsm["mine_local_p"], returned.local_p)
     assert hc.get.provenance(adata, "mine")["null"] == "stationary"
 
 
@@ -121,8 +122,8 @@ def test_local_r_has_its_mean_and_its_place(adata):
     far = np.hypot(*(xy - xy.mean(axis=0)).T) > 1000
     assert (p[center] < 0.05).mean() > 0.8
     assert (p[far] < 0.05).mean() < 0.05
-    everything, *maps = hc.tl.colocalization(adata, local=True, rng=0, inplace=False)
-    assert len(everything["local_x"]) == 12 == maps[0].shape[1]
+    everything = hc.tl.colocalization(adata, local=True, rng=0, inplace=False)
+    assert len(everything.local_x) == 12 == everything.local.shape[1]
 
 
 class TestSections:
@@ -132,8 +133,8 @@ class TestSections:
         sections = several.uns["colocalization"]["sections"]
         for index in range(6):
             alone = hc.tl.colocalization(section(f"S{index}", rng=index), inplace=False)
-            np.testing.assert_allclose(sections["R"][index], alone["R"], atol=1e-9)
-            np.testing.assert_allclose(sections["n_eff"][index], alone["n_eff"], rtol=1e-6)
+            np.testing.assert_allclose(sections["R"][index], alone.R, atol=1e-9)
+            np.testing.assert_allclose(sections["n_eff"][index], alone.n_eff, rtol=1e-6)
         assert list(sections["patients"]) == ["P0", "P0", "P1", "P1", "P2", "P2"]
         np.testing.assert_array_equal(several.uns["colocalization"]["n_patients"], 3)
 
@@ -152,9 +153,9 @@ class TestSections:
         twice = ad.concat([section("S1"), section("S2")])
         twice.obs_names_make_unique()
         both = hc.tl.colocalization(twice, inplace=False)
-        np.testing.assert_allclose(both["R"], once["R"], atol=1e-9)
-        np.testing.assert_allclose(both["n_eff"], once["n_eff"], rtol=1e-6)
-        width, width_once = (result["high"] - result["low"] for result in (both, once))
+        np.testing.assert_allclose(both.R, once.R, atol=1e-9)
+        np.testing.assert_allclose(both.n_eff, once.n_eff, rtol=1e-6)
+        width, width_once = (result.high - result.low for result in (both, once))
         np.testing.assert_allclose(width, width_once, rtol=1e-3)
 
     def test_a_type_that_one_section_lacks(self, several):
@@ -169,7 +170,7 @@ class TestSections:
 
     def test_a_section_has_one_patient(self, several):
         several.obs["patient"] = [str(index % 2) for index in range(several.n_obs)]
-        with pytest.raises(ValueError, match="several patients"):
+        with pytest.raises(ValueError, match="not one"):
             hc.tl.colocalization(several)
 
     def test_a_section_with_hardly_any_points(self, several):
@@ -188,8 +189,8 @@ class TestWeights:
         weights = adata.obsp["spatial_connectivities"].toarray()
         z = adata.obsm["cell_abundance"].to_numpy()
         z = (z - z.mean(axis=0)) / z.std(axis=0)
-        np.testing.assert_allclose(result["R"], z.T @ weights @ z / weights.sum(), atol=1e-10)
-        assert json.loads(result["params"])["weights"] == "spatial_connectivities"
+        np.testing.assert_allclose(result.R, z.T @ weights @ z / weights.sum(), atol=1e-10)
+        assert result.params["weights"] == "spatial_connectivities"
 
     def test_esda(self, parity_dir):
         folder = parity_dir / "moran" / "A1"
@@ -199,11 +200,11 @@ class TestWeights:
         adata.obsm["cell_abundance"] = pd.read_csv(folder / "proportions.tsv", sep="\t", index_col=0).to_numpy()
         weights = load_npz(folder / "W_esda_knn8_row.npz")
         result = hc.tl.colocalization(adata, weights=weights, row_standardize=True, inplace=False)
-        np.testing.assert_allclose(result["R"], np.load(folder / "esda_bv.npz")["I"], atol=1e-10)
+        np.testing.assert_allclose(result.R, np.load(folder / "esda_bv.npz")["I"], atol=1e-10)
 
     def test_row_standardised_rbf(self, adata):
         result = hc.tl.colocalization(adata, row_standardize=True, inplace=False)
-        assert abs(result["R"] - result["R"].T).max() > 1e-6
+        assert abs(result.R - result.R.T).max() > 1e-6
 
     def test_spatialdm(self, parity_dir):
         folder = parity_dir / "moran" / "D1"
@@ -216,7 +217,7 @@ class TestWeights:
             result = hc.tl.colocalization(adata, include_self=include_self, **options)
             truth = np.load(folder / f"spatialdm_global_{name}.npz")
             for part in ("R", "z", "p"):
-                np.testing.assert_allclose(result[part], truth[part], atol=1e-8)
+                np.testing.assert_allclose(getattr(result, part), truth[part], atol=1e-8)
 
     def test_bad_weights(self, adata):
         with pytest.raises(KeyError, match="spatial_neighbors"):
@@ -256,9 +257,9 @@ class TestCells:
         options = {"length_scale_um": 20, "include_self": False, "inplace": False}
         labels = hc.tl.colocalization(cells, "cell_type", **options)
         dense = hc.tl.colocalization(cells, "indicators", **options)
-        assert list(labels["names"]) == list(dense["names"])
-        np.testing.assert_allclose(labels["R"], dense["R"], atol=1e-6)
-        np.testing.assert_allclose(labels["n_eff"], dense["n_eff"], rtol=1e-4)
+        assert list(labels.names) == list(dense.names)
+        np.testing.assert_allclose(labels.R, dense.R, atol=1e-6)
+        np.testing.assert_allclose(labels.n_eff, dense.n_eff, rtol=1e-4)
 
     def test_cells_without_a_type_are_left_out(self, cells):
         cells.obs.loc[cells.obs_names[:100], "cell_type"] = np.nan
@@ -374,3 +375,95 @@ def test_tidy_frame(adata):
         hc.get.colocalization(adata, section="S9")
     with pytest.raises(KeyError, match=r"Run hc.tl.colocalization"):
         hc.get.colocalization(adata, "other")
+
+
+class TestGraphs:
+    @pytest.mark.parametrize("graph", ["grid", "knn", "delaunay"])
+    def test_squidpy_builds_a_graph_of_each_section(self, several, graph):
+        """The same as a call of squidpy by hand for each section, and nothing of the user's is touched."""
+        import squidpy as sq
+
+        by_hand = getattr(sq.gr, f"spatial_neighbors_{graph}")
+        before = several.copy()
+        result = hc.tl.colocalization(several, weights=graph, inplace=False)
+        assert result.params["weights"] == f"squidpy.gr.spatial_neighbors_{graph}"
+        assert not several.obsp
+        assert set(several.uns) == set(before.uns)
+        for index, name in enumerate(several.obs["section"].unique()):
+            part = several[several.obs["section"] == name].copy()
+            by_hand(part)
+            alone = hc.tl.colocalization(part, weights="spatial_connectivities", inplace=False)
+            np.testing.assert_allclose(result.sections["R"][index], alone.R, atol=1e-12)
+
+    def test_a_key_of_obsp_wins(self, adata):
+        adata.obsp["knn"] = csr_array(np.eye(adata.n_obs))
+        result = hc.tl.colocalization(adata, weights="knn", null="permute", n_draws=19, rng=0, inplace=False)
+        assert result.params["weights"] == "knn"
+        np.testing.assert_allclose(np.diag(result.R), 1)
+
+    def test_a_section_with_few_points(self, several):
+        few = several[(several.obs["section"] != "S0") | (np.arange(several.n_obs) < 5)].copy()
+        result = hc.tl.colocalization(few, weights="knn", inplace=False)
+        assert np.isfinite(result.R).all()
+
+
+class TestGenes:
+    @pytest.fixture
+    def expressed(self, adata):
+        rng = np.random.default_rng(0)
+        rate = np.hstack([adata.obsm["cell_abundance"].to_numpy(), rng.gamma(1, size=(adata.n_obs, 16))])
+        counts = csr_array(rng.poisson(20 * rate).astype(np.float32))
+        out = ad.AnnData(counts, obs=adata.obs, obsm={"spatial": adata.obsm["spatial"]})
+        out.var_names = [f"g{index}" for index in range(20)]
+        return out
+
+    def test_counts_are_normalised_by_scanpy(self, expressed):
+        import scanpy as sc
+
+        before = expressed.X.copy()
+        result = hc.tl.colocalization(expressed, ["g0", "g1", "g7"], inplace=False)
+        assert (expressed.X != before).nnz == 0
+        assert list(result.names) == ["g0", "g1", "g7"]
+        assert result.params["normalization"] == "scanpy.pp.normalize_total, scanpy.pp.log1p"
+        assert as_frame(result, "R").loc["g0", "g1"] > 0.3
+        by_hand = expressed.copy()
+        sc.pp.normalize_total(by_hand)
+        sc.pp.log1p(by_hand)
+        by_hand.obsm["genes"] = by_hand[:, ["g0", "g1", "g7"]].to_df()
+        np.testing.assert_allclose(result.R, hc.tl.colocalization(by_hand, "genes", inplace=False).R, atol=1e-6)
+        log = hc.tl.colocalization(by_hand, ["g0", "g1", "g7"], inplace=False)
+        assert log.params["normalization"] == "none: X does not hold counts"
+        np.testing.assert_allclose(log.R, result.R, atol=1e-6)
+
+    def test_written_and_drawn(self, expressed, tmp_path):
+        hc.tl.colocalization(expressed, ["g0", "g1"], local=[("g0", "g1")], rng=0)
+        expressed.write_h5ad(tmp_path / "table.h5ad")
+        axes = hc.pl.colocalization_pair(ad.read_h5ad(tmp_path / "table.h5ad"), "g0", "g1")
+        assert [ax.get_title() for ax in axes[:2]] == ["g0", "g1"]
+
+    def test_genes_that_are_not_there(self, expressed):
+        with pytest.raises(KeyError, match="genes TP53 not found in var_names; available: g0, g1"):
+            hc.tl.colocalization(expressed, ["g0", "TP53"])
+        with pytest.raises(ValueError, match="not unique"):
+            hc.tl.colocalization(expressed, ["g0", "g0"])
+
+
+def test_result_says_what_it_is(several):
+    result = hc.tl.colocalization(several, local=[("a", "b")], rng=0, inplace=False)
+    assert isinstance(result, hc.tl.ColocalizationResult)
+    text = repr(result)
+    assert "4 variables, 6 sections, 3 replicates" in text
+    assert "names: a, b, c, d" in text
+    assert "null='stationary'" in text
+    assert result.local.shape == result.local_p.shape == (several.n_obs, 2)
+    plain = hc.tl.colocalization(several, inplace=False)
+    assert plain.local is plain.local_p is None
+    assert "local_x" not in plain.to_uns()
+    np.testing.assert_allclose(hc.tl.evaluate_colocalization(result, plain, rng=0)["value"], 1)
+
+
+def test_group_key_names_the_replicate(several):
+    several.obs["donor"] = several.obs["section"].map({f"S{index}": "AB"[index % 2] for index in range(6)})
+    result = hc.tl.colocalization(several, group_key="donor", inplace=False)
+    assert list(result.sections["patients"]) == ["A", "B"] * 3
+    assert (result.n_patients == 2).all()

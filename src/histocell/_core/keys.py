@@ -20,12 +20,15 @@ PATCHES = "patches"  # (n, 4) int32: y0, x0, y1, x1 in full-resolution pixels
 ABUNDANCE = "cell_abundance"  # DataFrame, one column per cell type
 PREDICTED = "predicted_abundance"  # DataFrame; with _lower and _upper the interval
 
+LOWER, UPPER = "_lower", "_upper"  # endings of the slots of an interval
+
 # obs
 SECTION = "section"
 PATIENT = "patient"
 MPP = "mpp"  # um per full-resolution pixel of the row's image
 INSIDE = "patch_inside"
 SPLIT = "split"
+TRAIN, VAL, TEST, DROPPED = "train", "val", "test", "dropped"  # its levels
 TISSUE_FRACTION = "tissue_fraction"
 FOCUS = "focus"
 
@@ -33,6 +36,9 @@ FOCUS = "focus"
 PROVENANCE = "histocell"
 MODEL = "abundance_model"
 EVALUATION = "abundance_evaluation"
+
+# models that stand beside every other one, the simplest first
+BASELINES = ("mean", "ridge")
 
 # SpatialData elements
 IMAGE = "he"

@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,6 +41,13 @@ class Settings:
 
 
 settings = Settings()
+
+
+class Progress(Protocol):
+    """A bar that is told how much was done, such as tqdm's."""
+
+    def update(self, n: float | None = 1, /) -> object:
+        """Advance the bar by `n`."""
 
 
 def progress_bar(

@@ -1,22 +1,29 @@
-"""Evaluation protocols: every group once the unseen one, or one dataset after another; tidy tables come out."""
+"""Evaluation protocols, leave-one-group-out and cross-dataset, for any task and several models."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng, draw_seed
 from histocell._core.settings import progress_bar
-from histocell.tables.access import get_table, row_labels
+from histocell.models.registry import make_model
+from histocell.tables.access import row_labels
+from histocell.tables.sections import Sections
 from histocell.tl.engine import features as _features
-from histocell.tl.engine import scores as _scores
-from histocell.tl.engine import task as _task
+from histocell.tl.engine.abundance import ABUNDANCE
+from histocell.tl.engine.evaluate import warn_of_training_rows
+from histocell.tl.engine.fit import Dataset, fit
+from histocell.tl.engine.rows import held_out_groups
+from histocell.tl.engine.scores import ALL, score_table
+from histocell.tl.engine.task import shared_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -25,6 +32,10 @@ if TYPE_CHECKING:
 
     from histocell._core.rng import RNGLike, SeedLike
     from histocell.models.base import Model
+    from histocell.tl.engine.rows import Rows
+    from histocell.tl.engine.task import Task
+
+    type Outputs = dict[str, dict[str, NDArray[np.float64]]]  # by model, then by the ending of the slot
 
 _MODELS = ("mean", "ridge", "mlp")
 
@@ -33,11 +44,12 @@ def leave_one_group_out(
     data: AnnData | SpatialData,
     features: str | Sequence[str] | None = None,
     *,
+    task: Task = ABUNDANCE,
     models: Sequence[str | Model] | Mapping[str, str | Model] = _MODELS,
     group_key: str = keys.PATIENT,
     target: str = keys.ABUNDANCE,
     standardize_by: str | None = None,
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, Mapping[str, object]] | None = None,
     n_bootstrap: int = 1000,
     rng: SeedLike | RNGLike | None = None,
     device: str | None = None,
@@ -51,6 +63,8 @@ def leave_one_group_out(
         AnnData, or SpatialData with a table; nothing is written to it.
     features
         One or several embeddings in ``obsm``; by default the only one there is.
+    task
+        What is predicted and how it is scored.
     models
         Names of models, models with settings of their own, or a mapping from a name for the table to either.
     group_key
@@ -79,31 +93,34 @@ def leave_one_group_out(
     ValueError
         When there are fewer than two groups with a known target.
     """
-    table = get_table(data, table_key)
-    X, truth = _inputs(table, features, target, standardize_by)
-    labels = row_labels(table, group_key)
-    rows = _known(truth)
+    sections = Sections(data, table_key=table_key)
+    dataset = Dataset.read(task, sections.table, features, target, standardize_by)
+    labels = row_labels(dataset.table, group_key)
+    rows = _known_rows(dataset)
     groups = np.unique(labels[rows])
     if len(groups) < 2:
         msg = f'obs["{group_key}"] has {len(groups)} level with a known target; at least two are needed'
         raise ValueError(msg)
-    named = _named_models(models)
-    found = {name: _nothing(truth.shape) for name in named}
+    named = _named_models(models, config)
+    outputs: Outputs = {name: {} for name in named}
+    seen = np.zeros((2, len(labels)), dtype=bool)
     children = as_rng(rng).spawn(len(groups) + 1)
-    for index, group in enumerate(progress_bar(groups, desc="leave one out", unit="group")):
-        train, held = rows[labels[rows] != group], np.flatnonzero(labels == group)
-        inner = _inner_groups(table, train, group_key)
-        seed = draw_seed(children[index])
-        for name, model in named.items():
-            fitted = _fit(model, config, X[train], truth.iloc[train], inner, seed, device)
-            for part, values in zip(found[name], _predict(fitted, X[held], device), strict=True):
-                part[held] = values
-    slides = row_labels(table, keys.SECTION) if keys.SECTION in table.obs else labels
-    return _scores.score_table(
-        truth.iloc[rows],
-        {name: _prediction(*(part[rows] for part in parts)) for name, parts in found.items()},
+    for group, child in zip(progress_bar(groups, desc="leave one out", unit="group"), children, strict=False):
+        held = np.flatnonzero(labels == group)
+        train = _inner_groups(dataset, rows[labels[rows] != group], group_key)
+        found, seen[:, held] = _fit_predict(task, named, dataset, train, dataset, held, draw_seed(child), device)
+        for name, endings in found.items():
+            for ending, values in endings.items():
+                outputs[name].setdefault(ending, np.full(dataset.truth.array.shape, np.nan))[held] = values
+    outputs = {name: {ending: values[rows] for ending, values in each.items()} for name, each in outputs.items()}
+    warn_of_training_rows(*seen[:, rows])
+    return score_table(
+        task,
+        dataset.truth.rows(rows),
+        outputs,
         groups=labels[rows],
-        slides=slides[rows],
+        slides=sections.labels[rows],
+        trained=seen[0, rows],
         n_bootstrap=n_bootstrap,
         rng=children[-1],
     )
@@ -114,11 +131,12 @@ def cross_dataset(
     test: AnnData | SpatialData,
     features: str | Sequence[str] | None = None,
     *,
+    task: Task = ABUNDANCE,
     models: Sequence[str | Model] | Mapping[str, str | Model] = _MODELS,
     group_key: str = keys.PATIENT,
     target: str = keys.ABUNDANCE,
     standardize_by: str | None = None,
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, Mapping[str, object]] | None = None,
     n_bootstrap: int = 1000,
     rng: SeedLike | RNGLike | None = None,
     device: str | None = None,
@@ -132,6 +150,8 @@ def cross_dataset(
         AnnData, or SpatialData with a table; nothing is written to them.
     features
         One or several embeddings in ``obsm`` of both; by default the only one there is.
+    task
+        What is predicted and how it is scored.
     models
         Names of models, models with settings of their own, or a mapping from a name for the table to either.
     group_key
@@ -160,96 +180,76 @@ def cross_dataset(
     ValueError
         When the two share no target, or their embeddings differ in what is known of them.
     """
-    source, goal = get_table(train, table_key), get_table(test, table_key)
-    names = _features.embedding_keys(source, features)
-    _features.check_same(goal, _features.describe(source, names))
-    X, truth = _inputs(source, names, target, standardize_by)
-    X_new, truth_new = _inputs(goal, names, target, standardize_by)
-    shared = [name for name in truth.columns if name in set(truth_new.columns)]
-    if not shared:
-        msg = f"the two share no target: {listing(truth.columns)} against {listing(truth_new.columns)}"
-        raise ValueError(msg)
-    if len(shared) < max(truth.shape[1], truth_new.shape[1]):
-        warn(f"only the {len(shared)} targets that the two share are used")
-    rows, rows_new = _known(truth[shared]), _known(truth_new[shared])
-    inner = _inner_groups(source, rows, group_key)
+    source, goal = (Sections(data, table_key=table_key) for data in (train, test))
+    names = _features.embedding_keys(source.table, features)
+    _features.check_same(goal.table, _features.describe(source.table, names))
+    known, new = (Dataset.read(task, each.table, names, target, standardize_by) for each in (source, goal))
+    shared = shared_targets(known.truth, new.truth, "the two")
+    known, new = (replace(dataset, truth=dataset.truth.select(shared)) for dataset in (known, new))
+    inner, rows = _inner_groups(known, _known_rows(known), group_key), _known_rows(new)
     generator = as_rng(rng)
-    seed = draw_seed(generator)
-    found = {}
-    for name, model in _named_models(models).items():
-        fitted = _fit(model, config, X[rows], truth[shared].iloc[rows], inner, seed, device)
-        found[name] = _prediction(*_predict(fitted, X_new[rows_new], device))
-    groups = row_labels(goal, group_key)[rows_new] if group_key in goal.obs else np.full(len(rows_new), "all rows")
-    return _scores.score_table(
-        truth_new[shared].iloc[rows_new],
-        found,
-        groups=groups,
-        slides=row_labels(goal, keys.SECTION)[rows_new] if keys.SECTION in goal.obs else groups,
+    named = _named_models(models, config)
+    outputs, seen = _fit_predict(task, named, known, inner, new, rows, draw_seed(generator), device)
+    warn_of_training_rows(*seen)
+    return score_table(
+        task,
+        new.truth.rows(rows),
+        outputs,
+        groups=row_labels(new.table, group_key)[rows] if group_key in new.table.obs else np.full(len(rows), ALL),
+        slides=goal.labels[rows],
+        trained=seen[0],
         n_bootstrap=n_bootstrap,
         rng=generator,
     )
 
 
-def _inputs(
-    table: AnnData, features: str | Sequence[str] | None, target: str, standardize_by: str | None
-) -> tuple[NDArray[Any], pd.DataFrame]:
-    names = _features.embedding_keys(table, features)
-    return _features.feature_matrix(table, names, standardize_by), _task.target_frame(table, target, "")
-
-
-def _known(truth: pd.DataFrame) -> NDArray[np.intp]:
-    rows = np.flatnonzero(np.isfinite(truth.to_numpy(dtype=np.float64)).all(axis=1))
-    if len(rows) == 0:
+def _known_rows(dataset: Dataset) -> NDArray[np.intp]:
+    if not dataset.known.any():
         msg = "no row has a known target"
         raise ValueError(msg)
-    return rows
+    return np.flatnonzero(dataset.known)
 
 
-def _inner_groups(table: AnnData, rows: NDArray[np.intp], group_key: str) -> NDArray[Any]:
+def _inner_groups(dataset: Dataset, rows: NDArray[np.intp], group_key: str) -> Rows:
     """Groups for what a model chooses for itself: those of the protocol while two are left, else the next finer ones."""
-    usable = group_key in table.obs and table.obs[group_key].iloc[rows].nunique() > 1
-    return _task.held_out_groups(table, rows, np.ones(len(rows), dtype=bool), group_key if usable else None)[0]
+    obs = dataset.table.obs
+    usable = group_key in obs and obs[group_key].iloc[rows].nunique() > 1
+    sections = Sections(dataset.table, group_key=group_key if usable else None)
+    return held_out_groups(sections, rows, np.zeros(len(rows), dtype=bool))
 
 
-def _named_models(models: Sequence[str | Model] | Mapping[str, str | Model]) -> dict[str, str | Model]:
-    if hasattr(models, "items"):
-        return dict(models.items())
-    named: dict[str, str | Model] = {}
-    for model in models:
-        name = model if isinstance(model, str) else model.name
+def _named_models(
+    models: Sequence[str | Model] | Mapping[str, str | Model], config: Mapping[str, Mapping[str, object]] | None
+) -> dict[str, Model]:
+    """Unfitted models by the name that they have in the table."""
+    pairs = (
+        models.items()
+        if isinstance(models, Mapping)
+        else [(model if isinstance(model, str) else model.name, model) for model in models]
+    )
+    named: dict[str, Model] = {}
+    for name, model in pairs:
         if name in named:
             msg = f"two models are called {name!r}; give a mapping from names of your own to models"
             raise ValueError(msg)
-        named[name] = model
+        named[name] = make_model(model, (config or {}).get(model, {}) if isinstance(model, str) else {})
     return named
 
 
-def _fit(
-    model: str | Model,
-    config: Mapping[str, Any] | None,
-    X: NDArray[Any],
-    truth: pd.DataFrame,
-    groups: NDArray[Any],
+def _fit_predict(
+    task: Task,
+    models: Mapping[str, Model],
+    known: Dataset,
+    train: Rows,
+    new: Dataset,
+    rows: NDArray[np.intp],
     seed: int,
     device: str | None,
-) -> Model:
-    settings = (config or {}).get(model, {}) if isinstance(model, str) else {}
-    fitted = _task.make_model(model, settings)
-    return fitted.fit(X, truth.to_numpy(dtype=np.float64), groups=groups, rng=seed, device=device)
-
-
-def _predict(model: Model, X: NDArray[Any], device: str | None) -> tuple[NDArray[np.float64], ...]:
-    """Prediction, lower and upper bound; the bounds are NaN for a model without interval."""
-    value = model.predict(X, device=device)
-    return value, *(model.interval(value) if model.has_interval else _nothing(value.shape)[:2])
-
-
-def _nothing(shape: tuple[int, ...]) -> tuple[NDArray[np.float64], ...]:
-    return tuple(np.full(shape, np.nan) for _ in range(3))
-
-
-def _prediction(
-    value: NDArray[np.float64], lower: NDArray[np.float64], upper: NDArray[np.float64]
-) -> _scores.Prediction:
-    known = bool(np.isfinite(lower).any())
-    return _scores.Prediction(value, lower if known else None, upper if known else None)
+) -> tuple[Outputs, NDArray[np.bool_]]:
+    """What each model says of rows of `new`, and which of them it was fitted on or chose settings by, ``(2, n)``."""
+    outputs: Outputs = {}
+    for name, model in models.items():
+        # Baselines are models of the protocol like all others.
+        fit(task, model, known, train, rng=seed, device=device, baselines=False)
+        outputs[name] = model.outputs(new.X[rows], device=device)
+    return outputs, np.array(known.fingerprint(train).contains(new.hashes[rows]))

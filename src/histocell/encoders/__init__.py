@@ -1,4 +1,4 @@
-"""What turns raw input into embeddings."""
+"""Image encoders: networks that turn patches into embeddings, and their catalogue."""
 
 from __future__ import annotations
 

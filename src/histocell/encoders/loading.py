@@ -1,8 +1,7 @@
-"""From a name or a module to an encoder that embeds patches."""
+"""Loading of an encoder by its name, or from a module."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from histocell.encoders.registry import get_spec
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from typing_extensions import TypeIs
 
     from histocell.encoders.inference.nucleus_tokens import NucleusPooling
     from histocell.encoders.networks.backbone import Backbone
@@ -69,7 +69,15 @@ def load(
         When the weights can neither be found nor downloaded.
     ValueError
         When they do not fit, or the file is not what it should be; for a pooling that the network has not.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> hc.encoders.load("kaiko-s16", weights="random", device="cpu").dim
+    384
     """
+    from histocell.encoders.inference.patch_encoder import PatchEncoder
+
     if not isinstance(encoder, str):
         if weights is not None:
             msg = "a module has its weights already; load them into it and leave weights= out"
@@ -78,24 +86,8 @@ def load(
     else:
         spec = get_spec(encoder)
         if spec.library == "builtin":
-            if weights is not None or pool is not None:
-                msg = f"the built-in encoder {spec.name!r} has no weights and no tokens; leave weights= and pool= out"
-                raise ValueError(msg)
-            from histocell.encoders.morphology.encoder import Morphology
-
-            return Morphology()
-        if spec.library == "lazyslide":
-            from histocell.encoders.networks.lazyslide import load_lazyslide
-
-            backbone, spec, version = load_lazyslide(spec, weights)
-        elif weights == "random":
-            backbone, version = _random(spec, rng), f"random-{rng}"
-        elif weights is None and not spec.hub_id:
-            backbone, version = _from_timm(spec), spec.revision
-        else:
-            backbone, spec, version = _from_weights(spec, weights)
-    from histocell.encoders.inference.patch_encoder import PatchEncoder
-
+            return _builtin(spec, weights, pool)
+        backbone, spec, version = _from_spec(spec, weights, rng)
     return PatchEncoder(
         backbone,
         spec,
@@ -108,24 +100,58 @@ def load(
     )
 
 
+def resolve_encoder(encoder: str | torch.nn.Module | Encoder, **options: Any) -> Encoder:
+    """An encoder that is loaded already as it is; anything else is loaded with `options`, the parameters of :func:`load`."""
+    if not _is_loaded(encoder):
+        return load(encoder, **options)
+    given = [name for name, value in options.items() if value not in (None, "auto")]
+    if given:
+        msg = f"{encoder.name!r} is loaded already: give {', '.join(given)} to hc.encoders.load"
+        raise ValueError(msg)
+    return encoder
+
+
+def _is_loaded(encoder: object) -> TypeIs[Encoder]:
+    return hasattr(encoder, "embed_chunks")
+
+
+def _builtin(spec: EncoderSpec, weights: str | Path | None, pool: str | NucleusPooling | None) -> Encoder:
+    from histocell.encoders.morphology.encoder import Morphology
+
+    if weights is not None or pool is not None:
+        msg = f"the built-in encoder {spec.name!r} has no weights and no tokens; leave weights= and pool= out"
+        raise ValueError(msg)
+    return Morphology()
+
+
+def _from_spec(spec: EncoderSpec, weights: str | Path | None, rng: int) -> tuple[Backbone, EncoderSpec, str]:
+    """The network of a spec with its weights, the spec with the sizes that came with them, and their version."""
+    if spec.library == "lazyslide":
+        from histocell.encoders.networks.lazyslide import load_lazyslide
+
+        return load_lazyslide(spec, weights)
+    if weights == "random":
+        return _random(spec, rng), spec, f"random-{rng}"
+    if weights is None and not spec.hub_id:
+        return _from_timm(spec), spec, spec.revision
+    return _from_weights(spec, weights)
+
+
 def _from_weights(spec: EncoderSpec, weights: str | Path | None) -> tuple[Backbone, EncoderSpec, str]:
     import torch
 
-    from histocell.encoders.networks.build import build, configured, fill
+    from histocell.encoders.networks.build import build, spec_from_config
+    from histocell.encoders.networks.checkpoints import load_checkpoint
     from histocell.encoders.networks.weights import hub_weights, local_weights, read_tensors
 
-    found = hub_weights(spec) if weights is None else local_weights(weights, spec)
-    spec = configured(spec, found.config)
+    files = hub_weights(spec) if weights is None else local_weights(weights, spec)
+    spec = spec_from_config(spec, files.config)
     with torch.device("meta"):
         backbone = build(spec)
-    if _unsaved_buffers(backbone):  # nothing would fill these
-        backbone = _random(spec, 0)
-    fill(backbone, read_tensors(found), spec, str(weights or f"https://huggingface.co/{spec.hub_id}"))
-    return backbone, spec, found.version
-
-
-def _unsaved_buffers(backbone: Backbone) -> bool:
-    return not {name for name, _ in backbone.named_buffers()} <= set(backbone.state_dict())
+    if not {name for name, _ in backbone.named_buffers()} <= set(backbone.state_dict()):
+        backbone = _random(spec, 0)  # checkpoints hold no values for these buffers
+    load_checkpoint(backbone, read_tensors(files), spec, str(weights or f"https://huggingface.co/{spec.hub_id}"))
+    return backbone, spec, files.version
 
 
 def _random(spec: EncoderSpec, rng: int) -> Backbone:
@@ -156,23 +182,21 @@ def _from_timm(spec: EncoderSpec) -> Backbone:
 
 
 def _from_module(module: torch.nn.Module) -> tuple[Backbone, EncoderSpec, str]:
-    from histocell.encoders.networks.backbone import as_backbone
+    from histocell.encoders.networks.backbone import TransformerBackbone, as_backbone
     from histocell.encoders.networks.weights import state_digest
 
     backbone = as_backbone(module)
     facts: dict[str, Any] = {}
     if config := getattr(module, "pretrained_cfg", None):
         facts = {name: tuple(config[name]) for name in ("mean", "std")} | {"input_px": config["input_size"][-1]}
+    if isinstance(backbone, TransformerBackbone):  # it may have been built for another size
+        facts |= {"input_px": int(backbone.trunk.patch_embed.img_size[0]), "prefix_tokens": backbone.prefix_tokens}
     spec = EncoderSpec(
         name=type(module).__name__,
         library="module",
         pooling=backbone.poolings[0],
         patch_px=backbone.patch_px,
-        prefix_tokens=getattr(backbone, "prefix_tokens", 0),
         summary="a module of the user",
         **facts,
     )
-    if backbone.patch_px is not None:  # a transformer may have been built for another size
-        trunk: Any = backbone.trunk
-        spec = replace(spec, input_px=int(trunk.patch_embed.img_size[0]))
     return backbone, spec, f"module-{state_digest(module)}"

@@ -1,4 +1,4 @@
-"""The encoders that are known by name."""
+"""Registry of encoders: specs by name."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def register(spec: EncoderSpec, *, overwrite: bool = False) -> None:
         The encoder.
     overwrite
         Whether a known encoder of that name may be replaced; else `ValueError`.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> spec = hc.encoders.EncoderSpec(name="our-vit", library="timm", arch="vit_base_patch16_224")
+    >>> hc.encoders.register(spec, overwrite=True)
+    >>> hc.encoders.get_spec("our-vit").arch
+    'vit_base_patch16_224'
     """
     if spec.name in _registry() and not overwrite:
         msg = f"encoder {spec.name!r} is registered already; pass overwrite=True to replace it"
@@ -41,7 +49,7 @@ def register(spec: EncoderSpec, *, overwrite: bool = False) -> None:
 
 
 def get_spec(name: str) -> EncoderSpec:
-    """What is known of an encoder.
+    """The spec of an encoder.
 
     Parameters
     ----------
@@ -52,7 +60,13 @@ def get_spec(name: str) -> EncoderSpec:
     Raises
     ------
     KeyError
-        When the name is neither; the message lists the registered ones.
+        When the name is none of these; the message lists the registered ones.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> hc.encoders.get_spec("uni2").hub_id
+    'MahmoodLab/UNI2-h'
     """
     from histocell.encoders.catalog import ALIASES
 
@@ -64,11 +78,11 @@ def get_spec(name: str) -> EncoderSpec:
         from histocell.encoders.networks.lazyslide import lazyslide_spec
 
         return lazyslide_spec(name.removeprefix("lazyslide:"))
-    usual = name.lower().replace("_", "-")
-    usual = ALIASES.get(usual, usual)
-    if usual in _registry():
-        return _registry()[usual]
-    near = difflib.get_close_matches(usual, [*_registry(), *ALIASES], 3)
+    canonical = name.lower().replace("_", "-")
+    canonical = ALIASES.get(canonical, canonical)
+    if canonical in _registry():
+        return _registry()[canonical]
+    near = difflib.get_close_matches(canonical, [*_registry(), *ALIASES], 3)
     msg = (
         f"encoder {name!r} is not known; "
         + (f"did you mean {listing(near)}? " if near else "")
@@ -92,8 +106,8 @@ def _timm_spec(name: str) -> EncoderSpec:
         library="timm",
         arch=model,
         input_px=int(config.input_size[-1]),
-        mean=_three(config.mean),
-        std=_three(config.std),
+        mean=_rgb(config.mean),
+        std=_rgb(config.std),
         interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",
         precision="bf16",
         revision=config.tag or "",
@@ -102,7 +116,7 @@ def _timm_spec(name: str) -> EncoderSpec:
     )
 
 
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
+def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
     red, green, blue = values
     return red, green, blue
 
@@ -128,9 +142,15 @@ _COLUMNS = (
 def list_encoders() -> pd.DataFrame:
     """The registered encoders, one row each, indexed by name.
 
-    Columns: what it is in one line, the width and the definition of the embedding, edge of the input in px and its um
-    per px, rows and columns of tokens, millions of parameters, usual precision on a GPU, licence, whether commercial use
-    is allowed, whether access must be asked for, repository, revision, publication.
+    Columns: a summary, width and definition of the embedding, edge of the input in px and its um per px, rows and columns
+    of tokens, millions of parameters, usual precision on a GPU, licence, whether commercial use is allowed, whether access
+    must be asked for, repository, revision, publication.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> hc.encoders.list_encoders().loc["uni", ["dim", "commercial"]].tolist()
+    [1024, False]
     """
     import pandas as pd
 

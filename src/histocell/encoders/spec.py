@@ -1,4 +1,4 @@
-"""What is known of an encoder, and what every encoder can do."""
+"""Facts about an encoder (`EncoderSpec`) and the interface of all encoders (`Encoder`)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from histocell._core.settings import Progress
     from histocell.images.slide_image import SlideImage
     from histocell.images.stain.normalize import StainTransform
 
@@ -20,14 +21,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSpec:
-    """An image encoder: how to build it, what to feed it, what it gives, what one may do with it.
+    """An image encoder: its network, input, embedding and licence.
 
     Attributes
     ----------
     name
         Key of the registry; ``obsm["X_<name>"]`` holds its embeddings.
     library
-        Who builds it, or in whose format its weights are: ``"builtin"``, ``"timm"``, ``"dinov2"`` (checkpoints of
+        The library that builds it, or in whose format its weights are: ``"builtin"``, ``"timm"``, ``"dinov2"`` (checkpoints of
         Meta's code), ``"transformers"`` (``ViTModel``, ``Dinov2Model`` and ``Dinov2WithRegistersModel``), ``"coca"``
         (vision towers with an attentional pooler), ``"lazyslide"`` or ``"module"``.
     hub_id, filename, revision
@@ -36,8 +37,8 @@ class EncoderSpec:
     arch, arch_kwargs
         Architecture and its arguments, as timm names them.
     pooling
-        What the embedding is: ``"cls"``, ``"mean"`` (over patch tokens), ``"cls_mean"`` (both, one after the other),
-        ``"attention"``, ``"projected"``, or ``"native"`` where the network alone knows.
+        Definition of the embedding: ``"cls"``, ``"mean"`` (over patch tokens), ``"cls_mean"`` (both, one after the
+        other), ``"attention"``, ``"projected"``, or ``"native"`` for the output of the network as it is.
     dim
         Width of the embedding; `None` where the network tells.
     params
@@ -49,15 +50,22 @@ class EncoderSpec:
     mean, std
         Normalisation of the channels, on a scale from 0 to 1.
     interpolation
-        How pictures of another size are brought to the input size.
+        How images of another size are resized to the input size.
     precision
-        What its authors, or those who use it most, run it with on a GPU.
+        Precision that its authors, or most of its users, run it with on a GPU.
     license, commercial, gated
-        Licence of the weights; whether it allows commercial use; whether one must ask for them. `None` where not known.
+        Licence of the weights, whether it allows commercial use, and whether access must be asked for; `None` where
+        unknown.
     citation
         The publication.
     summary
         One line.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> hc.encoders.EncoderSpec(name="ours", library="timm", arch="vit_base_patch16_224", patch_px=16).grid
+    (14, 14)
     """
 
     name: str
@@ -66,7 +74,7 @@ class EncoderSpec:
     filename: str = ""
     revision: str = ""
     arch: str = ""
-    arch_kwargs: dict[str, Any] = field(default_factory=dict)
+    arch_kwargs: dict[str, Any] = field(default_factory=dict)  # of any type that timm.create_model takes
     pooling: str = "native"
     dim: int | None = None
     params: float | None = None
@@ -91,10 +99,10 @@ class EncoderSpec:
 
 
 class Encoder(Protocol):
-    """What :func:`load` returns and `hc.pp.embed_image` uses."""
+    """An encoder that is loaded: the result of :func:`histocell.encoders.load`, used by `hc.pp.embed_image`."""
 
     batch_size: int | None
-    """Patches that are computed together; `None` until it was found."""
+    """Patches in one forward pass; `None` until it was found."""
 
     @property
     def name(self) -> str:
@@ -102,11 +110,11 @@ class Encoder(Protocol):
 
     @property
     def version(self) -> str:
-        """Which weights or definition."""
+        """Version of its weights or definition."""
 
     @property
     def spec(self) -> EncoderSpec:
-        """What is known of it."""
+        """Facts about it."""
 
     @property
     def dim(self) -> int:
@@ -114,15 +122,15 @@ class Encoder(Protocol):
 
     @property
     def pool(self) -> str:
-        """The definition of the embedding, in a word."""
+        """Definition of the embedding, in a word."""
 
     @property
     def precision(self) -> str:
-        """The numbers it computes with: ``"fp32"``, ``"bf16"`` or ``"fp16"``."""
+        """Floating-point format of its computations: ``"fp32"``, ``"bf16"`` or ``"fp16"``."""
 
     @property
     def chunk_rows(self) -> int:
-        """Rows that are worth a chunk of a store."""
+        """Rows of a chunk, where it writes into a store."""
 
     def order(self, centers: NDArray[np.float64], *, mpp: float, size_um: float) -> NDArray[np.intp]:
         """The order in which points are best computed."""
@@ -135,7 +143,7 @@ class Encoder(Protocol):
         mpp: float,
         size_um: float,
         stain: StainTransform | None = None,
-        progress: Any = None,
+        progress: Progress | None = None,
     ) -> NDArray[np.float32]:
         """Embeddings of square patches, shape ``(n, dim)``."""
 
@@ -147,6 +155,6 @@ class Encoder(Protocol):
         mpp: float,
         size_um: float,
         stain: StainTransform | None = None,
-        progress: Any = None,
+        progress: Progress | None = None,
     ) -> Generator[NDArray[np.float32]]:
         """Embeddings of one chunk of patches after the other."""

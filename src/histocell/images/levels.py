@@ -1,4 +1,4 @@
-"""Levels of a pyramid: each gives integer windows of 8-bit RGB, reading only the blocks that it needs."""
+"""Levels of a pyramid, which give integer windows of 8-bit RGB and read only the blocks that they need."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, product
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     type Block = tuple[int, int]
 
 CACHE_BYTES = 384 * 2**20  # one legacy ST section, decoded, fits
-_MIN_BLOCK = 256
 
 
 class Level(Protocol):
@@ -35,28 +36,52 @@ class Level(Protocol):
         ...
 
 
-class ArrayLevel:
-    """An array in memory."""
+@dataclass(frozen=True)
+class ImageFile:
+    """What a file holds.
 
-    def __init__(self, array: NDArray[Any], dims: Sequence[str] | None = None) -> None:
+    Attributes
+    ----------
+    levels
+        Its levels, from fine to coarse.
+    resolution
+        Finds the micrometres per px of the finest level, and what says so.
+    """
+
+    levels: Sequence[Level]
+    resolution: Callable[[], tuple[float | None, str]]
+
+
+class ArrayLevel:
+    """An array in memory.
+
+    Attributes
+    ----------
+    shape
+        Height and width.
+    scale
+        Factor that brings values to 0-255, `None` for 8 bit.
+    """
+
+    def __init__(self, array: NDArray[np.generic], dims: Sequence[str] | None = None) -> None:
         self._array = array
         self._axis = channel_axis(array.shape, dims)
         self.shape = (array.shape[1], array.shape[2]) if self._axis == 0 else (array.shape[0], array.shape[1])
-        self._scale: float | None = None
+        self.scale: float | None = None
         if needs_scale(array.dtype):
             stride = [max(1, length // 1000) for length in array.shape]
-            self._scale = value_scale(array[tuple(slice(None, None, step) for step in stride)])
+            self.scale = value_scale(array[tuple(slice(None, None, step) for step in stride)])
 
     def window(self, y0: int, x0: int, y1: int, x1: int) -> Pixels:
         """Pixels of a window."""
         inner = self._array[:, y0:y1, x0:x1] if self._axis == 0 else self._array[y0:y1, x0:x1]
-        return to_rgb(inner, self._axis, self._scale)
+        return to_rgb(inner, self._axis, self.scale)
 
 
 class FileLevel:
     """An image file that can only be decoded whole: decoded at the first read."""
 
-    def __init__(self, shape: tuple[int, int], decode: Callable[[], NDArray[Any]]) -> None:
+    def __init__(self, shape: tuple[int, int], decode: Callable[[], NDArray[np.generic]]) -> None:
         self.shape = shape
         self._decode = decode
         self._level: ArrayLevel | None = None
@@ -120,6 +145,11 @@ class BlockCache:
                     self._bytes -= self._blocks.pop(key).result().nbytes
 
 
+def block_sizes(length: int, edge: int) -> list[int]:
+    """Sizes of the blocks of `edge` px that a length is cut into; the last is what is left."""
+    return [min(edge, length - start) for start in range(0, length, edge)]
+
+
 class BlockLevel:
     """An array that is read in blocks: chunks of a dask array, tiles of a TIFF."""
 
@@ -127,7 +157,7 @@ class BlockLevel:
         self,
         row_chunks: Sequence[int],
         column_chunks: Sequence[int],
-        fetch: Callable[[list[Block]], list[NDArray[Any]]],
+        fetch: Callable[[list[Block]], list[NDArray[np.generic]]],
         *,
         axis: int | None,
         dtype: np.dtype,
@@ -138,85 +168,33 @@ class BlockLevel:
         self.shape = (self._rows[-1], self._columns[-1])
         self._fetch_raw = fetch
         self._axis = axis
+        self._dtype = dtype
         self._cache = cache
-        self._scale_unknown = needs_scale(dtype)
-        self._scale: float | None = None
+
+    @cached_property
+    def scale(self) -> float | None:
+        """Factor that brings values to 0-255, `None` for 8 bit: by the middle block, whichever is read first."""
+        if not needs_scale(self._dtype):
+            return None
+        middle = ((len(self._rows) - 1) // 2, (len(self._columns) - 1) // 2)
+        return value_scale(self._fetch_raw([middle])[0])
 
     def _fetch(self, blocks: list[Block]) -> list[Pixels]:
-        if self._scale_unknown:
-            # the block in the middle shows the range, whichever block is read first
-            middle = ((len(self._rows) - 1) // 2, (len(self._columns) - 1) // 2)
-            self._scale = value_scale(self._fetch_raw([middle])[0])
-            self._scale_unknown = False
-        return [to_rgb(block, self._axis, self._scale) for block in self._fetch_raw(blocks)]
+        return [to_rgb(block, self._axis, self.scale) for block in self._fetch_raw(blocks)]
 
     def window(self, y0: int, x0: int, y1: int, x1: int) -> Pixels:
         """Pixels of a window."""
         rows = range(bisect_right(self._rows, y0) - 1, bisect_left(self._rows, y1))
         columns = range(bisect_right(self._columns, x0) - 1, bisect_left(self._columns, x1))
-        places = list(product(rows, columns))
-        blocks = self._cache.get(id(self), places, self._fetch)
+        wanted = list(product(rows, columns))
+        blocks = self._cache.get(id(self), wanted, self._fetch)
         if len(blocks) == 1:
             top, left = self._rows[rows[0]], self._columns[columns[0]]
             return blocks[0][y0 - top : y1 - top, x0 - left : x1 - left]
         out = np.empty((y1 - y0, x1 - x0, 3), dtype=np.uint8)
-        for (row, column), block in zip(places, blocks, strict=True):
+        for (row, column), block in zip(wanted, blocks, strict=True):
             top, left = self._rows[row], self._columns[column]
             a, b = max(y0, top), min(y1, self._rows[row + 1])
             c, d = max(x0, left), min(x1, self._columns[column + 1])
             out[a - y0 : b - y0, c - x0 : d - x0] = block[a - top : b - top, c - left : d - left]
         return out
-
-
-def dask_level(array: Any, dims: Sequence[str] | None, cache: BlockCache) -> BlockLevel:
-    """A level over a dask array: each chunk is computed when a window first needs it."""
-    axis = channel_axis(array.shape, dims)
-    y_axis = 1 if axis == 0 else 0
-
-    def fetch(blocks: list[Block]) -> list[NDArray[Any]]:
-        import dask
-
-        chosen = [array.blocks[(slice(None), *block) if axis == 0 else block] for block in blocks]
-        # an array of one chunk is computed as it is; dask would copy the chunk of an array
-        tasks = [part.to_delayed().item() if part.npartitions == 1 else part for part in chosen]
-        # one block on this thread; several in one graph, so that what they share is computed once
-        return list(dask.compute(*tasks, scheduler="synchronous" if len(tasks) == 1 else "threads"))
-
-    chunks = array.chunks
-    return BlockLevel(chunks[y_axis], chunks[y_axis + 1], fetch, axis=axis, dtype=array.dtype, cache=cache)
-
-
-def zarr_level(array: Any, dims: Sequence[str], cache: BlockCache) -> BlockLevel:
-    """A level over a zarr array, in whole chunks of at least 256 px."""
-    axis = channel_axis(array.shape, dims)
-    y_axis = 1 if axis == 0 else 0
-    chunks = []
-    for length, chunk in zip(array.shape[y_axis : y_axis + 2], array.chunks[y_axis : y_axis + 2], strict=True):
-        size = chunk * -(-_MIN_BLOCK // chunk)
-        chunks.append([min(size, length - start) for start in range(0, length, size)])
-    starts = [[0, *accumulate(sizes)] for sizes in chunks]
-
-    def fetch(blocks: list[Block]) -> list[NDArray[Any]]:
-        found = []
-        for row, column in blocks:
-            window = (slice(*starts[0][row : row + 2]), slice(*starts[1][column : column + 2]))
-            found.append(np.asarray(array[(slice(None), *window) if axis == 0 else window]))
-        return found
-
-    return BlockLevel(chunks[0], chunks[1], fetch, axis=axis, dtype=array.dtype, cache=cache)
-
-
-class OpenSlideLevel:
-    """A level of a slide that OpenSlide reads; it keeps a cache of its own."""
-
-    def __init__(self, slide: Any, level: int) -> None:
-        self._slide = slide
-        self._level = level
-        width, height = slide.level_dimensions[level]
-        self.shape = (height, width)
-        self._scale = (slide.dimensions[1] / height, slide.dimensions[0] / width)
-
-    def window(self, y0: int, x0: int, y1: int, x1: int) -> Pixels:
-        """Pixels of a window; regions that were not scanned are white."""
-        corner = (round(x0 * self._scale[1]), round(y0 * self._scale[0]))
-        return to_rgb(np.asarray(self._slide.read_region(corner, self._level, (x1 - x0, y1 - y0))), 2)

@@ -27,7 +27,7 @@ class PatchSource:
     size_px
         Edge of a patch in level-0 px.
     input_px
-        Edge of the picture that the patch becomes.
+        Edge of the image that the patch becomes, in px.
 
     Attributes
     ----------
@@ -40,9 +40,10 @@ class PatchSource:
             msg = f"a patch must have a size, not {size_px:g} px (input {input_px} px)"
             raise ValueError(msg)
         self._image = image
-        y_factor, x_factor, self._level = image.level_for(size_px / input_px)
-        self._factors = np.array([y_factor, x_factor])
-        self._cut = max(1, round(size_px / max(y_factor, x_factor)))
+        scaled = image.level_for(size_px / input_px)
+        self._level = scaled.level
+        self._factors = np.array([scaled.y, scaled.x])
+        self._cut = max(1, round(size_px / self._factors.max()))
         self._shrunk = self._cut > _MAX_SHRINK * input_px
         self.edge = input_px if self._shrunk else self._cut
 

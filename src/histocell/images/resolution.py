@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from histocell.images.transformations import affine_matrix, is_microns, transfor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import tifffile
+    from xarray import DataArray, DataTree
 
 _UM_PER_UNIT = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "mm": 1e3, "cm": 1e4, "in": 25400.0}
 _TIFF_UNIT = {2: 25400.0, 3: 1e4}  # um per inch, per cm
@@ -28,7 +31,7 @@ def isotropic_mpp(x: float, y: float, source: str) -> float:
     return check_mpp((x + y) / 2, source=source)
 
 
-def element_mpp(element: Any) -> float | None:
+def element_mpp(element: DataArray | DataTree) -> float | None:
     """The mpp of a SpatialData image: its scale to the coordinate system ``um`` (or ``um-<section>``)."""
     for name in sorted(filter(is_microns, transformations(element))):
         x, y = np.linalg.norm(affine_matrix(element, name)[:2, :2], axis=0)
@@ -36,7 +39,7 @@ def element_mpp(element: Any) -> float | None:
     return None
 
 
-def tiff_mpp(tiff: Any, index: int) -> tuple[float | None, str]:
+def tiff_mpp(tiff: tifffile.TiffFile, index: int) -> tuple[float | None, str]:
     """The mpp of the series `index` of a TIFF and which part of the file states it."""
     page = tiff.series[index].keyframe
     if tiff.is_ome and tiff.ome_metadata and (found := _ome_mpp(tiff.ome_metadata, index)):

@@ -1,19 +1,24 @@
-"""One lazy reader over everything that can hold an H&E image."""
+"""Slides as lazy images: windows of 8-bit RGB at any resolution, over files, arrays and image elements."""
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import zlib
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from histocell._core.geometry import check_mpp
-from histocell.images.levels import ArrayLevel, BlockCache, dask_level
+from histocell.images.dask_arrays import array_levels, is_dask
+from histocell.images.files import open_file
 from histocell.images.pixels import background_colour
 from histocell.images.resample import cover, resample
+from histocell.images.resolution import element_mpp
+from histocell.images.transformations import element_scales, is_image_element
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +29,17 @@ if TYPE_CHECKING:
 
     from histocell.images.levels import Level
 
-type ImageSource = str | os.PathLike[str] | NDArray[Any] | da.Array | DataArray | DataTree | SlideImage
+type ImageSource = str | os.PathLike[str] | NDArray[np.generic] | da.Array | DataArray | DataTree | SlideImage
 
 _BAND_PIXELS = 2**24  # a larger window is read band by band, so that a whole slide never lies in memory
+
+
+class ScaledLevel(NamedTuple):
+    """A level and its downsample factors."""
+
+    y: float
+    x: float
+    level: Level
 
 
 class SlideImage:
@@ -49,10 +62,9 @@ class SlideImage:
         self.mpp = mpp
         self.mpp_source = mpp_source if mpp is not None else "unknown"
         self._name = name
-        self._levels = sorted(
-            ((*_factors(self.shape, level.shape), level) for level in levels), key=lambda item: item[0]
-        )
-        self.levels = [max(y, x) for y, x, _ in self._levels]
+        scaled = [ScaledLevel(*_factors(self.shape, level.shape), level) for level in levels]
+        self._levels = sorted(scaled, key=lambda item: item.y)
+        self.levels = [max(item.y, item.x) for item in self._levels]
         self._background: tuple[int, int, int] | None = None
         self._lock = threading.Lock()
 
@@ -64,7 +76,7 @@ class SlideImage:
 
     @property
     def background(self) -> tuple[int, int, int]:
-        """Colour of the empty glass: the mode of bright pixels of low saturation, white where there are none."""
+        """Colour of empty glass: the mode of bright pixels of low saturation, white where there are none."""
         if self._background is None:
             with self._lock:
                 if self._background is None:
@@ -73,16 +85,17 @@ class SlideImage:
 
     def _sample(self, grid: int = 12, edge: int = 32) -> NDArray[np.uint8]:
         """Pixels (n, 3) of a grid of small windows over the coarsest level, or all of a small one."""
-        level = self._levels[-1][2]
+        level = self._levels[-1].level
         height, width = level.shape
         if height * width <= 2**20:
             return level.window(0, 0, height, width).reshape(-1, 3)
-        tops = np.unique(np.linspace(0, max(0, height - edge), grid).astype(int)).tolist()
-        lefts = np.unique(np.linspace(0, max(0, width - edge), grid).astype(int)).tolist()
+        tops, lefts = (
+            np.unique(np.linspace(0, max(0, length - edge), grid).astype(int)).tolist() for length in (height, width)
+        )
         # copies: a view would keep the whole block that it was cut from
-        windows = [
+        windows = (
             np.array(level.window(y, x, min(height, y + edge), min(width, x + edge))) for y in tops for x in lefts
-        ]
+        )
         return np.concatenate([window.reshape(-1, 3) for window in windows])
 
     def thumbnail(self, max_px: int = 1024) -> NDArray[np.uint8]:
@@ -133,31 +146,29 @@ class SlideImage:
             raise ValueError(msg)
         rows, columns = out_shape
         if rows == height and columns == width and y0 % 1 == 0 and x0 % 1 == 0:
-            return self.padded(self._levels[0][2], (int(y0), int(x0), int(y1), int(x1)), fill)
-        y_factor, x_factor, level = self.level_for(min(height / rows, width / columns))
-        if rows > 1 and height * width > _BAND_PIXELS * y_factor * x_factor:
-            n_bands = min(rows, int(np.ceil(height * width / (_BAND_PIXELS * y_factor * x_factor))))
-            cuts = np.linspace(0, rows, n_bands + 1).astype(int).tolist()
-            step = height / rows
-            return np.concatenate(
-                [
-                    self._resampled(
-                        level, (y0 + a * step, x0, y0 + b * step, x1), (b - a, columns), fill, (y_factor, x_factor)
-                    )
-                    for a, b in pairwise(cuts)
-                ]
-            )
-        return self._resampled(level, (y0, x0, y1, x1), (rows, columns), fill, (y_factor, x_factor))
+            return self.padded(self._levels[0].level, (int(y0), int(x0), int(y1), int(x1)), fill)
+        scaled = self.level_for(min(height / rows, width / columns))
+        n_bands = min(rows, math.ceil(height * width / (_BAND_PIXELS * scaled.y * scaled.x)))
+        if n_bands == 1:
+            return self._resampled(scaled, (y0, x0, y1, x1), out_shape, fill)
+        cuts = np.linspace(0, rows, n_bands + 1).astype(int).tolist()
+        step = height / rows
+        return np.concatenate(
+            [
+                self._resampled(scaled, (y0 + a * step, x0, y0 + b * step, x1), (b - a, columns), fill)
+                for a, b in pairwise(cuts)
+            ]
+        )
 
-    def level_for(self, shrink: float) -> tuple[float, float, Level]:
-        """Downsample factors (y, x) and pixels of the coarsest level that need not be enlarged.
+    def level_for(self, shrink: float) -> ScaledLevel:
+        """The coarsest level that need not be enlarged.
 
         Parameters
         ----------
         shrink
             Level-0 px per px that is wanted.
         """
-        return next(item for item in reversed(self._levels) if max(item[:2]) <= max(1.0, shrink * 1.001))
+        return next(item for item in reversed(self._levels) if max(item.y, item.x) <= max(1.0, shrink * 1.001))
 
     def fingerprint(self) -> str:
         """A short sum over the size and a sample of the pixels, to tell whether this is the same image as before."""
@@ -171,18 +182,16 @@ class SlideImage:
 
     def _resampled(
         self,
-        level: Level,
+        scaled: ScaledLevel,
         window: tuple[float, float, float, float],
         out_shape: tuple[int, int],
         fill: Sequence[int] | None,
-        factors: tuple[float, float],
     ) -> NDArray[np.uint8]:
-        """A window of a level, resampled to `out_shape`."""
-        (y_factor, x_factor), (height, width) = factors, level.shape
-        y0, x0, y1, x1 = window[0] / y_factor, window[1] / x_factor, window[2] / y_factor, window[3] / x_factor
-        top, bottom = cover(y0, y1, out_shape[0], height)
-        left, right = cover(x0, x1, out_shape[1], width)
-        pixels = self.padded(level, (top, left, bottom, right), fill)
+        """A window in level-0 px, resampled from a level to `out_shape`."""
+        y0, x0, y1, x1 = window[0] / scaled.y, window[1] / scaled.x, window[2] / scaled.y, window[3] / scaled.x
+        top, bottom = cover(y0, y1, out_shape[0], scaled.level.shape[0])
+        left, right = cover(x0, x1, out_shape[1], scaled.level.shape[1])
+        pixels = self.padded(scaled.level, (top, left, bottom, right), fill)
         return resample(pixels, (y0 - top, y1 - top), (x0 - left, x1 - left), out_shape=out_shape)
 
     def padded(
@@ -222,7 +231,7 @@ def _factors(full: tuple[int, int], shape: tuple[int, int]) -> tuple[float, floa
     return factors[0], factors[1]
 
 
-def open_image(source: Any, *, mpp: float | None = None) -> SlideImage:
+def open_image(source: ImageSource, *, mpp: float | None = None) -> SlideImage:
     """Open anything that holds an H&E image; pixels are read when windows ask for them.
 
     Parameters
@@ -243,49 +252,41 @@ def open_image(source: Any, *, mpp: float | None = None) -> SlideImage:
     TypeError
         If it is nothing that can hold an image.
     """
-    given = None if mpp is None else check_mpp(mpp)
+    if mpp is not None:
+        mpp = check_mpp(mpp)
     if isinstance(source, SlideImage):
-        if given is None or given == source.mpp:
+        if mpp is None or mpp == source.mpp:
             return source
-        return SlideImage([item[2] for item in source._levels], mpp=given, mpp_source="argument", name=source._name)
+        levels = [item.level for item in source._levels]
+        return SlideImage(levels, mpp=mpp, mpp_source="argument", name=source._name)
     if isinstance(source, str | os.PathLike):
-        return _open_path(os.fspath(source), given)
-    if hasattr(source, "children") and hasattr(source, "subtree"):
-        scales = [next(iter(source[key].data_vars.values())) for key in source.children]
-        return _open_element(source, scales, given, "multiscale element")
-    if hasattr(source, "dims") and hasattr(source, "data"):
-        return _open_element(source, [source], given, "element")
-    if hasattr(source, "__dask_graph__"):
-        levels: list[Level] = [dask_level(source, None, BlockCache())]
-        return SlideImage(levels, mpp=given, mpp_source="argument", name="dask array")
-    if isinstance(source, np.ndarray):
-        return SlideImage([ArrayLevel(source)], mpp=given, mpp_source="argument")
+        return _open_path(Path(source), mpp)
+    if is_image_element(source):
+        return _open_element(source, mpp)
+    if isinstance(source, np.ndarray) or is_dask(source):
+        name = "array" if isinstance(source, np.ndarray) else "dask array"
+        return SlideImage(array_levels([source], None), mpp=mpp, mpp_source="argument", name=name)
     hint = '; give one image of it, sdata["he"]' if hasattr(source, "images") else ""
     msg = f"no image in an object of type {type(source).__name__}: expected a path, an array or an image element{hint}"
     raise TypeError(msg)
 
 
-def _open_path(path: str, mpp: float | None) -> SlideImage:
-    from histocell.images.files import open_file
-
-    file = open_file(path, mpp=mpp)
-    return SlideImage(file.levels, mpp=file.mpp, mpp_source=file.mpp_source, name=os.path.basename(path))  # noqa: PTH119
-
-
-def _open_element(element: Any, scales: Sequence[Any], mpp: float | None, name: str) -> SlideImage:
-    """An xarray image; what SpatialData calls an image element."""
-    from histocell.images.files import levels_behind
-    from histocell.images.resolution import element_mpp
-
-    levels = levels_behind([getattr(scale.data, "name", "") for scale in scales])
-    if levels is None:
-        cache = BlockCache()
-        levels = [
-            dask_level(scale.data, scale.dims, cache)
-            if hasattr(scale.data, "__dask_graph__")
-            else ArrayLevel(scale.data, scale.dims)
-            for scale in scales
-        ]
+def _open_path(path: Path, mpp: float | None) -> SlideImage:
+    file = open_file(path)
     if mpp is not None:
-        return SlideImage(levels, mpp=mpp, mpp_source="argument", name=name)
-    return SlideImage(levels, mpp=element_mpp(element), mpp_source="transformation", name=name)
+        return SlideImage(file.levels, mpp=mpp, mpp_source="argument", name=path.name)
+    try:
+        found, mpp_source = file.resolution()
+    except ValueError as error:
+        msg = f"{path}: {error}"
+        raise ValueError(msg) from error
+    return SlideImage(file.levels, mpp=found, mpp_source=mpp_source, name=path.name)
+
+
+def _open_element(element: DataArray | DataTree, mpp: float | None) -> SlideImage:
+    scales = element_scales(element)
+    name = "element" if scales[0] is element else "multiscale element"
+    levels = array_levels([scale.data for scale in scales], [str(axis) for axis in scales[0].dims])
+    mpp_source = "transformation" if mpp is None else "argument"
+    mpp = element_mpp(element) if mpp is None else mpp
+    return SlideImage(levels, mpp=mpp, mpp_source=mpp_source, name=name)

@@ -1,9 +1,9 @@
-"""Affine maps between the elements of a SpatialData, read from the elements themselves."""
+"""Scales of image elements, and affine maps between the elements of a SpatialData."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
@@ -13,17 +13,34 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+    from spatialdata.transformations import BaseTransformation
+    from xarray import DataArray, DataTree
 
 
-def transformations(element: Any) -> Mapping[str, Any]:
+def is_image_element(source: object) -> TypeGuard[DataArray | DataTree]:
+    """Whether an object is an image of xarray: what SpatialData calls an image element."""
+    return _is_tree(source) or (hasattr(source, "dims") and hasattr(source, "data"))
+
+
+def _is_tree(source: object) -> TypeGuard[DataTree]:
+    return hasattr(source, "children") and hasattr(source, "subtree")
+
+
+def element_scales(element: DataArray | DataTree) -> list[DataArray]:
+    """The scales of an image element, finest first."""
+    if not _is_tree(element):
+        return [element]  # type: ignore[list-item]
+    return [next(iter(scale.dataset.data_vars.values())) for scale in element.children.values()]
+
+
+def transformations(element: object) -> Mapping[str, BaseTransformation]:
     """Transformations of an element by coordinate system; none where it is a plain array."""
-    if hasattr(element, "children"):
-        finest = element[next(iter(element.children))]
-        element = next(iter(finest.data_vars.values()))
+    if _is_tree(element):
+        element = element_scales(element)[0]
     return getattr(element, "attrs", {}).get("transform", {})
 
 
-def affine_matrix(element: Any, system: str) -> NDArray[np.float64]:
+def affine_matrix(element: object, system: str) -> NDArray[np.float64]:
     """Matrix (3, 3) from the coordinates (x, y) of an element to a coordinate system."""
     return transformations(element)[system].to_affine_matrix(("x", "y"), ("x", "y"))
 
@@ -33,7 +50,7 @@ def is_microns(system: str) -> bool:
     return re.fullmatch(rf"{MICRONS}(-.*)?", system) is not None
 
 
-def matrix_to_image(element: Any, image: Any) -> NDArray[np.float64] | None:
+def matrix_to_image(element: object, image: object) -> NDArray[np.float64] | None:
     """Matrix (3, 3) from an element to the px of an image, `None` where they share no coordinate system.
 
     Parameters

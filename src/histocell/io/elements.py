@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import dask.array as da
 import numpy as np
-from dask.base import tokenize
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity, Scale, set_transformation
 from xarray import DataArray, Dataset, DataTree
 
 from histocell._core import keys
-from histocell.images.files import check_path, file_stamp, open_file, remember_lazy, reopen
+from histocell.images.dask_arrays import file_arrays
+from histocell.images.files import check_path
 from histocell.images.pixels import channel_axis
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-_CHUNK = 2048
 
 
 def transformations(mpp: float | None, suffix: str = "") -> dict[str, Any]:
@@ -46,7 +38,7 @@ def image_element(source: Any, *, mpp: float | None, suffix: str = "") -> DataAr
         End of the names of the coordinate systems, for one of several images.
     """
     if isinstance(source, str | os.PathLike):
-        scales = _file_scales(check_path(source))
+        scales = file_arrays(check_path(source))
     elif hasattr(source, "children"):
         scales = [_channels_first(next(iter(source[name].data_vars.values()))) for name in source.children]
     else:
@@ -87,33 +79,3 @@ def _multiscale(scales: list[Any], systems: dict[str, Any]) -> DataTree:
     set_transformation(tree, systems, set_all=True)
     Image2DModel.validate(tree)
     return tree
-
-
-def _file_scales(path: Path) -> list[da.Array]:
-    """The levels of a file as dask arrays (c, y, x) of 8-bit RGB."""
-    path = path.absolute()
-    stamp = file_stamp(path)
-    lazy = []
-    for number, level in enumerate(open_file(path, mpp=1.0).levels):
-        name = f"slide-{tokenize(str(path), stamp, number)}"
-        remember_lazy(name, str(path), stamp, number)
-        chunks = [tuple(min(_CHUNK, length - start) for start in range(0, length, _CHUNK)) for length in level.shape]
-        lazy.append(
-            da.map_blocks(
-                _read_block,
-                path=str(path),
-                stamp=stamp,
-                level=number,
-                chunks=((3,), *chunks),
-                dtype=np.uint8,
-                meta=np.empty((0, 0, 0), dtype=np.uint8),
-                name=name,
-            )
-        )
-    return lazy
-
-
-def _read_block(path: str, stamp: tuple[int, int], level: int, block_info: Any = None) -> NDArray[np.uint8]:
-    """One chunk of a file, read wherever dask runs it."""
-    (_, (y0, y1), (x0, x1)) = block_info[None]["array-location"]
-    return reopen(path, stamp).levels[level].window(y0, x0, y1, x1).transpose(2, 0, 1)

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+from scipy.sparse import csr_array, diags_array
 
-from histocell.kernels.neighbors import CHUNK, REACH, rbf_arguments, rbf_neighbors, run_bounds
+from histocell.kernels.neighbors import CHUNK, RBF, CellLists, rbf_cells, rbf_neighbors
+from histocell.kernels.threads import parallel_njit
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-    from scipy.sparse import csr_array
 
 
 @dataclass(frozen=True)
@@ -74,94 +75,62 @@ def standardize(values: ArrayLike) -> tuple[NDArray[np.floating], NDArray[np.boo
     return centered, constant
 
 
-@njit(nogil=True, cache=True, parallel=True, fastmath={"contract", "reassoc"})
+@parallel_njit(fastmath={"contract", "reassoc"})
 def _rbf_lag(
-    xy: np.ndarray,
-    cell: np.ndarray,
-    start: np.ndarray,
-    columns: int,
-    decay: float,
-    limit: float,
-    include_self: bool,
-    buffer: int,
-    order: np.ndarray,
-    values: np.ndarray,
-    lag: np.ndarray,
-    rows: np.ndarray,
-    squares: np.ndarray,
+    cells: CellLists, rbf: RBF, values: np.ndarray, lag: np.ndarray, rows: np.ndarray, squares: np.ndarray
 ) -> None:
     """One pass over the cell lists; `values` are sorted, `lag`, `rows` and `squares` in the original order."""
     n, k = values.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
-        found = np.empty(buffer, np.int32)
-        weight = np.empty(buffer)
+        found, weight = np.empty(rbf.buffer, np.int32), np.empty(rbf.buffer)
         total, four = np.empty(k), np.empty(4, values.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            count = rbf_neighbors(i, cells, rbf, found, weight)
             total[:] = 0
             row_sum, row_square = 0.0, 0.0
-            for row in range(cell[i, 0] - REACH, cell[i, 0] + REACH + 1):
-                first, last = run_bounds(row, cell[i, 1], start, columns)
-                count = rbf_neighbors(i, first, last, xy, decay, limit, include_self, found, weight)
-                for m in range(count):
-                    row_sum += weight[m]
-                    row_square += weight[m] * weight[m]
-                m = 0
-                while m + 4 <= count:  # four products in the type of the values, then one float64 sum
-                    four[0], four[1], four[2], four[3] = weight[m], weight[m + 1], weight[m + 2], weight[m + 3]
-                    a, b, c, d = four[0], four[1], four[2], four[3]
-                    va, vb = values[found[m]], values[found[m + 1]]
-                    vc, vd = values[found[m + 2]], values[found[m + 3]]
-                    for v in range(k):
-                        total[v] += (a * va[v] + b * vb[v]) + (c * vc[v] + d * vd[v])
-                    m += 4
-                while m < count:
-                    va = values[found[m]]
-                    for v in range(k):
-                        total[v] += weight[m] * va[v]
-                    m += 1
-            place = order[i]
+            for m in range(count):
+                row_sum += weight[m]
+                row_square += weight[m] * weight[m]
+            m = 0
+            while m + 4 <= count:  # four products in the type of the values, then one float64 sum
+                four[0], four[1], four[2], four[3] = weight[m], weight[m + 1], weight[m + 2], weight[m + 3]
+                a, b, c, d = four[0], four[1], four[2], four[3]
+                va, vb = values[found[m]], values[found[m + 1]]
+                vc, vd = values[found[m + 2]], values[found[m + 3]]
+                for v in range(k):
+                    total[v] += (a * va[v] + b * vb[v]) + (c * vc[v] + d * vd[v])
+                m += 4
+            while m < count:
+                va = values[found[m]]
+                for v in range(k):
+                    total[v] += weight[m] * va[v]
+                m += 1
+            point = cells.order[i]
             for v in range(k):
-                lag[place, v] = total[v]
-            rows[place] = row_sum
-            squares[place] = row_square
+                lag[point, v] = total[v]
+            rows[point], squares[point] = row_sum, row_square
 
 
-@njit(nogil=True, cache=True, parallel=True)
+@parallel_njit()
 def _rbf_label_lag(
-    xy: np.ndarray,
-    cell: np.ndarray,
-    start: np.ndarray,
-    columns: int,
-    decay: float,
-    limit: float,
-    include_self: bool,
-    buffer: int,
-    order: np.ndarray,
-    labels: np.ndarray,
-    lag: np.ndarray,
-    rows: np.ndarray,
-    squares: np.ndarray,
+    cells: CellLists, rbf: RBF, labels: np.ndarray, lag: np.ndarray, rows: np.ndarray, squares: np.ndarray
 ) -> None:
     """As `_rbf_lag`, of indicator variables: each neighbour adds its weight to the column of its label."""
     n = labels.size
     for chunk in prange((n + CHUNK - 1) // CHUNK):
-        found = np.empty(buffer, np.int32)
-        weight = np.empty(buffer)
+        found, weight = np.empty(rbf.buffer, np.int32), np.empty(rbf.buffer)
         total = np.empty(lag.shape[1])
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            count = rbf_neighbors(i, cells, rbf, found, weight)
             total[:] = 0
             row_sum, row_square = 0.0, 0.0
-            for row in range(cell[i, 0] - REACH, cell[i, 0] + REACH + 1):
-                first, last = run_bounds(row, cell[i, 1], start, columns)
-                count = rbf_neighbors(i, first, last, xy, decay, limit, include_self, found, weight)
-                for m in range(count):
-                    total[labels[found[m]]] += weight[m]
-                    row_sum += weight[m]
-                    row_square += weight[m] * weight[m]
-            place = order[i]
-            lag[place] = total
-            rows[place] = row_sum
-            squares[place] = row_square
+            for m in range(count):
+                total[labels[found[m]]] += weight[m]
+                row_sum += weight[m]
+                row_square += weight[m] * weight[m]
+            point = cells.order[i]
+            lag[point] = total
+            rows[point], squares[point] = row_sum, row_square
 
 
 def _normalized(
@@ -195,10 +164,10 @@ def rbf_lag(
     include_self
         Whether a point is its own neighbour, with the weight 1.
     """
-    cells, arguments = rbf_arguments(xy, length_scale=length_scale, cutoff=cutoff, include_self=include_self)
+    cells, rbf = rbf_cells(xy, length_scale=length_scale, cutoff=cutoff, include_self=include_self)
     n = len(values)
     lag, rows, squares = np.empty_like(values, order="C"), np.empty(n), np.empty(n)
-    _rbf_lag(*arguments, cells.order, values[cells.order], lag, rows, squares)  # type: ignore[call-arg]
+    _rbf_lag(cells, rbf, values[cells.order], lag, rows, squares)
     return _normalized(lag, rows, squares, float(n * include_self))
 
 
@@ -228,11 +197,11 @@ def rbf_label_lag(
     -------
     The same as :func:`rbf_lag` of ``indicators(labels, n_labels)``; values are float32.
     """
-    cells, arguments = rbf_arguments(xy, length_scale=length_scale, cutoff=cutoff, include_self=include_self)
+    cells, rbf = rbf_cells(xy, length_scale=length_scale, cutoff=cutoff, include_self=include_self)
     n = len(labels)
     lag, rows, squares = np.empty((n, n_labels), dtype=np.float32), np.empty(n), np.empty(n)
     labels = np.asarray(labels, dtype=np.int64)[cells.order]
-    _rbf_label_lag(*arguments, cells.order, labels, lag, rows, squares)  # type: ignore[call-arg]
+    _rbf_label_lag(cells, rbf, labels, lag, rows, squares)
     share = np.bincount(labels, minlength=n_labels) / n
     spread = np.sqrt(share * (1 - share))
     safe = np.where(spread > 0, spread, 1)
@@ -250,8 +219,6 @@ def indicators(labels: NDArray[np.integer], n_labels: int) -> NDArray[np.float32
 
 def normalize_weights(weights: csr_array, *, row_standardize: bool = False) -> csr_array:
     """Weights that sum to n; with `row_standardize` those of each point sum to 1 first. Without any, they stay 0."""
-    from scipy.sparse import csr_array, diags_array
-
     weights = csr_array(weights, dtype=np.float64)
     if row_standardize:
         sums = weights.sum(axis=1)
@@ -289,7 +256,7 @@ def sparse_lag(weights: csr_array, values: NDArray[np.floating], *, row_standard
     )
 
 
-@njit(nogil=True, cache=True, parallel=True, fastmath={"contract"})
+@parallel_njit(fastmath={"contract"})
 def _products(a: np.ndarray, b: np.ndarray, partial: np.ndarray) -> None:
     n, k = a.shape
     size = (n + len(partial) - 1) // len(partial)

@@ -1,23 +1,24 @@
-"""Points in square bins, sorted so that all neighbours of a point lie in a few runs of memory."""
+"""Neighbours of points within a radius, found in square bins, and their Gaussian (RBF) weights."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numba import njit, prange
+from scipy.sparse import coo_array, csr_array
+from scipy.spatial import cKDTree
+
+from histocell.kernels.threads import parallel_njit
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-    from scipy.sparse import csr_array
 
 REACH = 2  # bins per radius: finer bins hold fewer points that are too far, and more runs to visit
 CHUNK = 256  # points that one thread takes at a time; sums are made per chunk, so they do not depend on the threads
 
 
-@dataclass(frozen=True)
-class CellLists:
+class CellLists(NamedTuple):
     """Points sorted by the bin they lie in, bins row by row.
 
     Attributes
@@ -41,6 +42,27 @@ class CellLists:
     columns: int
 
 
+class RBF(NamedTuple):
+    """The weights ``exp(-d^2 / 2 l^2)`` as compiled code reads them.
+
+    Attributes
+    ----------
+    decay
+        ``-1 / 2 l^2``.
+    limit
+        Logarithm of the cutoff.
+    include_self
+        Whether a point is its own neighbour.
+    buffer
+        Most neighbours that any point may have, and one.
+    """
+
+    decay: float
+    limit: float
+    include_self: bool
+    buffer: int
+
+
 def bin_points(xy: ArrayLike, radius: float) -> CellLists:
     """Sort points into square bins of half the radius, or of more where the points are spread thinly.
 
@@ -55,32 +77,18 @@ def bin_points(xy: ArrayLike, radius: float) -> CellLists:
     if not (np.isfinite(radius) and radius > 0):
         msg = f"the radius must be a positive number, not {radius}"
         raise ValueError(msg)
+    n = len(xy)
     low = xy.min(axis=0)
     extent = xy.max(axis=0) - low
     # with outliers far away most bins would be empty; never make more than a few per point
-    side = max(radius / REACH, float(np.sqrt(extent.prod() / (4 * len(xy) + 64))), float(extent.max()) / 1e6)
-    place = ((xy - low) / side).astype(np.int32)
-    rows, columns = int(place[:, 1].max()) + 1, int(place[:, 0].max()) + 1
-    start = np.zeros(rows * columns + 1, dtype=np.int64)
-    order = _counting_sort(place, columns, start)
-    return CellLists(order, xy[order], np.ascontiguousarray(place[order, ::-1]), start, columns)
-
-
-@njit(nogil=True, cache=True)
-def _counting_sort(place: np.ndarray, columns: int, start: np.ndarray) -> np.ndarray:
-    """Stable order of the points by bin; fills `start`, which is zero."""
-    n = len(place)
-    for i in range(n):
-        start[place[i, 1] * columns + place[i, 0] + 1] += 1
-    for b in range(1, start.size):
-        start[b] += start[b - 1]
-    free = start[:-1].copy()
-    order = np.empty(n, np.intp)
-    for i in range(n):
-        b = place[i, 1] * columns + place[i, 0]
-        order[free[b]] = i
-        free[b] += 1
-    return order
+    side = max(radius / REACH, float(np.sqrt(extent.prod() / (4 * n + 64))), float(extent.max()) / 1e6)
+    cell = ((xy - low) / side).astype(np.int32)[:, ::-1]
+    rows, columns = (int(size) + 1 for size in cell.max(axis=0))
+    place = cell[:, 0].astype(np.int64) * columns + cell[:, 1]
+    # scipy's conversion to rows is a counting sort
+    members = coo_array((np.ones(n, dtype=np.int8), (place, np.arange(n))), shape=(rows * columns, n)).tocsr()
+    order = members.indices.astype(np.intp)
+    return CellLists(order, xy[order], np.ascontiguousarray(cell[order]), members.indptr.astype(np.int64), columns)
 
 
 def rbf_radius(length_scale: float, cutoff: float) -> float:
@@ -94,30 +102,42 @@ def rbf_radius(length_scale: float, cutoff: float) -> float:
     return float(length_scale * np.sqrt(-2 * np.log(cutoff)))
 
 
-@njit(nogil=True, cache=True, fastmath={"contract"})
-def rbf_neighbors(
-    i: int,
-    run_start: int,
-    run_end: int,
-    xy: np.ndarray,
-    decay: float,
-    limit: float,
-    include_self: bool,
-    found: np.ndarray,
-    weight: np.ndarray,
-) -> int:
-    """Neighbours of point i in one run of sorted points, written to `found` and `weight`; returns how many.
+@njit(nogil=True, cache=True)
+def _run_bounds(row: int, column: int, start: np.ndarray, columns: int) -> tuple[int, int]:
+    """First and last sorted point of the bins of one row around a column; empty outside of the grid."""
+    if row < 0 or (row + 1) * columns >= start.size:
+        return 0, 0
+    return start[row * columns + max(column - REACH, 0)], start[row * columns + min(column + REACH, columns - 1) + 1]
 
-    ``decay = -1 / 2 l^2``; `limit` is the logarithm of the cutoff. Coincident points have the weight 1.
-    """
+
+@njit(nogil=True, cache=True)
+def _most_neighbors(cells: CellLists) -> int:
+    """Most points in the bins around any bin."""
+    most = 0
+    for row in range((cells.start.size - 1) // cells.columns):
+        for column in range(cells.columns):
+            total = 0
+            for near in range(row - REACH, row + REACH + 1):
+                first, last = _run_bounds(near, column, cells.start, cells.columns)
+                total += last - first
+            most = max(most, total)
+    return most
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def rbf_neighbors(i: int, cells: CellLists, rbf: RBF, found: np.ndarray, weight: np.ndarray) -> int:
+    """Neighbours of sorted point i, written to `found` and `weight`; returns how many. Coincident points weigh 1."""
+    xy = cells.xy
     x, y = xy[i, 0], xy[i, 1]
     count = 0
-    for j in range(run_start, run_end):  # no branch to mispredict: a point that is too far is overwritten
-        dx, dy = xy[j, 0] - x, xy[j, 1] - y
-        exponent = (dx * dx + dy * dy) * decay
-        found[count] = j
-        weight[count] = exponent
-        count += (exponent >= limit) & (include_self | (j != i))
+    for row in range(cells.cell[i, 0] - REACH, cells.cell[i, 0] + REACH + 1):
+        first, last = _run_bounds(row, cells.cell[i, 1], cells.start, cells.columns)
+        for j in range(first, last):  # no branch to mispredict: a point that is too far is overwritten
+            dx, dy = xy[j, 0] - x, xy[j, 1] - y
+            exponent = (dx * dx + dy * dy) * rbf.decay
+            found[count] = j
+            weight[count] = exponent
+            count += (exponent >= rbf.limit) & (rbf.include_self | (j != i))
     for m in range(count):  # exp(x) = exp(x / 256)^256: a loop that vectorises, to 14 digits
         t = weight[m] * (1 / 256)
         p = 1 + t * (1 / 6) * (1 + t * (1 / 7))
@@ -134,68 +154,28 @@ def rbf_neighbors(
     return count
 
 
-@njit(nogil=True, cache=True)
-def run_bounds(row: int, column: int, start: np.ndarray, columns: int) -> tuple[int, int]:
-    """First and last sorted point of the bins of one row around a column; empty outside of the grid."""
-    if row < 0 or (row + 1) * columns >= start.size:
-        return 0, 0
-    return start[row * columns + max(column - REACH, 0)], start[row * columns + min(column + REACH, columns - 1) + 1]
-
-
-@njit(nogil=True, cache=True)
-def longest_run(start: np.ndarray, columns: int) -> int:
-    """Most points in any run."""
-    longest = 0
-    for row in range((start.size - 1) // columns):
-        for column in range(columns):
-            first, last = run_bounds(row, column, start, columns)
-            longest = max(longest, last - first)
-    return longest
-
-
-@njit(nogil=True, cache=True, parallel=True)
-def _fill_rows(
-    xy: np.ndarray,
-    cell: np.ndarray,
-    start: np.ndarray,
-    columns: int,
-    decay: float,
-    limit: float,
-    include_self: bool,
-    buffer: int,
-    indptr: np.ndarray,
-    indices: np.ndarray,
-    data: np.ndarray,
-) -> None:
+@parallel_njit()
+def _fill_rows(cells: CellLists, rbf: RBF, indptr: np.ndarray, indices: np.ndarray, data: np.ndarray) -> None:
     """Count the neighbours of each point into `indptr` where `indices` is empty, else write them."""
-    n = len(xy)
+    n = len(cells.xy)
     counting = indices.size == 0
     for chunk in prange((n + CHUNK - 1) // CHUNK):
-        found = np.empty(buffer, np.int32)
-        weight = np.empty(buffer)
+        found, weight = np.empty(rbf.buffer, np.int32), np.empty(rbf.buffer)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            filled = 0
-            for row in range(cell[i, 0] - REACH, cell[i, 0] + REACH + 1):
-                first, last = run_bounds(row, cell[i, 1], start, columns)
-                count = rbf_neighbors(i, first, last, xy, decay, limit, include_self, found, weight)
-                if not counting:
-                    for m in range(count):
-                        indices[indptr[i] + filled + m] = found[m]
-                        data[indptr[i] + filled + m] = weight[m]
-                filled += count
+            count = rbf_neighbors(i, cells, rbf, found, weight)
             if counting:
-                indptr[i + 1] = filled
+                indptr[i + 1] = count
+            else:
+                indices[indptr[i] : indptr[i + 1]] = found[:count]
+                data[indptr[i] : indptr[i + 1]] = weight[:count]
 
 
-def rbf_arguments(
-    xy: ArrayLike, *, length_scale: float, cutoff: float, include_self: bool
-) -> tuple[CellLists, tuple[Any, ...]]:
-    """Points in bins, and what every pass over RBF neighbours takes first."""
+def rbf_cells(xy: ArrayLike, *, length_scale: float, cutoff: float, include_self: bool) -> tuple[CellLists, RBF]:
+    """Points in bins, and the weights between them, for a pass over all neighbours."""
     cells = bin_points(xy, rbf_radius(length_scale, cutoff))
     limit = float(np.log(cutoff)) * (1 + 1e-12)  # a weight that equals the cutoff but for rounding is kept
-    buffer = longest_run(cells.start, cells.columns) + 1  # the one after the last is written, too, and not read
-    decay = -0.5 / length_scale**2
-    return cells, (cells.xy, cells.cell, cells.start, cells.columns, decay, limit, include_self, buffer)
+    buffer = _most_neighbors(cells) + 1  # the one after the last is written, too, and not read
+    return cells, RBF(-0.5 / length_scale**2, limit, bool(include_self), int(buffer))
 
 
 def rbf_weights(xy: ArrayLike, *, length_scale: float, cutoff: float = 0.2, include_self: bool = True) -> csr_array:
@@ -216,18 +196,16 @@ def rbf_weights(xy: ArrayLike, *, length_scale: float, cutoff: float = 0.2, incl
     -------
     Shape ``(n, n)``, symmetric. Coincident points have the weight 1.
     """
-    from scipy.sparse import csr_array
-
-    cells, arguments = rbf_arguments(xy, length_scale=length_scale, cutoff=cutoff, include_self=include_self)
+    cells, rbf = rbf_cells(xy, length_scale=length_scale, cutoff=cutoff, include_self=include_self)
     n = len(cells.xy)
     indptr = np.zeros(n + 1, dtype=np.int64)
     indices, data = np.empty(0, dtype=np.int32), np.empty(0)
-    _fill_rows(*arguments, indptr, indices, data)  # type: ignore[call-arg]
+    _fill_rows(cells, rbf, indptr, indices, data)
     np.cumsum(indptr, out=indptr)
     if indptr[-1] == 0:
         return csr_array((n, n))
     indices, data = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1])
-    _fill_rows(*arguments, indptr, indices, data)  # type: ignore[call-arg]
+    _fill_rows(cells, rbf, indptr, indices, data)
     sorted_weights = csr_array((data, indices, indptr), shape=(n, n))
     back = np.argsort(cells.order)
     weights = sorted_weights[back][:, back]
@@ -235,43 +213,27 @@ def rbf_weights(xy: ArrayLike, *, length_scale: float, cutoff: float = 0.2, incl
     return weights
 
 
-def _neighbor_distances(
-    xy: NDArray[np.float64], n_neighbors: int, *, rng: np.random.Generator, n_sample: int
-) -> NDArray[np.float64]:
-    """Distances of a sample of the points to their nearest other points, shape ``(sample, n_neighbors)``."""
-    from scipy.spatial import cKDTree
-
-    sample = xy if len(xy) <= n_sample else xy[rng.choice(len(xy), n_sample, replace=False)]
-    return cKDTree(xy).query(sample, k=n_neighbors + 1)[0][:, 1:]
-
-
-def grid_pitch(xy: ArrayLike, *, rng: np.random.Generator, n_sample: int = 2000) -> float:
-    """Distance between neighbouring spots of a square or hexagonal grid: the mean to the nearest four, in the median.
-
-    The nearest one alone is too near where spots are a little off the grid.
+def typical_spacing(xy: ArrayLike, *, irregular: bool, rng: np.random.Generator, n_sample: int = 2000) -> float:
+    """Distance between neighbouring points: spots of a grid, or cells that lie anywhere.
 
     Parameters
     ----------
     xy
         Coordinates, shape ``(n, 2)``.
+    irregular
+        For spots (`False`) the mean distance to the nearest four, in the median; the nearest one alone is too near where
+        spots are a little off the grid. For cells (`True`) the pitch of the hexagonal grid that would be as dense, by the
+        median distance to the 18th neighbour; holes and margins hardly touch a median.
     rng
         For a sample of the points.
     n_sample
         Its size.
     """
     xy = np.asarray(xy, dtype=np.float64)
-    distance = _neighbor_distances(xy, min(4, len(xy) - 1), rng=rng, n_sample=n_sample)
-    return float(np.median(distance.mean(axis=1)))
-
-
-def typical_spacing(xy: ArrayLike, *, rng: np.random.Generator, n_sample: int = 2000) -> float:
-    """Pitch of the hexagonal grid that would hold irregular points as densely as they lie.
-
-    From the median distance to the 18th neighbour; holes and margins hardly touch a median. Parameters as in
-    :func:`grid_pitch`.
-    """
-    xy = np.asarray(xy, dtype=np.float64)
-    n_neighbors = min(18, len(xy) - 1)
-    distance = _neighbor_distances(xy, n_neighbors, rng=rng, n_sample=n_sample)[:, -1]
+    n_neighbors = min(18 if irregular else 4, len(xy) - 1)
+    sample = xy if len(xy) <= n_sample else xy[rng.choice(len(xy), n_sample, replace=False)]
+    distance = cKDTree(xy).query(sample, k=n_neighbors + 1)[0][:, 1:]
+    if not irregular:
+        return float(np.median(distance.mean(axis=1)))
     inside = n_neighbors - 1 / 3  # of a disc up to the median distance to the k-th of random points
-    return float(np.sqrt(2 / np.sqrt(3) * np.pi / inside) * np.median(distance))
+    return float(np.sqrt(2 / np.sqrt(3) * np.pi / inside) * np.median(distance[:, -1]))

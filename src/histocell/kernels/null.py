@@ -1,4 +1,4 @@
-"""What R would be if two fields knew nothing of each other, both of them spatially smooth.
+"""Null distributions of R between independent fields that are spatially smooth, and p-values.
 
 Under independence ``Var(R_ab) = n^-2 sum_ij C_a(i, j) C_ub(i, j)``. For stationary fields the covariances depend on
 the distance only, so they are estimated once per field, from all pairs of points, by a Fourier transform of the field
@@ -20,7 +20,7 @@ from scipy import fft, special, stats
 from histocell._core.errors import warn
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     type Alternative = Literal["two-sided", "greater", "less"]
 
@@ -225,12 +225,32 @@ def analytic_spread(variance: float, lag: NDArray[np.floating]) -> Spread:
     return Spread(np.full((k, k), variance), np.sqrt(np.outer(deviation, deviation)), np.zeros((k, k)))
 
 
+def t_tails(statistic: NDArray[np.float64], df: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Upper and lower tail of t distributions, normal where `df` is infinite; never 0."""
+    return np.clip(stats.t.sf(statistic, df), TINY, 1), np.clip(stats.t.cdf(statistic, df), TINY, 1)
+
+
 def false_discovery(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Benjamini-Hochberg adjusted p-values; NaN stays NaN and does not count."""
     out = np.full(p.shape, np.nan)
     known = np.isfinite(p)
     if known.any():
         out[known] = stats.false_discovery_control(p[known])
+    return out
+
+
+def false_discovery_pairs(p: NDArray[np.float64], *, symmetric: bool) -> NDArray[np.float64]:
+    """Benjamini-Hochberg over the pairs of a ``(k, k)`` matrix, and over its diagonal by itself.
+
+    With `symmetric` each pair is counted once.
+    """
+    out = np.full(p.shape, np.nan)
+    upper = np.triu(np.ones(p.shape, dtype=bool), 1)
+    pairs = upper if symmetric else upper | upper.T
+    out[pairs] = false_discovery(p[pairs])
+    if symmetric:
+        out.T[upper] = out[upper]
+    np.fill_diagonal(out, false_discovery(np.diag(p)))
     return out
 
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from scipy import fft
+
+from histocell.kernels.threads import parallel_njit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -55,7 +57,7 @@ def summarize(observed: NDArray[np.float64], draws: Iterable[NDArray[np.float64]
     return Resampled(above / (count + 1), below / (count + 1), mean, sd)
 
 
-@njit(nogil=True, cache=True, parallel=True, fastmath={"contract"})
+@parallel_njit(fastmath={"contract"})
 def _permuted_r(
     indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, values: np.ndarray, orders: np.ndarray, out: np.ndarray
 ) -> None:
@@ -79,7 +81,7 @@ def _permuted_r(
         products /= n
 
 
-@njit(nogil=True, cache=True, parallel=True, fastmath={"contract"})
+@parallel_njit(fastmath={"contract"})
 def _permuted_products(first: np.ndarray, second: np.ndarray, orders: np.ndarray, out: np.ndarray) -> None:
     """``first' second[order] / n`` for each permutation."""
     n, k = first.shape

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from histocell._core.lazy import attach
 
 if TYPE_CHECKING:
-    from histocell.models.base import load
+    from histocell.models.registry import load
     from histocell.models.regressors.mlp import MLP
     from histocell.models.regressors.ridge import Mean, Ridge
 
@@ -17,6 +17,6 @@ __getattr__, __dir__, __all__ = attach(
         "MLP": "histocell.models.regressors.mlp",
         "Mean": "histocell.models.regressors.ridge",
         "Ridge": "histocell.models.regressors.ridge",
-        "load": "histocell.models.base",
+        "load": "histocell.models.registry",
     },
 )

@@ -1,67 +1,49 @@
-"""What every model on arrays shares: checks, scaling, intervals, and one strict form for `uns` and for disk."""
+"""The base of all models: settings, weights, features and facts, and their way to `uns` and to disk."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
 from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng
-from histocell.models import scaling
-from histocell.models.intervals import apply_interval, fit_interval
+from histocell.models import files
+from histocell.models.folds import FitRows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
     from histocell._core.rng import RNGLike, SeedLike
+    from histocell.models.files import JSON, Arrays
+    from histocell.models.fingerprint import Fingerprint
 
-    type Arrays = dict[str, NDArray[Any]]
     type Floats = NDArray[np.float64]
 
-# Name in files and arguments to the module and class of it. Adding a model = one file + one row.
-REGISTRY = {
-    "mean": ("histocell.models.regressors.ridge", "Mean"),
-    "mlp": ("histocell.models.regressors.mlp", "MLP"),
-    "ridge": ("histocell.models.regressors.ridge", "Ridge"),
-}
-_CHUNK = 16_384
+
+FINGERPRINT, BASELINE = "rows.", "baseline_{}."  # beginnings of names of arrays
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Config:
-    """Settings that all regression models know.
-
-    Attributes
-    ----------
-    target_transform
-        ``"none"``, ``"log1p"``, ``"sqrt"`` or ``"standard"`` (each target to mean 0 and standard deviation 1), fitted
-        on training rows and inverted at prediction.
-    nonnegative
-        Whether predictions and lower bounds are clipped at 0.
-    interval
-        Share of true values that the predicted interval should hold; `None` for no interval.
-    """
-
-    target_transform: str = "none"
-    nonnegative: bool = True
-    interval: float | None = 0.9
+    """Settings that all models know: none."""
 
 
 class Model(ABC):
-    """A regression model: features in, one value per target out.
+    """A model on arrays: features in, one number per target out (an abundance, or the probability of a class).
 
     Attributes
     ----------
     config
         Settings, fixed when the model is made.
     features
-        What the features are, one entry per embedding: ``key``, ``dim`` and what is known of the encoder.
+        Description of the features, one entry per embedding: ``key``, ``dim`` and what is known of the encoder.
     targets
         Names of the targets.
     facts
@@ -70,6 +52,8 @@ class Model(ABC):
         Everything that was learnt, scalers and intervals too; empty before `fit`.
     history
         Curves of the training.
+    fingerprint
+        Hashes of the rows that were fitted; `None` for a model of plain arrays.
     baselines
         Simpler models fitted on the same rows.
     """
@@ -77,22 +61,23 @@ class Model(ABC):
     name: ClassVar[str]
     config_class: ClassVar[type[Config]] = Config
 
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, **config: object) -> None:
         self.config = make_config(self.config_class, config, type(self).__name__)
-        self.features: list[dict[str, Any]] = []
+        self.features: list[JSON] = []
         self.targets: list[str] = []
-        self.facts: dict[str, Any] = {}
+        self.facts: JSON = {}
         self.weights: Arrays = {}
         self.history: Arrays = {}
+        self.fingerprint: Fingerprint | None = None
         self.baselines: dict[str, Model] = {}
 
     @abstractmethod
-    def _fit(self, X: Floats, Y: Floats, train: NDArray[np.bool_], groups: Any, rng: Any, device: Any) -> Floats:
-        """Learn from the rows in `train`; return predictions for rows that were held out, NaN elsewhere."""
+    def _fit(self, X: np.ndarray, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> None:
+        """Learn `weights` from rows that are finite."""
 
     @abstractmethod
-    def _predict(self, X: Floats, device: Any) -> Floats:
-        """Predict scaled targets from scaled features."""
+    def predict(self, X: ArrayLike, *, device: str | None = None) -> Floats:
+        """Predicted targets, shape ``(n, n_targets)``; NaN for rows that are not finite."""
 
     def fit(
         self,
@@ -127,92 +112,61 @@ class Model(ABC):
         ValueError
             When shapes do not agree, no row is usable, or all features are constant.
         """
-        features, targets, labels, train = _usable(X, Y, groups, validation)
-        transform = self.config.target_transform
-        self.weights = {**scaling.fit_input(features[train]), **scaling.fit_target(targets[train], transform)}
-        self.history, self.baselines = {}, {}
-        flat = scaling.constant_columns(targets[train])
-        if flat.any():
-            warn(f"{int(flat.sum())} of {len(flat)} targets do not vary in the training rows; predicted as constants")
-        held = self._fit(
-            scaling.apply_input(features, self.weights),
-            scaling.forward_target(targets, transform, self.weights),
-            train,
-            labels,
-            as_rng(rng),
-            device,
-        )
-        self.facts = {"n_train": int(train.sum()), "n_validation": int((~train).sum())}
-        if self.config.interval is not None:
-            self.weights |= fit_interval(targets, self._in_units(held), self.config.interval)
+        features, targets, rows = _usable(X, Y, groups, validation)
+        self.weights, self.history, self.baselines, self.fingerprint = {}, {}, {}, None
+        self._fit(features, targets, rows, as_rng(rng), device)
+        self.facts = {"n_train": int(rows.train.sum()), "n_validation": int((~rows.train).sum())}
         return self
 
-    def predict(self, X: ArrayLike, *, device: str | None = None) -> Floats:
-        """Predicted targets in their own units, shape ``(n, n_targets)``; NaN for rows that are not finite."""
-        self._check_fitted()
-        X = np.asarray(X)
-        n_features = len(self.weights["input_mean"])
-        if X.ndim != 2 or X.shape[1] != n_features:
-            msg = f"X must have shape (n, {n_features}), as the model was fitted; it has {X.shape}"
-            raise ValueError(msg)
-        parts = [self._predict_chunk(X[start : start + _CHUNK], device) for start in range(0, max(len(X), 1), _CHUNK)]
-        return np.concatenate(parts)
+    def outputs(self, X: ArrayLike, *, device: str | None = None) -> dict[str, Floats]:
+        """Everything that the model says of rows: the prediction under ``""``, others by the ending of their slot."""
+        return {"": self.predict(X, device=device)}
 
-    def interval(self, predicted: Floats) -> tuple[Floats, Floats]:
-        """Lower and upper bounds for predictions, each shape ``(n, n_targets)``.
+    @classmethod
+    def baseline_for(cls, model: Model) -> Self:
+        """A model of this class to be fitted beside `model`, with the settings that both must share."""
+        del model
+        return cls()
 
-        Raises
-        ------
-        ValueError
-            When the model was fitted with ``interval=None``.
-        """
-        if not self.has_interval:
-            msg = "this model has no interval; fit it with interval=0.9"
-            raise ValueError(msg)
-        lower, upper = apply_interval(predicted, self.weights)
-        return (np.maximum(lower, 0.0) if self.config.nonnegative else lower), upper
-
-    @property
-    def has_interval(self) -> bool:
-        """Whether the model can say how sure it is."""
-        return "interval_low" in self.weights
-
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JSON:
         """Config, weights and history as `uns` holds them: one JSON string and two flat mappings of arrays."""
-        from histocell.models import files
+        return files.to_dict(self._state())
 
-        return files.to_dict(self)
-
-    def save(self, folder: Any, *, overwrite: bool = False) -> None:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``, into `folder`."""
-        from histocell.models import files
-
-        files.save(self, folder, overwrite=overwrite)
+        files.write(self._state(), folder, overwrite=overwrite)
 
     def __repr__(self) -> str:
         state = f"{len(self.targets) or '?'} targets" if self.weights else "not fitted"
         return f"{type(self).__name__}({state}, features: {listing(f['key'] for f in self.features)})"
-
-    def _predict_chunk(self, X: NDArray[Any], device: str | None) -> Floats:
-        finite = np.isfinite(X).all(axis=1)
-        inside = self._in_units(self._predict(scaling.apply_input(X[finite], self.weights), device))
-        out = np.full((len(X), inside.shape[1]), np.nan)
-        out[finite] = inside
-        return out
-
-    def _in_units(self, scaled: Floats) -> Floats:
-        out = scaling.inverse_target(scaled, self.config.target_transform, self.weights)
-        return np.maximum(out, 0.0) if self.config.nonnegative else out
 
     def _check_fitted(self) -> None:
         if not self.weights:
             msg = f"this {type(self).__name__} is not fitted; call fit first"
             raise ValueError(msg)
 
+    def _state(self) -> files.State:
+        self._check_fitted()
+        weights = {name: np.ascontiguousarray(array) for name, array in self.weights.items()}
+        if self.fingerprint is not None:
+            weights |= {FINGERPRINT + name: hashes for name, hashes in self.fingerprint._asdict().items()}
+        baselines = {name: baseline._state() for name, baseline in self.baselines.items()}
+        for name, baseline in baselines.items():
+            weights |= {BASELINE.format(name) + key: array for key, array in baseline.weights.items()}
+        config = {
+            "model": self.name,
+            "config": dataclasses.asdict(self.config),
+            "features": self.features,
+            "targets": self.targets,
+            "facts": self.facts,
+            "baselines": {name: baseline.config for name, baseline in baselines.items()},
+        }
+        return files.State(config, weights, self.history)
 
-def make_config[C](cls: type[C], values: Mapping[str, Any], owner: str) -> C:
+
+def make_config[C: Config](cls: type[C], values: Mapping[str, object], owner: str) -> C:
     """A config from settings; an unknown one is a `TypeError` that lists those there are."""
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(cls)]
     if unknown := [key for key in values if key not in names]:
         msg = f"{owner} has no setting {listing(unknown)}; it has: {', '.join(names)}"
         raise TypeError(msg)
@@ -220,45 +174,18 @@ def make_config[C](cls: type[C], values: Mapping[str, Any], owner: str) -> C:
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
-def model_class(name: str) -> type[Model]:
-    """The class of a model name, or an error that lists the names."""
-    if name not in REGISTRY:
-        msg = f"unknown model {name!r}; there are: {', '.join(REGISTRY)}"
-        raise ValueError(msg)
-    module, attribute = REGISTRY[name]
-    return getattr(importlib.import_module(module), attribute)
-
-
-def load(source: Any) -> Model:
-    """Load a fitted model.
-
-    Parameters
-    ----------
-    source
-        A folder that `Model.save` wrote, or the mapping that ``uns["abundance_model"]`` holds.
-
-    Raises
-    ------
-    FileNotFoundError
-        When the folder or one of its files is not there.
-    ValueError
-        When names, shapes or types of the weights are not exactly those that the config lists.
-    """
-    from histocell.models import files
-
-    return files.load(source)
-
-
-def _usable(X: ArrayLike, Y: ArrayLike, groups: ArrayLike | None, validation: ArrayLike | None) -> tuple[Any, ...]:
-    """The rows that can be used, and which of them are fitted."""
+def _usable(
+    X: ArrayLike, Y: ArrayLike, groups: ArrayLike | None, validation: ArrayLike | None
+) -> tuple[np.ndarray, Floats, FitRows]:
+    """Features and targets of the rows that can be used, and which of them are fitted."""
     X, Y = np.asarray(X), np.asarray(Y, dtype=np.float64)
     if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
         msg = f"X and Y must have shapes (n, n_features) and (n, n_targets); they have {X.shape} and {Y.shape}"
         raise ValueError(msg)
     train = np.ones(len(X), dtype=bool) if validation is None else ~np.asarray(validation, dtype=bool)
-    labels = None if groups is None else np.asarray(groups)
+    labels = np.zeros(len(X), dtype=int) if groups is None else np.asarray(groups)
     for name, value in (("groups", labels), ("validation", train)):
-        if value is not None and value.shape != (len(X),):
+        if value.shape != (len(X),):
             msg = f"{name} has shape {value.shape} for {len(X)} rows"
             raise ValueError(msg)
     finite = np.isfinite(X).all(axis=1) & np.isfinite(Y).all(axis=1)
@@ -269,4 +196,4 @@ def _usable(X: ArrayLike, Y: ArrayLike, groups: ArrayLike | None, validation: Ar
         warn(
             f"{int((~finite).sum())} of {len(X)} rows have features or targets that are not finite; left out of the fit"
         )
-    return X[finite], Y[finite], None if labels is None else labels[finite], train[finite]
+    return X[finite], Y[finite], FitRows(train[finite], labels[finite])

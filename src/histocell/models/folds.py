@@ -1,4 +1,4 @@
-"""Which rows are held out together: whole groups, never single spots."""
+"""Folds of whole groups for what a model chooses for itself, and spatial blocks where there is one group only."""
 
 from __future__ import annotations
 
@@ -17,6 +17,31 @@ class Fold(NamedTuple):
 
     fit: NDArray[np.intp]
     held: NDArray[np.intp]
+
+
+class FitRows(NamedTuple):
+    """Rows that a model may use.
+
+    Attributes
+    ----------
+    train
+        Boolean, shape ``(n,)``: fitted; the others only choose.
+    groups
+        Group of each row.
+    """
+
+    train: NDArray[np.bool_]
+    groups: np.ndarray
+
+    def folds(self, *, max_folds: int) -> list[Fold]:
+        """Groups of the training rows, each left out once."""
+        rows = np.flatnonzero(self.train)
+        folds = group_folds(self.groups[rows], len(rows), max_folds=max_folds)
+        return [Fold(rows[fold.fit], rows[fold.held]) for fold in folds]
+
+    def validation_fold(self) -> list[Fold]:
+        """All training rows against the validation rows, if there are any."""
+        return [] if self.train.all() else [Fold(np.flatnonzero(self.train), np.flatnonzero(~self.train))]
 
 
 def group_folds(groups: ArrayLike | None, n: int, *, max_folds: int = 10) -> list[Fold]:
@@ -44,6 +69,22 @@ def group_folds(groups: ArrayLike | None, n: int, *, max_folds: int = 10) -> lis
         labels = np.arange(n) * min(_ROW_BLOCKS, n) // n
     bundle = _bundles(np.bincount(labels), max_folds)[labels]
     return [Fold(np.flatnonzero(bundle != index), np.flatnonzero(bundle == index)) for index in range(bundle.max() + 1)]
+
+
+def spatial_blocks(xy: NDArray[np.float64], n_blocks: int) -> NDArray[np.intp]:
+    """Compact blocks of equal size: the points halved along their longer side again and again."""
+    labels = np.zeros(len(xy), dtype=np.intp)
+    parts = [np.arange(len(xy))]
+    while len(parts) < n_blocks and max(map(len, parts)) > 1:
+        halves = []
+        for part in parts:
+            axis = np.ptp(xy[part], axis=0).argmax() if len(part) else 0
+            order = part[np.argsort(xy[part, axis], kind="stable")]
+            halves += [order[: len(order) // 2], order[len(order) // 2 :]]
+        parts = halves
+    for index, part in enumerate(parts):
+        labels[part] = index
+    return labels
 
 
 def _bundles(sizes: NDArray[np.intp], max_folds: int) -> NDArray[np.intp]:

@@ -15,7 +15,7 @@ Barber, Candes, Ramdas, Tibshirani: Predictive inference with the jackknife+ (An
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def fit_interval(y_true: Floats, y_held: Floats, level: float) -> dict[str, NDAr
     return {"interval_edges": edges, "interval_low": low, "interval_high": high}
 
 
-def apply_interval(y_pred: Floats, arrays: Mapping[str, NDArray[Any]]) -> tuple[Floats, Floats]:
+def apply_interval(y_pred: Floats, arrays: Mapping[str, np.ndarray]) -> tuple[Floats, Floats]:
     """Lower and upper bound of each prediction, shape ``(n, n_targets)``; the prediction lies between them."""
     lower, upper = np.full(y_pred.shape, np.nan), np.full(y_pred.shape, np.nan)
     finite = np.isfinite(y_pred).all(axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    type Arrays = dict[str, NDArray[Any]]
+    from histocell.models.files import Arrays
+
+    type Floats = NDArray[np.float64]
 
 TRANSFORMS = ("none", "log1p", "sqrt", "standard")
 _FEW_ROWS = 20
@@ -54,7 +56,7 @@ def standardize_groups(X: ArrayLike, groups: ArrayLike) -> NDArray[np.float32]:
     return out
 
 
-def fit_input(X: NDArray[Any]) -> Arrays:
+def fit_input(X: np.ndarray) -> Arrays:
     """Mean and scale of each feature, ``input_mean`` and ``input_scale``; constant features get scale 0.
 
     Raises
@@ -72,12 +74,12 @@ def fit_input(X: NDArray[Any]) -> Arrays:
     return {"input_mean": mean, "input_scale": scale}
 
 
-def apply_input(X: NDArray[Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+def apply_input(X: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Floats:
     """Features as the model sees them."""
     return (X - arrays["input_mean"]) * arrays["input_scale"]
 
 
-def fit_target(Y: NDArray[np.float64], transform: str) -> Arrays:
+def fit_target(Y: Floats, transform: str) -> Arrays:
     """What `transform` needs to know of the training targets, ``target_mean`` and ``target_std``.
 
     Raises
@@ -97,7 +99,7 @@ def fit_target(Y: NDArray[np.float64], transform: str) -> Arrays:
     return {"target_mean": mean, "target_std": np.where(constant_columns(Y), 1.0, std)}
 
 
-def forward_target(Y: NDArray[np.float64], transform: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+def forward_target(Y: Floats, transform: str, arrays: Mapping[str, np.ndarray]) -> Floats:
     """Targets as the model learns them."""
     if transform == "log1p":
         return np.log1p(Y)
@@ -108,7 +110,7 @@ def forward_target(Y: NDArray[np.float64], transform: str, arrays: Mapping[str, 
     return Y
 
 
-def inverse_target(Z: NDArray[np.float64], transform: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+def inverse_target(Z: Floats, transform: str, arrays: Mapping[str, np.ndarray]) -> Floats:
     """Predictions in the units of the target."""
     if transform == "log1p":
         return np.expm1(Z)
@@ -119,12 +121,12 @@ def inverse_target(Z: NDArray[np.float64], transform: str, arrays: Mapping[str, 
     return Z
 
 
-def constant_columns(Y: NDArray[Any]) -> NDArray[np.bool_]:
+def constant_columns(Y: np.ndarray) -> NDArray[np.bool_]:
     """Columns whose values are all the same."""
     return Y.max(axis=0) == Y.min(axis=0)
 
 
-def _mean_scale(X: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _mean_scale(X: Floats) -> tuple[Floats, Floats]:
     """Mean and one over the standard deviation, which is 0 where a column only varies by rounding."""
     mean, std = X.mean(axis=0), X.std(axis=0)
     varies = ~constant_columns(X) & (std > 1e-7 * np.abs(X).max(axis=0))

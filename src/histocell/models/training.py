@@ -1,4 +1,4 @@
-"""One training loop for small torch models: AdamW, warm-up and cosine, early stopping, best weights back."""
+"""The training loop of small torch models: AdamW, warm-up and cosine, early stopping, best weights restored."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Schedule:
     min_lr: float = 1e-6
     weight_decay: float = 1e-2
     batch_size: int = 128
-    max_epochs: int = 100
-    patience: int = 15
+    max_epochs: int = 40
+    patience: int = 8
     warmup: float = 0.05
     clip_norm: float = 1.0
 
@@ -63,7 +63,7 @@ class History:
 
 @contextmanager
 def _one_thread(device: torch.device, *, small: bool) -> Iterator[None]:
-    """Small nets on the CPU run on one thread: more of them only wait for each other. What was set comes back."""
+    """Small nets on the CPU run on one thread: more of them only wait for each other. The setting is restored."""
     before = torch.get_num_threads()
     if small and device.type == "cpu":
         torch.set_num_threads(1)
@@ -74,9 +74,16 @@ def _one_thread(device: torch.device, *, small: bool) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A private source of random numbers; the global one is left alone."""
-    return torch.Generator(device=device).manual_seed(seed)
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's random numbers from `seed` inside, as they were before outside."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator as well
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def train(
@@ -85,25 +92,22 @@ def train(
     data: tuple[Tensor, Tensor],
     *,
     schedule: Schedule,
-    shuffle: torch.Generator,
     validation: tuple[Tensor, Tensor] | None = None,
     stop_after: int | None = None,
     desc: str = "train",
 ) -> History:
-    """Train `net` in place.
+    """Train `net` in place; the order of the rows and dropout draw from torch's random numbers (see `seeded`).
 
     Parameters
     ----------
     net
-        The module; anything random in it must draw from a generator of its own.
+        The module.
     loss
         Of predictions and targets.
     data
         Features ``(n, n_features)`` and targets ``(n, n_targets)``, on the device of `net`.
     schedule
         Learning rate, batches, patience.
-    shuffle
-        CPU generator for the order of the rows.
     validation
         Features and targets that stop the training; the weights of the best epoch are put back.
     stop_after
@@ -111,63 +115,44 @@ def train(
     desc
         Text of the progress bar.
     """
-    X, Y = data
-    size = schedule.batch_size * sum(parameter.numel() for parameter in net.parameters())
-    with _one_thread(X.device, small=size < _SMALL_STEP):
-        history, best = _epochs(net, loss, X, Y, schedule, shuffle, validation, stop_after, desc)
-    if best is not None:
-        net.load_state_dict(best)
-    net.eval()
-    return history
-
-
-def _epochs(
-    net: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    X: Tensor,
-    Y: Tensor,
-    schedule: Schedule,
-    shuffle: torch.Generator,
-    validation: tuple[Tensor, Tensor] | None,
-    stop_after: int | None,
-    desc: str,
-) -> tuple[History, dict[str, Tensor] | None]:
-    """Train; return the losses and the weights of the best epoch, if validation rows tell which one it was."""
     n_epochs = schedule.max_epochs if stop_after is None else min(stop_after, schedule.max_epochs)
     groups = _parameter_groups(net, schedule.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=schedule.lr, fused=X.device.type in _FUSED)
-    history, lowest, best = History(), math.inf, None
-    with progress_bar(total=n_epochs, desc=desc, unit="epoch") as bar:
+    optimizer = torch.optim.AdamW(groups, lr=schedule.lr, fused=data[0].device.type in _FUSED)
+    history, best = History(), None
+    small = schedule.batch_size * sum(parameter.numel() for parameter in net.parameters()) < _SMALL_STEP
+    with _one_thread(data[0].device, small=small), progress_bar(total=n_epochs, desc=desc, unit="epoch") as bar:
         for epoch in range(n_epochs):
-            history.train_loss.append(_one_epoch(net, loss, X, Y, schedule, shuffle, optimizer, epoch))
+            history.train_loss.append(_one_epoch(net, loss, data, schedule, optimizer, epoch))
             bar.update()
             if validation is None:
                 history.best_epoch = epoch
                 continue
             history.val_loss.append(evaluate(net, loss, validation))
             bar.set_postfix(val_loss=f"{history.val_loss[-1]:.4g}", refresh=False)
-            if history.val_loss[-1] < lowest:
-                lowest, history.best_epoch = history.val_loss[-1], epoch
+            if history.val_loss[-1] < min(history.val_loss[:-1], default=math.inf):
+                history.best_epoch = epoch
                 best = {name: value.detach().clone() for name, value in net.state_dict().items()}
             elif epoch - history.best_epoch >= schedule.patience:
                 break
-    return history, best
+    if best is not None:
+        net.load_state_dict(best)
+    net.eval()
+    return history
 
 
 def _one_epoch(
     net: nn.Module,
     loss: Callable[[Tensor, Tensor], Tensor],
-    X: Tensor,
-    Y: Tensor,
+    data: tuple[Tensor, Tensor],
     schedule: Schedule,
-    shuffle: torch.Generator,
     optimizer: torch.optim.Optimizer,
     epoch: int,
 ) -> float:
     """One pass over the rows; the mean loss of its steps."""
+    X, Y = data
     net.train()
     n_batches = math.ceil(len(X) / schedule.batch_size)
-    order = torch.randperm(len(X), generator=shuffle).to(X.device)
+    order = torch.randperm(len(X)).to(X.device)
     total = 0.0
     # Batches of nearly equal size: a last batch of two rows has no correlation to speak of.
     for index, rows in enumerate(torch.tensor_split(order, n_batches)):

@@ -1,4 +1,4 @@
-"""Many slides, each embedded as a task of its own."""
+"""Embedding of many slides, each a task of its own."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from histocell._core.settings import progress_bar, settings
 from histocell.encoders.inference.store import differences
 from histocell.encoders.networks.weights import local_weights
 from histocell.encoders.registry import get_spec
-from histocell.images.stain.normalize import StainNormalizer
-from histocell.pp._cohort_slide import Job, embed, loaded, work
+from histocell.pp._cohort_slide import Cohort, SlideReport, SlideTask, cached_encoder, embed, embed_on_worker
+from histocell.pp._embed_image import as_normalizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from histocell.encoders.inference.nucleus_tokens import NucleusPooling
     from histocell.encoders.spec import EncoderSpec
-    from histocell.images.stain.normalize import Method
+    from histocell.images.stain.normalize import Method, StainNormalizer
 
 
 def embed_cohort(
@@ -52,8 +52,8 @@ def embed_cohort(
     """Tile and embed many slides, into one SpatialData each.
 
     A slide is a task: :func:`histocell.io.slide`, :func:`histocell.pp.tissue_mask`, :func:`histocell.pp.tiles` and
-    :func:`histocell.pp.embed_image` with a store. What fails on one slide is reported and does not touch the others.
-    Started again, a run skips the slides that are done and goes on within those that are not.
+    :func:`histocell.pp.embed_image` with a store. An error on one slide is reported and does not stop the others.
+    Started again, a run skips the slides that are done and resumes those that are not.
 
     Parameters
     ----------
@@ -72,10 +72,10 @@ def embed_cohort(
         As in :func:`histocell.pp.embed_image`.
     client
         A ``distributed.Client``; its workers share the slides, each taking one at a time, and must see `paths`, `out` and
-        `weights`. A slide whose worker dies goes to another one, three times at most. By default the slides are done one
+        `weights`. A slide whose worker dies goes to another one, three times at most. By default the slides are embedded one
         after the other in this process.
     overwrite
-        Whether slides that are done already are done anew.
+        Whether slides that are done already are embedded again.
 
     Returns
     -------
@@ -83,9 +83,10 @@ def embed_cohort(
     ``n_tiles``, ``seconds`` and ``error``. On disk, for each slide:
 
     ``<out>/<slide>.zarr``
-        SpatialData with the shapes ``tissue`` and ``tiles``, the table ``tile_table`` with ``obsm["X_<encoder>"]``, and an
-        image ``thumbnail``; the slide itself is not copied. ``attrs["histocell"]`` holds the path of the slide and the
-        settings. ``sdata.images["he"] = hc.io.slide(path)["he"]`` brings the slide back.
+        SpatialData with the shapes ``tissue`` and ``tiles``, the table ``tile_table`` with ``obsm["X_<encoder>"]`` and
+        the name of the slide in ``obs["section"]``, and an image ``thumbnail``; the slide itself is not copied.
+        ``attrs["histocell"]`` holds the path of the slide and the settings.
+        ``sdata.images["he"] = hc.io.slide(path)["he"]`` brings the slide back.
     ``<out>/<slide>.store``
         Features of a slide that is not done yet.
 
@@ -100,138 +101,133 @@ def embed_cohort(
 
     Examples
     --------
-    >>> report = hc.pp.embed_cohort(sorted(Path("slides").glob("*.svs")), "uni", out="embedded")
-    >>> report.query("status == 'failed'")[["path", "error"]]
+    >>> import histocell as hc
+    >>> paths = ["a.svs", "b.svs"]
+    >>> report = hc.pp.embed_cohort(paths, "uni", out="embedded")  # doctest: +SKIP
+    >>> report.query("status == 'failed'")[["path", "error"]]  # doctest: +SKIP
 
     On a machine with several processors, or on a cluster:
 
     >>> from distributed import Client, LocalCluster
-    >>> with LocalCluster(n_workers=4, threads_per_worker=1) as cluster, Client(cluster) as client:
+    >>> with LocalCluster(n_workers=4, threads_per_worker=1) as cluster, Client(cluster) as client:  # doctest: +SKIP
     ...     hc.pp.embed_cohort(paths, "uni", out="embedded", client=client)
     """
     import pandas as pd
 
     device = settings.device if device is None else device
-    slides = [
-        Path(path).expanduser().absolute() for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)
-    ]
-    spec = get_spec(encoder)
-    normalizer = StainNormalizer(stain) if isinstance(stain, str) else stain
+    spec, normalizer = get_spec(encoder), as_normalizer(stain)
     tiling = {"size_um": float(size_um), "overlap": float(overlap), "min_tissue": float(min_tissue)}
-    loading = {
-        "weights": None if weights is None else str(weights),
-        "pool": pool,
-        "precision": precision,
-        "batch_size": batch_size,
-        "device": device if device is None or isinstance(device, str) else tuple(device),
-    }
-    facts = {
-        "encoder": encoder,
-        "weights": _version(weights, spec),
-        "pool": None if pool is None else str(pool),
-        "stain": None if normalizer is None else asdict(normalizer),
-        "precision": precision,
-        **tiling,
-        "mpp": mpp,
-    }
-    jobs = [
-        Job(
-            slide=slide,
-            output=output,
-            encoder=encoder,
-            spec=spec,
-            loading=loading,
-            tiling=tiling,
-            stain=normalizer,
-            mpp=mpp,
-            facts={"slide": slide.name, "bytes": slide.stat().st_size if slide.exists() else None, **facts},
-            overwrite=overwrite,
-        )
-        for slide, output in zip(slides, _outputs(slides, Path(out).expanduser().absolute()), strict=True)
-    ]
-    rows = {number: row for number, job in enumerate(jobs) if (row := _skipped(job))}
-    todo = {number: job for number, job in enumerate(jobs) if number not in rows}
-    with progress_bar(total=len(jobs), desc="slides", unit="slide") as bar:
-        bar.update(len(rows))
-        for number, row in _in_turn(todo) if client is None else _on_workers(todo, client):
-            rows[number] = row
+    cohort = Cohort(
+        encoder=encoder,
+        spec=spec,
+        loading={
+            "weights": None if weights is None else str(weights),
+            "pool": pool,
+            "precision": precision,
+            "batch_size": batch_size,
+            "device": device if device is None or isinstance(device, str) else tuple(device),
+        },
+        tiling=tiling,
+        stain=normalizer,
+        mpp=mpp,
+        settings={
+            "encoder": encoder,
+            "weights": _version(weights, spec),
+            "pool": None if pool is None else str(pool),
+            "stain": None if normalizer is None else asdict(normalizer),
+            "precision": precision,
+            **tiling,
+            "mpp": mpp,
+        },
+    )
+    tasks = _tasks([paths] if isinstance(paths, str | os.PathLike) else paths, Path(out), cohort)
+    reports = {task: report for task in tasks if (report := _skipped(task, overwrite=overwrite))}
+    todo = [task for task in tasks if task not in reports]
+    with progress_bar(total=len(tasks), desc="slides", unit="slide") as bar:
+        bar.update(len(reports))
+        for task, report in _in_turn(todo) if client is None else _on_workers(todo, client):
+            reports[task] = report
             bar.update()
-    report = pd.DataFrame([rows[number] for number in range(len(jobs))])
-    failed = [f"{Path(row['path']).name}: {row['error']}" for row in rows.values() if row["status"] == "failed"]
-    if failed:
-        warn(f"{len(failed)} of {len(report)} slides failed, see the column error: {listing(failed, 3)}")
-    return report
+    table = pd.DataFrame([reports[task] for task in tasks])
+    failed = table[table["status"] == "failed"]
+    if len(failed):
+        errors = [f"{Path(path).name}: {error}" for path, error in zip(failed["path"], failed["error"], strict=True)]
+        warn(f"{len(failed)} of {len(table)} slides failed, see the column error: {listing(errors, 3)}")
+    return table
 
 
 def _version(weights: str | PathLike[str] | None, spec: EncoderSpec) -> str:
-    """Which weights these are, without loading them."""
+    """Version of the weights, without loading them."""
     if weights is None or weights == "random":
         return weights or spec.revision
     return local_weights(Path(weights), spec).version
 
 
-def _outputs(slides: list[Path], folder: Path) -> list[Path]:
-    """The result of each slide: its name without ``.svs``, ``.tif``, ``.ome.tif`` and the like."""
-    if not slides:
+def _tasks(paths: Sequence[str | PathLike[str]], out: Path, cohort: Cohort) -> list[SlideTask]:
+    """A task for each slide; results have the names of slides without ``.svs``, ``.tif``, ``.ome.tif`` and the like."""
+    if not len(paths):
         msg = "no slides: paths is empty. Does the pattern that it comes from match the files?"
         raise ValueError(msg)
+    slides = [Path(path).expanduser().absolute() for path in paths]
     names = [slide.stem.removesuffix(".ome") for slide in slides]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        msg = (
-            f"several slides are called {listing(twice)}, but results are named after them; use one out= for each group"
-        )
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        msg = f"several slides are called {listing(repeated)}, but results are named after them; use one out= for each group"
         raise ValueError(msg)
-    folder.mkdir(parents=True, exist_ok=True)
-    return [folder / f"{name}.zarr" for name in names]
+    out = out.expanduser().absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    return [SlideTask(slide, out / f"{name}.zarr", cohort) for slide, name in zip(slides, names, strict=True)]
 
 
-def _skipped(job: Job) -> dict[str, Any] | None:
-    """The row of a slide that is done already, `None` where there is something to do."""
+def _skipped(task: SlideTask, *, overwrite: bool) -> SlideReport | None:
+    """The report of a slide that is done already, `None` where there is something to do."""
     import zarr
 
-    if not job.output.exists():
+    facts: Any = None
+    if task.output.exists():
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            facts = zarr.open_group(task.output, mode="r").attrs[keys.PROVENANCE]
+        if not isinstance(facts, dict) or "settings" not in facts:
+            msg = f"{task.output} exists and was not made by hc.pp.embed_cohort; choose another out="
+            raise FileExistsError(msg)
+    if overwrite:
+        shutil.rmtree(task.store, ignore_errors=True)
+    if overwrite or facts is None:
         return None
-    found: Any = None
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        found = zarr.open_group(job.output, mode="r").attrs[keys.PROVENANCE]
-    if not isinstance(found, dict) or "settings" not in found:
-        msg = f"{job.output} exists and was not made by hc.pp.embed_cohort; choose another out="
-        raise FileExistsError(msg)
-    if job.overwrite:
-        return None
-    if different := differences(found["settings"], job.facts):
+    if different := differences(facts["settings"], task.settings):
         msg = (
-            f"{job.output} was made with other settings: {'; '.join(different)}. "
+            f"{task.output} was made with other settings: {'; '.join(different)}. "
             "Choose another out=, or overwrite=True to do it anew"
         )
         raise ValueError(msg)
-    shutil.rmtree(job.store, ignore_errors=True)  # left by a run that was killed between its last two steps
-    return job.row("skipped", n_tiles=found["n_tiles"])
+    shutil.rmtree(task.store, ignore_errors=True)  # left by a run that was killed between its last two steps
+    return task.report("skipped", n_tiles=facts["n_tiles"])
 
 
-def _in_turn(jobs: dict[int, Job]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """One after the other, in this process."""
+def _in_turn(tasks: list[SlideTask]) -> Iterator[tuple[SlideTask, SlideReport]]:
+    """The slides one after the other, in this process."""
     try:
-        for number, job in jobs.items():
-            loaded(job.encoder, **job.loading)  # what is wrong with the encoder is no matter of a slide
-            yield number, embed(job)
+        for task in tasks:
+            cached_encoder(
+                task.cohort.encoder, **task.cohort.loading
+            )  # an error of the encoder is not one of the slide
+            yield task, embed(task)
     finally:
-        loaded.cache_clear()
+        cached_encoder.cache_clear()
 
 
-def _on_workers(jobs: dict[int, Job], client: distributed.Client) -> Iterator[tuple[int, dict[str, Any]]]:
-    """One task for each slide, as they are completed."""
+def _on_workers(tasks: list[SlideTask], client: distributed.Client) -> Iterator[tuple[SlideTask, SlideReport]]:
+    """The slides as the workers complete them."""
     from distributed import as_completed
 
-    futures = {client.submit(work, job, pure=False): number for number, job in jobs.items()}
+    futures = {client.submit(embed_on_worker, task, pure=False): task for task in tasks}
     try:
         for future in as_completed(futures):
-            number = futures[future]
+            task = futures[future]
             try:
-                yield number, future.result()
+                yield task, future.result()
             except Exception as error:  # noqa: BLE001 a lost worker must not lose the slides of the others
-                yield number, jobs[number].failed(error)
+                yield task, task.report("failed", error=error)
     finally:
         if client.status == "running":
             client.cancel(list(futures))
-            client.run(loaded.cache_clear, on_error="ignore")
+            client.run(cached_encoder.cache_clear, on_error="ignore")

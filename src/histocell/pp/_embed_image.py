@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -12,8 +12,8 @@ from histocell._core import geometry, keys
 from histocell._core.errors import warn
 from histocell._core.settings import progress_bar
 from histocell.encoders.inference.slides import describe, embed_slide
-from histocell.encoders.loading import load
-from histocell.tables.access import get_obsm, get_table
+from histocell.encoders.loading import resolve_encoder
+from histocell.tables.access import get_obsm
 from histocell.tables.regions import record_mpp
 from histocell.tables.sections import Sections
 
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
     from histocell.encoders.inference.nucleus_tokens import NucleusPooling
     from histocell.encoders.spec import Encoder
+    from histocell.images.slide_image import ImageSource, SlideImage
     from histocell.images.stain.normalize import Method, StainNormalizer
+    from histocell.tables.regions import Region
+
+    type Features = NDArray[np.float32] | da.Array
 
 
 def embed_image(
@@ -45,7 +49,7 @@ def embed_image(
     store: str | PathLike[str] | None = None,
     lazy: bool = False,
     key_added: str | None = None,
-    image: Any = None,
+    image: ImageSource | Mapping[str, ImageSource] | None = None,
     image_key: str | Mapping[str, str] | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
@@ -53,21 +57,21 @@ def embed_image(
 ) -> NDArray[np.float32] | da.Array | None:
     """Embed the patch under each row.
 
-    Patches are read in threads, travel as bytes, and are resized and normalised on the device, while the next ones are
-    read; memory holds a few batches, however large the slide is.
+    Patches are read in threads, travel as bytes, and are resized and normalised on the device while the next ones are
+    read. Memory holds a few batches, however large the slide is.
 
     Parameters
     ----------
     data
-        Reads ``obsm["patches"]`` of :func:`histocell.pp.patches` and the images. Rows of several sections find their own.
+        Reads ``obsm["patches"]`` of :func:`histocell.pp.patches` and the images, each section its own.
     encoder
         ``"morphology"`` (built in), another registered name (:func:`histocell.encoders.list_encoders`),
-        ``"timm/<model>"``, ``"lazyslide:<model>"``, a torch module that maps normalised images to embeddings, or what
-        :func:`histocell.encoders.load` returned.
+        ``"timm/<model>"``, ``"lazyslide:<model>"``, a torch module that maps normalised images to embeddings, or an
+        encoder from :func:`histocell.encoders.load`.
     weights
         A local checkpoint or folder, or ``"random"`` for untrained weights; by default the published ones.
     pool
-        The definition of the embedding; by default that of the authors of the encoder. ``"cls"``, ``"mean"``,
+        Definition of the embedding; by default that of the authors of the encoder. ``"cls"``, ``"mean"``,
         ``"cls_mean"`` for transformers; ``"nucleus"`` or a :class:`histocell.encoders.NucleusPooling` for the tokens
         nearest to the centre of each row.
     stain
@@ -78,12 +82,12 @@ def embed_image(
         (:func:`histocell.encoders.list_encoders`), where that is a half precision bf16 on processors that have
         instructions for it (AMX, AVX512-bf16) and fp32 on others; fp32 for modules of yours.
     batch_size
-        Patches in one forward pass; found by itself. It is halved when memory does not suffice.
+        Patches in one forward pass; found automatically by default. It is halved when memory does not suffice.
     device
-        Torch device, or several to share the work; the best there is by default.
+        Torch device, or several that share the work; by default the best there is.
     store
-        A folder that takes up the features while they are computed, one zarr array for each image. A run that was killed
-        goes on where it was when it is started again, with the same result as if it had not been killed.
+        A folder into which the features are written while they are computed, one zarr array for each image. A run that was
+        killed and is started again resumes from it, with the same result as if it had not been killed.
     lazy
         With `store`: keep the embedding as a dask array over the store, for slides whose features exceed the memory.
     key_added
@@ -107,7 +111,7 @@ def embed_image(
     KeyError
         Without ``obsm["patches"]``, or for an unknown encoder.
     OSError
-        When weights can neither be found nor downloaded, the slide is damaged, or the disk of `store` is full.
+        When weights can be neither found nor downloaded, the slide is damaged, or the disk of `store` is full.
     ValueError
         When the encoder gives NaN, cannot pool as asked, or `store` holds features of other settings.
 
@@ -123,71 +127,55 @@ def embed_image(
     if lazy and store is None:
         msg = "lazy=True keeps the features on disk and needs a folder for them: store="
         raise ValueError(msg)
-    table = get_table(data, table_key)
-    windows = np.asarray(get_obsm(table, keys.PATCHES, "Run hc.pp.patches(data) first."), dtype=np.float64)
-    if table.n_obs == 0:
-        msg = "the table has no rows, so there is nothing to embed"
-        raise ValueError(msg)
-    found = Sections(data, table_key=table_key, library_key=library_key).regions(image=image, image_key=image_key)
-    mpp = record_mpp(table, found)
-    built = loaded_encoder(
+    sections = Sections(data, table_key=table_key, library_key=library_key)
+    table = sections.table
+    windows = _windows(table)
+    regions = sections.regions(image=image, image_key=image_key)
+    mpp = record_mpp(table, regions)
+    size_um = _patch_size(table, windows, mpp)
+    resolved = resolve_encoder(
         encoder, weights=weights, pool=pool, precision=precision, batch_size=batch_size, device=device
     )
+    normalizer = as_normalizer(stain)
     centers = np.column_stack([windows[:, [1, 3]].mean(axis=1), windows[:, [0, 2]].mean(axis=1)])
-    size_um = _patch_size(table, windows, mpp)
-    normalizer = _normalizer(stain)
-    rows: list[NDArray[np.intp]] = []
-    parts: list[Any] = []
-    stains: dict[str, Any] = {}
-    with progress_bar(total=table.n_obs, desc=f"embedding with {built.name}", unit="patch") as bar:
-        for region in found:
-            picture: Any = region.image
-            # a window in whole px may be centred on the very border
-            limit = np.nextafter(picture.shape[::-1], 0)
-            places = centers[region.rows]
-            places = np.where(np.abs(places - np.clip(places, 0, limit)) <= 0.5, np.clip(places, 0, limit), places)
-            inside = geometry.check_inside(places, picture.shape, region.name)
-            if not inside.any():
+    parts: list[tuple[NDArray[np.intp], Features]] = []
+    fits: dict[str, dict[str, object]] = {}
+    with progress_bar(total=len(windows), desc=f"embedding with {resolved.name}", unit="patch") as bar:
+        for region in regions:
+            rows = _rows_inside(region, centers)
+            if not len(rows):
                 continue
-            rows.append(region.rows[inside])
-            transform = None if normalizer is None else normalizer.fit(picture, mpp=picture.mpp)
+            slide, slide_mpp = cast("SlideImage", region.image), float(mpp[rows[0]])
+            transform = None if normalizer is None else normalizer.fit(slide, mpp=slide_mpp)
             if transform is not None:
-                stains[region.name] = transform.describe()
+                fits[region.name] = transform.describe()
             folder = None if store is None else Path(store) / keys.safe_key(region.name)
-            parts.append(
-                embed_slide(
-                    built,
-                    picture,
-                    centers[rows[-1]],
-                    mpp=picture.mpp,
-                    size_um=size_um,
-                    stain=transform,
-                    store=folder,
-                    progress=bar,
-                )
+            window = {"mpp": slide_mpp, "size_um": size_um}
+            features = embed_slide(
+                resolved, slide, centers[rows], **window, stain=transform, store=folder, progress=bar
             )
-    out = _in_table_order(rows, parts, table.n_obs, built.dim, lazy=lazy)
-    _check_embedding(out, table.n_obs - sum(map(len, rows)), built.name)
+            parts.append((rows, features))
+    embedding = _in_table_order(parts, len(windows), resolved.dim, lazy=lazy)
+    _warn_of_suspicious(embedding, len(windows) - sum(len(rows) for rows, _ in parts), resolved.name)
     if not inplace:
-        return out
-    write_embedding(
-        table,
-        out,
-        built,
-        key=key_added,
-        size_um=size_um,
-        stain="none" if normalizer is None else asdict(normalizer),
-        stain_fits=stains or None,
-    )
+        return embedding
+    facts = {"stain": "none" if normalizer is None else asdict(normalizer), "stain_fits": fits or None}
+    write_embedding(table, embedding, resolved, key=key_added, size_um=size_um, **facts)
     return None
 
 
 def write_embedding(
-    table: AnnData, features: Any, encoder: Encoder, *, key: str | None, size_um: float, stain: Any, **facts: Any
+    table: AnnData,
+    embedding: Features,
+    encoder: Encoder,
+    *,
+    key: str | None,
+    size_um: float,
+    **facts: object,
 ) -> None:
-    """An embedding into ``obsm``, and how it came about."""
+    """Write an embedding into ``obsm``, with its provenance."""
     key = key or f"X_{keys.safe_key(encoder.name)}"
-    table.obsm[key] = features
+    table.obsm[key] = embedding
     keys.write_provenance(
         table,
         key,
@@ -195,25 +183,23 @@ def write_embedding(
         license=encoder.spec.license,
         size_um=round(size_um, 3),
         mpp=encoder.spec.mpp if encoder.spec.library == "builtin" else round(size_um / encoder.spec.input_px, 6),
-        stain=stain,
         dim=encoder.dim,
         feature_names=list(getattr(encoder, "feature_names", [])) or None,
         **facts,
     )
 
 
-def loaded_encoder(encoder: Any, **options: Any) -> Encoder:
-    """A loaded encoder as it is; anything else is loaded."""
-    if not hasattr(encoder, "embed_chunks"):
-        return load(encoder, **options)
-    given = [name for name, value in options.items() if value not in (None, "auto")]
-    if given:
-        msg = f"{encoder.name!r} is loaded already: give {', '.join(given)} to hc.encoders.load"
+def _windows(table: AnnData) -> NDArray[np.float64]:
+    """Patches of the rows, shape ``(n, 4)``: y0, x0, y1, x1."""
+    windows = np.asarray(get_obsm(table, keys.PATCHES, "Run hc.pp.patches(data) first."), dtype=np.float64)
+    if not len(windows):
+        msg = "the table has no rows, so there is nothing to embed"
         raise ValueError(msg)
-    return encoder
+    return windows
 
 
-def _normalizer(stain: Method | StainNormalizer | None) -> StainNormalizer | None:
+def as_normalizer(stain: Method | StainNormalizer | None) -> StainNormalizer | None:
+    """A stain normalizer from the name of its method."""
     if not isinstance(stain, str):
         return stain
     from histocell.images.stain.normalize import StainNormalizer
@@ -227,27 +213,37 @@ def _patch_size(table: AnnData, windows: NDArray[np.float64], mpp: NDArray[np.fl
     return float(recorded) if recorded else float(np.median((windows[:, 2] - windows[:, 0]) * mpp))
 
 
-def _in_table_order(rows: list[NDArray[np.intp]], parts: list[Any], n: int, dim: int, *, lazy: bool) -> Any:
+def _rows_inside(region: Region, centers: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The rows of a region whose patches are centred on its image."""
+    shape = cast("SlideImage", region.image).shape
+    xy = centers[region.rows]
+    # a window in whole px may be centred on the very border
+    clipped = np.clip(xy, 0, np.nextafter(shape[::-1], 0))
+    xy = np.where(np.abs(xy - clipped) <= 0.5, clipped, xy)
+    return region.rows[geometry.check_inside(xy, shape, region.name)]
+
+
+def _in_table_order(parts: list[tuple[NDArray[np.intp], Features]], n: int, dim: int, *, lazy: bool) -> Features:
     """The features of all regions in the rows of the table, NaN in the others."""
     if not lazy:
-        out = np.full((n, dim), np.nan, dtype=np.float32)
-        for place, features in zip(rows, parts, strict=True):
-            out[place] = np.asarray(features)
-        return out
+        embedding = np.full((n, dim), np.nan, dtype=np.float32)
+        for rows, features in parts:
+            embedding[rows] = np.asarray(features)
+        return embedding
     import dask.array as da
 
-    place = np.concatenate([np.empty(0, np.intp), *rows])
-    if len(parts) == 1 and np.array_equal(place, np.arange(n)):
-        return parts[0]
-    source = np.full(n, len(place))
-    source[place] = np.arange(len(place))
-    return da.concatenate([*parts, da.full((1, dim), np.nan, dtype=np.float32)])[source]
+    order = np.concatenate([np.empty(0, np.intp), *(rows for rows, _ in parts)])
+    if len(parts) == 1 and np.array_equal(order, np.arange(n)):
+        return parts[0][1]
+    source = np.full(n, len(order))
+    source[order] = np.arange(len(order))
+    return da.concatenate([*(features for _, features in parts), da.full((1, dim), np.nan, dtype=np.float32)])[source]
 
 
-def _check_embedding(out: Any, n_missing: int, name: str) -> None:
+def _warn_of_suspicious(embedding: Features, n_missing: int, name: str) -> None:
     if n_missing:
-        warn(f"{n_missing} of {len(out)} rows lie outside of their image; their embedding is NaN")
-    sample = np.asarray(out[: min(len(out), 4096)])
+        warn(f"{n_missing} of {len(embedding)} rows lie outside of their image; their embedding is NaN")
+    sample = np.asarray(embedding[: min(len(embedding), 4096)])
     sample = sample[np.isfinite(sample).all(axis=1)]
     if len(sample) > 1 and not np.ptp(sample, axis=0).any():
         warn(f"all {len(sample)} embeddings of {name!r} are identical: is the image blank?")

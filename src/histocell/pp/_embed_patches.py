@@ -1,9 +1,9 @@
-"""Embeddings of patches that were cut already, joined to rows by name."""
+"""Embeddings of patches from a file, joined to rows by name."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,8 @@ from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.settings import progress_bar
 from histocell.encoders.inference.patch_encoder import encode
-from histocell.pp._embed_image import loaded_encoder, write_embedding
+from histocell.encoders.loading import resolve_encoder
+from histocell.pp._embed_image import write_embedding
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
+    from histocell.encoders.inference.nucleus_tokens import NucleusPooling
     from histocell.encoders.spec import Encoder
 
-_READ = 256  # patches that lie in memory
+_READ = 256  # patches in memory
 
 
 def embed_patches(
@@ -33,7 +35,7 @@ def embed_patches(
     file: str | Path | None = None,
     size_um: float = 112.0,
     weights: str | None = None,
-    pool: Any = None,
+    pool: str | NucleusPooling | None = None,
     precision: str = "auto",
     batch_size: int | None = None,
     device: str | None = None,
@@ -41,21 +43,20 @@ def embed_patches(
     table_key: str | None = None,
     inplace: bool = True,
 ) -> NDArray[np.float32] | None:
-    """Embed patches of a file, for spots whose slide is not there.
+    """Embed patches of a file, for spots without a slide.
 
-    Where the slide is there, :func:`histocell.pp.embed_image` is the better choice: its patches are cut at any size and lie
-    exactly around the spots.
+    With a slide, :func:`histocell.pp.embed_image` is the better choice: it cuts patches of any size exactly around the
+    spots.
 
     Parameters
     ----------
     data
         Spots, named by their barcodes.
     encoder
-        As in :func:`histocell.pp.embed_image`, or what :func:`histocell.encoders.load` returned; ``"morphology"`` needs
-        the slide.
+        As in :func:`histocell.pp.embed_image`; ``"morphology"`` needs the slide.
     file
-        An HDF5 file as HEST-1k has them: ``img``, uint8 (n, h, w, 3), and ``barcode``. By default the file beside the sample
-        that :func:`histocell.io.hest` read.
+        An HDF5 file in the layout of HEST-1k: ``img``, uint8 (n, h, w, 3), and ``barcode``. By default the file beside the
+        sample that :func:`histocell.io.hest` read.
     size_um
         Edge of the patches in um; 112 in HEST-1k (224 px of 0.5 um).
     weights, pool, precision, batch_size, device
@@ -81,31 +82,38 @@ def embed_patches(
     FileNotFoundError
         When there is no such file, or none is known.
     ValueError
-        When the file is none of patches, names a barcode twice, or shares no barcode with the table; when the encoder gives
+        When the file holds no patches, names a barcode twice, or shares no barcode with the table; when the encoder gives
         NaN.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.io.hest("hest", "TENX99")  # doctest: +SKIP
+    >>> hc.pp.embed_patches(sdata, "uni")  # doctest: +SKIP
     """
     table = get_table(data, table_key)
     files = _files(table) if file is None else [(Path(file).expanduser(), np.arange(table.n_obs))]
-    built = loaded_encoder(
+    resolved = resolve_encoder(
         encoder, weights=weights, pool=pool, precision=precision, batch_size=batch_size, device=device
     )
-    out = np.full((table.n_obs, built.dim), np.nan, dtype=np.float32)
+    embedding = np.full((table.n_obs, resolved.dim), np.nan, dtype=np.float32)
     names, has_patch = _names(table), np.zeros(table.n_obs, dtype=bool)
     for path, rows in files:
-        out[rows], has_patch[rows] = _embed_file(path, names[rows], built)
-    if not np.isfinite(out[has_patch]).all():
-        msg = f"encoder {built.name!r} gave NaN or infinite values in {(~np.isfinite(out[has_patch])).any(axis=1).sum()} rows"
+        embedding[rows], has_patch[rows] = _embed_file(path, names[rows], resolved)
+    bad = has_patch & ~np.isfinite(embedding).all(axis=1)
+    if bad.any():
+        msg = f"encoder {resolved.name!r} gave NaN or infinite values in {bad.sum()} rows"
         raise ValueError(msg)
     if not has_patch.all():
-        warn(f"{(~has_patch).sum()} of {len(out)} rows have no patch; their embedding is NaN")
+        warn(f"{(~has_patch).sum()} of {len(embedding)} rows have no patch; their embedding is NaN")
     if not inplace:
-        return out
-    write_embedding(table, out, built, key=key_added, size_um=size_um, stain="none")
+        return embedding
+    write_embedding(table, embedding, resolved, key=key_added, size_um=size_um, stain="none")
     return None
 
 
 def _names(table: AnnData) -> pd.Index:
-    """Barcodes of the rows: what links them to their shapes, as sections that were joined may have got other row names."""
+    """Barcodes of the rows, from the instance key where there is one: joining sections may have changed the row names."""
     attributes = table.uns.get("spatialdata_attrs")
     return pd.Index((table.obs_names if attributes is None else table.obs[attributes["instance_key"]]).astype(str))
 
@@ -134,31 +142,29 @@ def _embed_file(path: Path, names: pd.Index, encoder: Encoder) -> tuple[NDArray[
     if not path.is_file():
         msg = f"file of patches {path} does not exist"
         raise FileNotFoundError(msg)
-    out = np.full((len(names), encoder.dim), np.nan, dtype=np.float32)
+    embedding = np.full((len(names), encoder.dim), np.nan, dtype=np.float32)
     try:
         with h5py.File(path) as file, progress_bar(total=len(names), desc=f"embedding with {encoder.name}") as bar:
             if not {"img", "barcode"} <= set(file):
                 msg = f"{path} is no file of patches: expected img and barcode, it holds {listing(file)}"
                 raise ValueError(msg)
             images = file["img"]
-            place = names.get_indexer(_barcodes(file["barcode"][()], path, len(images)))
-            if (place < 0).all():
+            row_of_patch = names.get_indexer(_barcodes(file["barcode"][()], path, len(images)))
+            if (row_of_patch < 0).all():
                 msg = f"no barcode of {path} is in the table, whose rows are {listing(names, 3)}"
                 raise ValueError(msg)
             for start in range(0, len(images), _READ):
-                rows = place[start : start + _READ]
-                out[rows[rows >= 0]] = encode(encoder, images[start : start + _READ][rows >= 0])
+                rows = row_of_patch[start : start + _READ]
+                embedding[rows[rows >= 0]] = encode(encoder, images[start : start + _READ][rows >= 0])
                 bar.update(len(rows))
     except OSError as error:
         msg = f"{path} cannot be read, it is truncated or no HDF5 file ({error}); copy or download it again"
         raise OSError(msg) from error
-    has_patch = np.zeros(len(names), dtype=bool)
-    has_patch[place[place >= 0]] = True
-    return out, has_patch
+    return embedding, np.isin(np.arange(len(names)), row_of_patch)
 
 
-def _barcodes(raw: NDArray[Any], path: Path, n: int) -> pd.Index:
-    """Names of the patches, which HEST-1k keeps as bytes of shape (n, 1)."""
+def _barcodes(raw: NDArray[np.object_], path: Path, n: int) -> pd.Index:
+    """Names of the patches; in HEST-1k they are bytes of shape (n, 1)."""
     names = pd.Index([name.decode() if isinstance(name, bytes) else str(name) for name in raw.reshape(-1)])
     if len(names) != n or not names.is_unique:
         msg = f"{path} has {n} patches and {len(names)} barcodes, {names.duplicated().sum()} of them repeated; one each is needed"

@@ -10,6 +10,7 @@ import pandas as pd
 from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.geometry import overlapping_windows
+from histocell._core.keys import DROPPED, TEST, TRAIN, VAL
 from histocell._core.rng import as_rng
 from histocell.tables.access import row_labels
 from histocell.tables.sections import Sections
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from histocell._core.rng import RNGLike, SeedLike
-
-TRAIN, VAL, TEST, DROPPED = "train", "val", "test", "dropped"
 
 
 def split(

@@ -49,6 +49,8 @@ class Sections:
         The table.
     library_key
         Column that names the sections, `None` where all rows are one.
+    group_key
+        Column of the replicates that was named, if any.
     labels
         Section of each row, shape ``(n_obs,)``.
     names
@@ -74,7 +76,7 @@ class Sections:
         self._data = data
         self.table: AnnData = get_table(data, table_key)
         self._key_is_given = library_key is not None
-        self._group_key = group_key
+        self.group_key = group_key
         self._mpp = mpp
         region_key = self.table.uns.get("spatialdata_attrs", {}).get("region_key") if is_spatialdata(data) else None
         known = [key for key in (keys.SECTION, region_key) if key is not None and key in self.table.obs]
@@ -100,9 +102,9 @@ class Sections:
         The column that was named; else ``patient``, else the section, whichever has two levels among the rows; `None`
         where neither has.
         """
-        if self._group_key is not None:
-            row_labels(self.table, self._group_key)
-            return self._group_key
+        if self.group_key is not None:
+            row_labels(self.table, self.group_key)
+            return self.group_key
         for key in (keys.PATIENT, self.library_key):
             if key is not None and key in self.table.obs and len(set(row_labels(self.table, key)[rows])) > 1:
                 return key
@@ -116,7 +118,7 @@ class Sections:
         ValueError
             When a section holds several.
         """
-        key = self._group_key or (keys.PATIENT if keys.PATIENT in self.table.obs and self.library_key else None)
+        key = self.group_key or (keys.PATIENT if keys.PATIENT in self.table.obs and self.library_key else None)
         if key is None:
             return self.names
         labels = row_labels(self.table, key)

@@ -5,21 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from histocell._core import keys
+from histocell.models.base import Model
+from histocell.models.registry import load, make_model
 from histocell.tables.access import get_table
+from histocell.tables.sections import Sections
 from histocell.tl.engine import evaluate as _evaluate
-from histocell.tl.engine import task as _task
+from histocell.tl.engine import fit as _fit
+from histocell.tl.engine import predict as _predict
+from histocell.tl.engine import rows as _rows
+from histocell.tl.engine.abundance import ABUNDANCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
     from spatialdata import SpatialData
 
     from histocell._core.rng import RNGLike, SeedLike
-    from histocell.models.base import Model
-
-_TASK = _task.Task("abundance", "Put the measured abundances there, a data frame with one column per cell type.")
 
 
 def fit_abundance(
@@ -103,38 +107,29 @@ def fit_abundance(
     ----------
     arXiv 2507.07013.
     """
-    table = get_table(data, table_key)
-    fitted = _task.fit(
-        _TASK,
-        table,
-        features,
-        model=model,
-        config=_settings(model, preset, config, target_transform, interval),
-        target=target,
-        split_key=split_key,
-        group_key=group_key,
-        standardize_by=standardize_by,
-        rng=rng,
-        device=device,
-    )
-    state = fitted.to_dict()
+    sections = Sections(data, table_key=table_key, group_key=group_key)
+    dataset = _fit.Dataset.read(ABUNDANCE, sections.table, features, target, standardize_by)
+    keys.safe_names(dataset.truth.renamed.values())  # warns of names that had to change
+    unfitted = make_model(model, _settings(model, preset, config, target_transform, interval))
+    rows = _rows.training_rows(sections, dataset.known, split_key=split_key)
+    state = _fit.fit(ABUNDANCE, unfitted, dataset, rows, rng=rng, device=device).to_dict()
     if not inplace:
         return state
-    table.uns[key_added] = state
+    sections.table.uns[key_added] = state
     return None
 
 
 def predict_abundance(
     data: AnnData | SpatialData,
     *,
-    model: Any = None,
+    model: Model | str | Path | Mapping[str, Any] | AnnData | SpatialData | None = None,
     model_key: str = keys.MODEL,
     baselines: bool = True,
     key_added: str = keys.PREDICTED,
     device: str | None = None,
     table_key: str | None = None,
     inplace: bool = True,
-) -> dict[str, pd.DataFrame] | None:
+) -> dict[str, Any] | None:
     """Predict cell abundances.
 
     Parameters
@@ -171,11 +166,11 @@ def predict_abundance(
         When an embedding comes from another encoder, patch size or resolution than the model's, or has another dimension.
     """
     table = get_table(data, table_key)
-    fitted = _task.find_model(model, model_key, table, fit_hint="Run hc.tl.fit_abundance(data) first,")
-    frames = _task.predict(table, fitted, device=device, baselines=baselines)
+    fitted = model if isinstance(model, Model) else load(table if model is None else model, model_key=model_key)
+    slots = _predict.predict(ABUNDANCE, table, fitted, key=key_added, device=device, baselines=baselines)
     if not inplace:
-        return {key_added + suffix: frame for suffix, frame in frames.items()}
-    _task.write_predictions(table, frames, key_added, fitted)
+        return {slot: frame for (_, slot), frame in slots.items()}
+    _predict.write(table, slots, key=key_added, model=fitted, baselines=baselines)
     return None
 
 
@@ -186,7 +181,7 @@ def evaluate_abundance(
     target: str = keys.ABUNDANCE,
     split_key: str = keys.SPLIT,
     group_key: str | None = None,
-    slide_key: str | None = None,
+    library_key: str | None = None,
     n_bootstrap: int = 1000,
     key_added: str = keys.EVALUATION,
     rng: SeedLike | RNGLike | None = None,
@@ -195,7 +190,9 @@ def evaluate_abundance(
 ) -> pd.DataFrame | None:
     """Score predictions against known abundances, beside the baselines.
 
-    Rows with ``obs[split_key] == "test"`` are scored where there are any, else all rows with a warning.
+    Rows with ``obs[split_key] == "test"`` are scored where there are any, else all rows. A warning tells how many of the
+    scored rows the model was fitted on, whatever ``obs[split_key]`` says now; a model remembers them by name and section
+    and by their features.
 
     Parameters
     ----------
@@ -210,8 +207,8 @@ def evaluate_abundance(
     group_key
         Column of ``obs`` with the replicates: by default ``patient``, else ``section``, whichever has two levels among
         the scored rows, else one group.
-    slide_key
-        Column of ``obs`` with the slides, by default ``section``.
+    library_key
+        Column of ``obs`` with the sections or slides, by default ``section``.
     n_bootstrap
         Number of resamples for the 95 % intervals.
     key_added
@@ -226,11 +223,12 @@ def evaluate_abundance(
     Returns
     -------
     `None`, or with ``inplace=False`` the data frame that would have been written to ``uns[key_added]``, with columns
-    ``model``, ``group`` (``all``: mean over groups), ``cell_type`` (``mean``: mean over types), ``metric`` (``cc``:
-    Pearson correlation over the spots of a group; ``cc_per_slide``: within slides, then averaged; ``l1``: mean absolute
-    error in the units of the target; ``coverage`` of the interval), ``value``, ``low``, ``high``, ``n_spots``,
-    ``n_undefined``. Intervals are over groups; with one group they are over its spots, and too narrow for other patients.
-    Scores that are undefined (constant or missing values) are left out of means and counted.
+    ``model``, ``group`` (``all``: mean over groups, and each of them where there are several), ``cell_type`` (``mean``:
+    mean over types), ``metric`` (``cc``: Pearson correlation over the spots of a group; ``cc_per_slide``: within slides,
+    then averaged; ``l1``: mean absolute error in the units of the target; ``coverage`` of the interval), ``value``,
+    ``low``, ``high``, ``n_spots``, ``n_undefined``, ``n_training`` (how many of the spots the model was fitted on).
+    Intervals are over groups; with one group they are over its spots, and too narrow for other patients. Scores that are
+    undefined (constant or missing values) are left out of means and counted.
 
     Raises
     ------
@@ -239,21 +237,13 @@ def evaluate_abundance(
     ValueError
         When they share no column, or no row can be scored.
     """
-    table = get_table(data, table_key)
+    sections = Sections(data, table_key=table_key, library_key=library_key, group_key=group_key)
     scores = _evaluate.evaluate(
-        _TASK,
-        table,
-        key=key,
-        target=target,
-        split_key=split_key,
-        group_key=group_key,
-        slide_key=slide_key,
-        n_bootstrap=n_bootstrap,
-        rng=rng,
+        ABUNDANCE, sections, key=key, target=target, split_key=split_key, n_bootstrap=n_bootstrap, rng=rng
     )
     if not inplace:
         return scores
-    table.uns[key_added] = scores
+    sections.table.uns[key_added] = scores
     return None
 
 

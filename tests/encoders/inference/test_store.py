@@ -41,7 +41,7 @@ def test_it_reads_as_a_plain_array(tmp_path):
     assert store.todo == [0, 1, 2, 3, 4, 5]
     fill(store, [5, 0, 3, 1, 2, 4])
     assert store.todo == []
-    assert (store.read() == FEATURES).all()
+    assert (store.lazy().compute() == FEATURES).all()
     assert store.lazy().chunks == ((4, 4, 4, 4, 4, 2), (DIM,))
     assert (store.lazy().compute() == FEATURES).all()
     plain = zarr.open_array(store.path, mode="r")
@@ -63,12 +63,12 @@ def test_it_goes_on_where_it_was(tmp_path):
     with open_store(tmp_path / "s") as store:
         fill(store, [1, 4])
         with pytest.raises(ValueError, match="4 of 6 chunks"):
-            store.read()
+            store.lazy()
     assert np.isnan(zarr.open_array(tmp_path / "s", mode="r")[:4]).all()
     again = open_store(tmp_path / "s")
     assert again.todo == [0, 2, 3, 5]
     fill(again)
-    assert (open_store(tmp_path / "s").read() == FEATURES).all()
+    assert (open_store(tmp_path / "s").lazy().compute() == FEATURES).all()
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
@@ -78,14 +78,14 @@ def test_empty_chunks_count_as_written(tmp_path, value):
         store.write(chunk, np.full((rows, 2), value))
     again = FeatureStore.open(tmp_path / "s", shape=(5, 2), chunk_rows=3, manifest={})
     assert again.todo == []
-    assert np.array_equal(again.read(), np.full((5, 2), value, np.float32), equal_nan=True)
+    assert np.array_equal(again.lazy().compute(), np.full((5, 2), value, np.float32), equal_nan=True)
 
 
 def test_no_rows(tmp_path):
     for _ in range(2):
         store = FeatureStore.open(tmp_path / "s", shape=(0, 7), chunk_rows=4, manifest={})
         assert store.todo == []
-        assert store.read().shape == (0, 7)
+        assert store.lazy().compute().shape == (0, 7)
         assert store.lazy().compute().shape == (0, 7)
 
 
@@ -101,7 +101,7 @@ def test_a_damaged_chunk_is_done_again(tmp_path, size):
         store = open_store(tmp_path / "s")
     assert store.todo == [2, 5]
     fill(store)
-    assert (store.read() == FEATURES).all()
+    assert (store.lazy().compute() == FEATURES).all()
 
 
 def test_other_settings_are_named(tmp_path):
@@ -174,7 +174,7 @@ def test_two_writers(tmp_path):
     store = open_store(tmp_path / "s")
     fill(store)
     # a whole store only is read
-    assert (open_store(tmp_path / "s").read() == open_store(tmp_path / "s").read()).all()
+    assert (open_store(tmp_path / "s").lazy().compute() == open_store(tmp_path / "s").lazy().compute()).all()
     with pytest.raises(ValueError, match="encoder"):
         open_store(tmp_path / "s", encoder="conch")
 
@@ -228,8 +228,8 @@ def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"the store .* cannot be written"):
         open_store(tmp_path / "file" / "s")
     fill(open_store(tmp_path / "s"))
-    monkeypatch.setattr(stores, "claim", None)  # a whole store takes no lock, so a disk that is only read will do
-    assert (open_store(tmp_path / "s").read() == FEATURES).all()
+    monkeypatch.setattr(stores, "folder_lock", None)  # a whole store takes no lock, so a disk that is only read will do
+    assert (open_store(tmp_path / "s").lazy().compute() == FEATURES).all()
 
 
 RUN = textwrap.dedent(
@@ -265,4 +265,4 @@ def test_killed_at_any_moment(tmp_path):
     store = FeatureStore.open(tmp_path / "s", shape=features.shape, chunk_rows=100, manifest={"encoder": "uni"})
     assert len(store.todo) <= left[-1]
     fill(store, features=features)
-    assert (store.read() == features).all()
+    assert (store.lazy().compute() == features).all()

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import histocell as hc
-from histocell.encoders.networks.build import build, configured, fill
+from histocell.encoders.networks.build import build, spec_from_config
+from histocell.encoders.networks.checkpoints import load_checkpoint
 from histocell.encoders.networks.weights import local_weights, read_tensors
 
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ def tower(folder, image_size=None):
     config = json.loads((folder / "config.json").read_text())
     if image_size:
         config["vision_cfg"]["image_size"] = image_size
-    spec = configured(hc.encoders.get_spec("conch"), config)
+    spec = spec_from_config(hc.encoders.get_spec("conch"), config)
     with torch.device("meta"):
         backbone = build(spec)
-    fill(backbone, read_tensors(local_weights(folder, spec)), spec, "conch_tiny")
+    load_checkpoint(backbone, read_tensors(local_weights(folder, spec)), spec, "conch_tiny")
     return backbone.eval()
 
 
@@ -141,7 +142,9 @@ def test_pooler_of_conch_1_5_has_no_biases():
     for norm, width in (("ln_q", 16), ("ln_k", 24)):
         pooler |= {f"{norm}.weight": torch.randn(width), f"{norm}.bias": torch.randn(width)}
     final = {"ln_contrast.weight": torch.randn(16), "ln_contrast.bias": torch.randn(16)}
-    fill(backbone, {**trunk, **{f"attn_pool_contrast.{k}": v for k, v in pooler.items()}, **final}, spec, "tiny")
+    load_checkpoint(
+        backbone, {**trunk, **{f"attn_pool_contrast.{k}": v for k, v in pooler.items()}, **final}, spec, "tiny"
+    )
     images = torch.randn(2, 3, 64, 64)
 
     norm = torch.nn.functional.layer_norm

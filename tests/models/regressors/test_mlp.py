@@ -7,7 +7,7 @@ import torch
 from histocell.metrics import pearson
 from histocell.models import MLP, Ridge, training
 from histocell.models.losses import composite_loss, pearson_loss
-from histocell.models.regressors.perceptron import Dropout, Perceptron
+from histocell.models.regressors.perceptron import Perceptron
 
 TINY = {"hidden": (16,) * 6, "max_epochs": 4, "n_members": 2, "batch_size": 64}
 
@@ -54,24 +54,23 @@ class TestTraining:
         assert training.learning_rate(100, 100, schedule) == pytest.approx(0.1)
 
     def test_stops_early_and_puts_the_best_weights_back(self):
-        X = torch.randn((40, 3), generator=training.generator(0))
+        X = torch.randn((40, 3), generator=torch.Generator().manual_seed(0))
         Y = X[:, :1].clone()
-        net = Perceptron(3, 1, hidden=(8,), layer_norm=False, dropout=0.0, seed=0)
 
         def loss(p, y):
             return ((p - y) ** 2).mean()
 
         # Validation targets are the opposite: the more is learnt, the worse it gets.
         schedule = training.Schedule(lr=0.05, max_epochs=50, patience=3)
-        history = training.train(
-            net, loss, (X, Y), schedule=schedule, shuffle=training.generator(1), validation=(X, -Y)
-        )
+        with training.seeded(0, X.device):
+            net = Perceptron(3, 1, hidden=(8,), layer_norm=False, dropout=0.0)
+            history = training.train(net, loss, (X, Y), schedule=schedule, validation=(X, -Y))
         assert len(history.val_loss) == history.best_epoch + 1 + 3 < 50
         assert history.val_loss[history.best_epoch] == min(history.val_loss)
         assert training.evaluate(net, loss, (X, -Y)) == pytest.approx(min(history.val_loss))
 
     def test_diverging_loss_is_an_error(self):
-        net = Perceptron(2, 1, hidden=(4,), layer_norm=False, dropout=0.0, seed=0)
+        net = Perceptron(2, 1, hidden=(4,), layer_norm=False, dropout=0.0)
         X = torch.ones(8, 2)
         with pytest.raises(ValueError, match="training loss became nan"):
             training.train(
@@ -79,27 +78,30 @@ class TestTraining:
                 lambda p, y: (p - y).mean() * float("nan"),
                 (X, X[:, :1]),
                 schedule=training.Schedule(),
-                shuffle=training.generator(0),
             )
 
-    def test_dropout_keeps_the_expectation(self):
-        dropout = Dropout(0.3, seed=0)
-        out = dropout(torch.ones(200, 200))
-        assert float(out.mean()) == pytest.approx(1, abs=0.02)
-        assert float((out == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
-        assert torch.equal(dropout.eval()(torch.ones(3)), torch.ones(3))
+    def test_dropout_is_checked(self):
         with pytest.raises(ValueError, match="dropout must lie"):
-            Dropout(1.0, seed=0)
+            Perceptron(2, 1, hidden=(4,), layer_norm=False, dropout=1.0)
+
+    def test_seeded_gives_the_same_numbers_and_leaves_the_global_ones_alone(self):
+        before = torch.get_rng_state()
+        drawn = []
+        for _ in range(2):
+            with training.seeded(3, torch.device("cpu")):
+                drawn.append(torch.rand(4))
+        assert torch.equal(*drawn)
+        assert torch.equal(before, torch.get_rng_state())
 
 
 class TestMLP:
     def test_seven_linear_layers(self, cohort):
         for preset in ("paper", "robust"):
-            net = MLP(preset)._build(10, 3, torch.device("cpu"), seed=0)
+            net = MLP(preset)._build(10, 3, torch.device("cpu"))
             assert sum(isinstance(module, torch.nn.Linear) for module in net.modules()) == 7
         widths = [1536, 1024, 1024, 512, 512, 256, 256, 80]
         expected = sum((a + 1) * b for a, b in zip(widths[:-1], widths[1:], strict=True))
-        paper = MLP("paper")._build(1536, 80, torch.device("cpu"), seed=0)
+        paper = MLP("paper")._build(1536, 80, torch.device("cpu"))
         assert sum(p.numel() for p in paper.parameters()) == expected
         with pytest.raises(ValueError, match="there are: robust, paper"):
             MLP("best")

@@ -1,4 +1,4 @@
-"""From the patch tokens of a transformer to one embedding per nucleus."""
+"""Pooling of the patch tokens of a transformer near a nucleus into its embedding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 type Strategy = Literal["centered", "shared"]
 type Kernel = Literal["mean", "gaussian"]
 
-# Distances are compared in whole steps of 2^-18 px: squares stay within int64 for images up to 4,096 px, and places that
+# Distances are compared in whole steps of 2^-18 px: squares stay within int64 for images up to 4,096 px, and points that
 # differ by rounding alone are ties on every machine.
 _STEPS_PER_PX = 2**18
 _MAX_PX = 4096
@@ -25,7 +25,7 @@ _LOCALITY_PX = 2048
 
 @dataclass(frozen=True)
 class NucleusPooling:
-    """How the patch tokens near a nucleus become its embedding. CLS and register tokens never enter.
+    """Settings of the pooling of patch tokens near a nucleus. Class and register tokens never enter.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class NucleusPooling:
     sigma
         Standard deviation of the Gaussian, in tokens.
     block
-        Where tokens are taken: -1 after the final norm; another index is the output of that block, as it is.
+        Block whose output is taken: -1 is the output after the final norm; that of another index is not normalised.
     overlap
         Of neighbouring shared tiles, as a fraction of their edge. A nucleus is at least ``overlap / 2`` of an edge away
         from the border of its tile.
@@ -52,7 +52,13 @@ class NucleusPooling:
 
     Notes
     -----
-    The mean of the k = 4 nearest tokens of a patch centred on the nucleus is what CellSymphony describes.
+    CellSymphony takes the mean of the k = 4 nearest tokens of a patch centred on the nucleus.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> hc.encoders.NucleusPooling("shared", k=9).overlap
+    0.5
     """
 
     strategy: Strategy = "centered"
@@ -124,7 +130,7 @@ def nearest_tokens(yx_px: ArrayLike, *, grid: tuple[int, int], patch_px: int, k:
 def token_weights(
     yx_px: ArrayLike, *, grid: tuple[int, int], patch_px: int, pooling: NucleusPooling
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Which patch tokens make up the embedding of each point, and how much of each.
+    """Patch tokens that make up the embedding of each point, and their weights.
 
     Parameters
     ----------
@@ -156,6 +162,28 @@ def token_weights(
     along_y, along_x = (_gaussian(points[:, i], grid[i], pooling.sigma) for i in range(2))
     weight = (along_y[:, :, None] * along_x[:, None, :]).reshape(len(points), -1)
     return np.tile(np.arange(grid[0] * grid[1]), (len(points), 1)), weight.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class TokenPooler:
+    """A pooling, on the token grid of a network.
+
+    Attributes
+    ----------
+    pooling
+        The tokens to take.
+    input_px, patch_px
+        Edges of the input and of a token in px.
+    """
+
+    pooling: NucleusPooling
+    input_px: int
+    patch_px: int
+
+    def weights(self, yx_px: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Tokens of points (y, x) in px of the input, and their weights: as :func:`token_weights`."""
+        grid = (self.input_px // self.patch_px,) * 2
+        return token_weights(yx_px, grid=grid, patch_px=self.patch_px, pooling=self.pooling)
 
 
 def pool_tokens(tokens: torch.Tensor, tile: ArrayLike, index: ArrayLike, weight: ArrayLike) -> torch.Tensor:
@@ -193,7 +221,7 @@ def shared_tiles(
     """Overlapping tiles such that each point lies in the middle of one.
 
     The middles of the tiles, ``size_px * (1 - overlap)`` wide, cover the plane without gaps and start at the origin of
-    the slide. So the tile of a point, and the point's place in it, do not depend on the other points.
+    the slide. So the tile of a point, and its position in it, do not depend on the other points.
 
     Parameters
     ----------
@@ -228,10 +256,11 @@ def shared_tiles(
     if len(points) == 0:
         return np.empty((0, 2)), np.empty(0, np.int64)
     stride = size_px * (1 - overlap)
-    place = np.floor(points / stride).astype(np.int64)
-    low = place.min(axis=0)
-    width = np.ptp(place[:, 0]) + 1
-    flat, tile_of_point = np.unique((place[:, 1] - low[1]) * width + place[:, 0] - low[0], return_inverse=True)
+    column_row = np.floor(points / stride).astype(np.int64)
+    low = column_row.min(axis=0)
+    width = np.ptp(column_row[:, 0]) + 1
+    shifted = column_row - low
+    flat, tile_of_point = np.unique(shifted[:, 1] * width + shifted[:, 0], return_inverse=True)
     corner = (np.stack([flat % width, flat // width], axis=1) + low).astype(np.float64)
     tile_centers = (corner + 0.5) * stride
     block = np.floor(tile_centers / _LOCALITY_PX)
@@ -249,9 +278,9 @@ def _by_distance(steps: NDArray[np.int64], n: int, patch_px: int) -> tuple[NDArr
     return order, np.take_along_axis(squared, order, axis=1)
 
 
-def _gaussian(places: NDArray[np.float64], n: int, sigma: float) -> NDArray[np.float64]:
+def _gaussian(positions: NDArray[np.float64], n: int, sigma: float) -> NDArray[np.float64]:
     """Weights along one axis, in tokens; the product over both axes is the weight of a token. Shape (m, n)."""
-    squared = (places[:, None] - (np.arange(n) + 0.5)) ** 2
+    squared = (positions[:, None] - (np.arange(n) + 0.5)) ** 2
     # measured from the nearest token, so that a narrow Gaussian does not vanish between tokens
     weight = np.exp((squared.min(axis=1, keepdims=True) - squared) / (2 * sigma**2))
     return weight / weight.sum(axis=1, keepdims=True)

@@ -1,27 +1,29 @@
-"""Patches of slides through a network, as fast as the device takes them."""
+"""Encoder of patches: a network that embeds the patches of a slide, or images that are patches already."""
 
 from __future__ import annotations
 
 import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from histocell._core.device import pick_device
 from histocell._core.geometry import check_patches, local_order
-from histocell.encoders.inference.executor import Batch, Executor, Points
-from histocell.encoders.inference.nucleus_tokens import NucleusPooling, shared_tiles, token_weights
+from histocell.encoders.inference.batches import Points, plan_batches
+from histocell.encoders.inference.executor import Executor
+from histocell.encoders.inference.nucleus_tokens import NucleusPooling, TokenPooler, shared_tiles
 from histocell.encoders.inference.precision import pick_precision
 from histocell.encoders.inference.preprocessing import fit_to_input
 from histocell.images.patch_source import PatchSource
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from numpy.typing import NDArray
 
+    from histocell._core.settings import Progress
     from histocell.encoders.networks.backbone import Backbone
     from histocell.encoders.spec import Encoder, EncoderSpec
     from histocell.images.slide_image import SlideImage
@@ -90,14 +92,13 @@ class PatchEncoder:
         devices = [pick_device(name) for name in names]
         self.precision = pick_precision(precision, spec, devices[0])
         pooling = NucleusPooling() if pool == "nucleus" else pool
-        self._nucleus: NucleusPooling | None = None
+        self._nuclei: TokenPooler | None = None
         if isinstance(pooling, NucleusPooling):
             backbone.check_block(pooling.block)
-            self._nucleus = pooling
+            self._nuclei = TokenPooler(pooling, spec.input_px, backbone.patch_px or 1)
             self.pool = str(pooling)
         else:
             self.pool = backbone.check_pool(pooling)
-        self._token_px = backbone.patch_px or 1
         if spec.library == "module":
             backbone = copy.deepcopy(backbone)  # the user's module stays as it is
         self._executor = Executor(
@@ -107,7 +108,7 @@ class PatchEncoder:
             self._executor.compile()
 
     def __repr__(self) -> str:
-        devices = ", ".join(map(str, self._executor.devices))
+        devices = ", ".join(str(replica.device) for replica in self._executor.replicas)
         return (
             f"PatchEncoder({self.name!r}, dim={self.dim}, pool={self.pool!r}, input_px={self.spec.input_px}, "
             f"precision={self.precision!r}, device={devices!r})"
@@ -130,9 +131,15 @@ class PatchEncoder:
 
     @property
     def chunk_rows(self) -> int:
-        """Rows that are worth a chunk of a store: some full batches."""
-        shared = self._nucleus is not None and self._nucleus.strategy == "shared"
-        return _CHUNK_BATCHES * self._full_batch(self.spec.input_px) * (_CELLS_PER_TILE if shared else 1)
+        """Rows of a chunk, where it writes into a store: some full batches."""
+        rows_per_patch = 1 if self._shared is None else _CELLS_PER_TILE
+        return _CHUNK_BATCHES * self._full_batch(self.spec.input_px) * rows_per_patch
+
+    @property
+    def _shared(self) -> NucleusPooling | None:
+        """The pooling of nuclei that share tiles."""
+        pooling = None if self._nuclei is None else self._nuclei.pooling
+        return pooling if pooling is not None and pooling.strategy == "shared" else None
 
     def _full_batch(self, edge: int) -> int:
         """Patches per batch; on a GPU the first time by trial, with patches of `edge` px."""
@@ -141,7 +148,7 @@ class PatchEncoder:
         return self.batch_size
 
     def order(self, centers: NDArray[np.float64], *, mpp: float, size_um: float) -> NDArray[np.intp]:
-        """The order in which points are best computed: those near each other one after the other.
+        """Order of the points in which near ones are computed one after the other.
 
         Parameters
         ----------
@@ -150,17 +157,17 @@ class PatchEncoder:
         mpp, size_um
             As in :meth:`embed`.
         """
-        if self._nucleus is not None and self._nucleus.strategy == "shared":
-            tile = shared_tiles(centers, size_px=size_um / mpp, overlap=self._nucleus.overlap)[1]
+        if self._shared is not None:
+            tile = shared_tiles(centers, size_px=size_um / mpp, overlap=self._shared.overlap)[1]
             return np.lexsort((*centers.T, tile))
         return local_order(centers)
 
     def forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embeddings, shape ``(n, dim)``, of uint8 patches, shape ``(n, h, w, 3)``; nuclei in the middle of each."""
         points = None
-        if self._nucleus is not None:
+        if self._nuclei is not None:
             middle = np.full((len(patches), 2), self.spec.input_px / 2)
-            points = Points(np.arange(len(patches)), *self._token_weights(middle))
+            points = Points(np.arange(len(patches)), *self._nuclei.weights(middle))
         return self._executor.run(torch.from_numpy(np.array(patches)), points)  # a copy: it may be read-only
 
     def embed(
@@ -171,7 +178,7 @@ class PatchEncoder:
         mpp: float,
         size_um: float,
         stain: StainTransform | None = None,
-        progress: Any = None,
+        progress: Progress | None = None,
     ) -> NDArray[np.float32]:
         """Embed square patches of a slide.
 
@@ -204,7 +211,7 @@ class PatchEncoder:
         mpp: float,
         size_um: float,
         stain: StainTransform | None = None,
-        progress: Any = None,
+        progress: Progress | None = None,
     ) -> Generator[NDArray[np.float32]]:
         """Embed one chunk of patches after the other; reading goes on across the chunks.
 
@@ -225,8 +232,12 @@ class PatchEncoder:
         size_px = size_um / mpp
         source = PatchSource(image, size_px=size_px, input_px=self.spec.input_px)
         size = self._full_batch(source.edge)
-        planned = (batch for part in chunks for batch in self._batches(part, source, size, size_px))
-        computed = self._executor.stream(planned, source, stain)
+        batches = (
+            batch
+            for part in chunks
+            for batch in plan_batches(part, source, batch_size=size, size_px=size_px, nuclei=self._nuclei)
+        )
+        computed = self._executor.stream(batches, source, stain)
         try:
             for part in chunks:
                 out = np.empty((len(part), self.dim), np.float32)
@@ -241,28 +252,6 @@ class PatchEncoder:
         finally:
             computed.close()
 
-    def _batches(self, centers: NDArray[np.float64], source: PatchSource, size: int, size_px: float) -> Iterator[Batch]:
-        """The batches of a chunk."""
-        if self._nucleus is None or self._nucleus.strategy == "centered":
-            patches, patch_of_row = centers, np.arange(len(centers))
-        else:
-            patches, patch_of_row = shared_tiles(centers, size_px=size_px, overlap=self._nucleus.overlap)
-        rows = np.argsort(patch_of_row, kind="stable")
-        bounds = np.searchsorted(patch_of_row[rows], np.arange(0, len(patches) + size, size))
-        for start, a, b in zip(range(0, len(patches), size), bounds, bounds[1:], strict=False):
-            part, of_part = patches[start : start + size], rows[a:b]
-            points = None
-            if self._nucleus is not None:
-                patch = patch_of_row[of_part] - start
-                inside = (centers[of_part, ::-1] - source.corners(part)[patch]) / source.scale()
-                points = Points(patch, *self._token_weights(inside * (self.spec.input_px / source.edge)))
-            yield Batch(part, of_part, points)
-
-    def _token_weights(self, places: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Tokens and weights of points (y, x) in px of the input."""
-        grid = (self.spec.input_px // self._token_px,) * 2
-        return token_weights(places, grid=grid, patch_px=self._token_px, pooling=self._nucleus or NucleusPooling())
-
 
 def encode(encoder: Encoder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Embed images that are patches already.
@@ -270,17 +259,25 @@ def encode(encoder: Encoder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     Parameters
     ----------
     encoder
-        What :func:`histocell.encoders.load` returned for a network.
+        From :func:`histocell.encoders.load`; not ``"morphology"``, which needs the surroundings of a patch.
     images
-        uint8, shape ``(n, h, w, 3)``. Of another size than the encoder's input, the shorter edge is resized to it and the
-        middle is cut out. With ``pool="nucleus"`` the nucleus is in the middle.
+        uint8, shape ``(n, h, w, 3)``. Those of another size than the encoder's input are resized by their shorter edge and
+        cropped to the centre. With ``pool="nucleus"`` the nucleus is in the centre.
 
     Returns
     -------
     Shape ``(n, dim)``.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> import numpy as np
+    >>> encoder = hc.encoders.load("timm/resnet18", weights="random", device="cpu")
+    >>> hc.encoders.encode(encoder, np.zeros((2, 224, 224, 3), np.uint8)).shape
+    (2, 512)
     """
     if not isinstance(encoder, PatchEncoder):
-        msg = f"{encoder.name!r} looks at the surroundings of a patch, too, so it embeds slides: use its embed method"
+        msg = f"{encoder.name!r} needs the surroundings of a patch, so it embeds slides: use its embed method"
         raise TypeError(msg)
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:

@@ -1,4 +1,4 @@
-"""Which floating-point numbers a network computes with."""
+"""Precision of a network: the floating-point format of its computations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pick_precision(asked: str, spec: EncoderSpec, device: torch.device) -> str:
     Parameters
     ----------
     asked
-        One of them, or ``"auto"``: on a GPU what the encoder is usually run with; on a processor bf16 in place of a half
+        One of them, or ``"auto"``: on a GPU the usual precision of the encoder; on a processor bf16 in place of a half
         precision where it has instructions for it, else fp32.
     spec
         The encoder.

@@ -1,4 +1,4 @@
-"""From uint8 patches to what a network wants, on the device that computes."""
+"""Preprocessing of patches: resizing, stain normalisation and scaling, on the device."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Preprocessing:
     spec
         Input size, interpolation, mean and deviation.
     device
-        Where batches lie.
+        Device of the batches.
     dtype
-        What the network computes in.
+        Type that the network computes in.
     """
 
     def __init__(self, spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> None:
@@ -58,9 +58,9 @@ class Preprocessing:
 
 
 def fit_to_input(images: NDArray[np.uint8], spec: EncoderSpec) -> NDArray[np.uint8]:
-    """Pictures of any size at the input size: the shorter edge resized to it, the middle cut out.
+    """Resize the shorter edge of images to the input size and crop the centre.
 
-    By Pillow, to the last bit what the published transforms give.
+    Pillow does it, with the same result to the last bit as the published transforms.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def fit_to_input(images: NDArray[np.uint8], spec: EncoderSpec) -> NDArray[np.uin
         return images
     short = min(height, width)
     rows, columns = int(edge * height / short), int(edge * width / short)
-    how = Image.Resampling[spec.interpolation.upper()]
+    filter_ = Image.Resampling[spec.interpolation.upper()]
     top, left = round((rows - edge) / 2), round((columns - edge) / 2)
-    resized = [np.asarray(Image.fromarray(image).resize((columns, rows), how)) for image in images]
+    resized = [np.asarray(Image.fromarray(image).resize((columns, rows), filter_)) for image in images]
     return np.stack(resized)[:, top : top + edge, left : left + edge]

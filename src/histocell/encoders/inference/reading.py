@@ -1,4 +1,4 @@
-"""Batches of patches, read ahead of the network that wants them."""
+"""Reading of patches in threads, ahead of the network."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def read_batches(
     Parameters
     ----------
     source
-        Where patches come from.
+        Patches of a slide.
     batches
         Centres (x, y) in level-0 px.
     pin
-        Whether the tensors lie in page-locked memory, from which a GPU copies by itself.
+        Whether to use page-locked memory, from which a GPU copies on its own.
     n_threads
-        Threads that read; by default as many as there are processors, at most eight.
+        Number of reading threads; by default that of the processors, at most eight.
     """
     waiting: deque[tuple[torch.Tensor, list[Future[None]]]] = deque()
     pool = ThreadPoolExecutor(n_threads or min(8, os.cpu_count() or 1), thread_name_prefix="histocell-read")

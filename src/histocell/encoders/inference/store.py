@@ -1,30 +1,30 @@
-"""The features of one slide on disk, written chunk by chunk, so that a killed run goes on where it was."""
+"""Store of the features of one slide on disk, written chunk by chunk so that a killed run can be resumed."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from histocell._core.errors import listing, warn
+from histocell._core.locks import folder_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
 
     import dask.array as da
     import zarr
-    from filelock import BaseFileLock
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
+
+    type Manifest = Mapping[str, Any]  # whatever JSON can hold
 
 _ATTRIBUTE = "histocell"
-_LOCK, _WRITER = ".lock", ".writer"
 _CHUNK = re.compile(r"c\.(\d+)\.0")
 _PARTIAL = re.compile(r"(zarr|c\.\d+)\.[0-9a-f]{32}\.partial")  # what zarr writes to before it renames
 
@@ -51,21 +51,19 @@ class FeatureStore:
         Chunks that are still to be written, ascending.
     """
 
-    def __init__(self, path: Path, array: zarr.Array[Any], lock: BaseFileLock | None = None) -> None:
+    def __init__(self, path: Path, array: zarr.Array[Any], *, locked: bool = False) -> None:
         self.path = path
         self.shape: tuple[int, int] = (array.shape[0], array.shape[1])
         self.chunk_rows = array.chunks[0]
         self._array = array
-        self._lock = lock
-        self.todo = self._find_todo()
-        if not self.todo:
-            self.close()
+        self._lock: ExitStack | None = None
+        self.todo = self._find_todo(remove_damaged=locked)
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], *, shape: tuple[int, int], chunk_rows: int, manifest: Mapping[str, Any]
+        cls, path: str | os.PathLike[str], *, shape: tuple[int, int], chunk_rows: int, manifest: Manifest
     ) -> FeatureStore:
-        """Make a store, or go on with one of the same settings.
+        """Create a store, or resume one of the same settings.
 
         Every chunk on disk is read and checked; what is missing or damaged is in `todo` of the result.
 
@@ -78,7 +76,7 @@ class FeatureStore:
         chunk_rows
             Rows of a chunk.
         manifest
-            All that the features depend on, as JSON knows it.
+            Everything that the features depend on, as JSON can hold it.
 
         Raises
         ------
@@ -100,23 +98,24 @@ class FeatureStore:
                 store = cls(path, array)
                 if not store.todo:
                     return store
-        lock = None
         try:
-            lock = claim(path)
-            for name in _names(path):
-                if _PARTIAL.fullmatch(name):
-                    (path / name).unlink()
-            # Looked at again, now that nobody else can make it.
-            array = _open_array(path)
-            if array is None:
-                array = _create_array(path, wanted)
-            _check_manifest(path, array, wanted)
-            return cls(path, array, lock)
-        except BaseException as error:
-            if lock is not None:
-                unclaim(path, lock)
-            if not isinstance(error, OSError) or isinstance(error, FileExistsError):
-                raise
+            with ExitStack() as lock:
+                lock.enter_context(folder_lock(path))
+                for name in _names(path):
+                    if _PARTIAL.fullmatch(name):
+                        (path / name).unlink()
+                # another run may have created it before the lock was taken
+                array = _open_array(path)
+                if array is None:
+                    array = _create_array(path, wanted)
+                _check_manifest(path, array, wanted)
+                store = cls(path, array, locked=True)
+                if store.todo:
+                    store._lock = lock.pop_all()
+                return store
+        except FileExistsError:
+            raise
+        except OSError as error:
             msg = f"the store {path} cannot be written ({error.strerror or error}); choose a folder that can"
             raise OSError(error.errno, msg) from error
 
@@ -141,7 +140,7 @@ class FeatureStore:
     def close(self) -> None:
         """Let others write; done by itself when the last chunk is written."""
         if self._lock is not None:
-            unclaim(self.path, self._lock)
+            self._lock.close()
             self._lock = None
 
     def rows(self, chunk: int) -> slice:
@@ -188,35 +187,22 @@ class FeatureStore:
         if not self.todo:
             self.close()
 
-    def read(self) -> NDArray[np.float32]:
-        """All features, shape ``(n, dim)``; `ValueError` while chunks are missing."""
-        self._check_whole()
-        out = np.empty(self.shape, dtype=np.float32)
-
-        def fill(chunk: int) -> None:
-            out[self.rows(chunk)] = self._array[self.rows(chunk)]
-
-        _in_parallel(fill, range(_n_chunks(self._array)))
-        return out
-
     def lazy(self) -> da.Array:
         """The features as a dask array, shape ``(n, dim)``, chunked as on disk; `ValueError` while chunks are missing."""
         import dask.array as da
 
-        self._check_whole()
-        return da.from_zarr(self._array)
-
-    def _check_whole(self) -> None:
         if self.todo:
             msg = f"{len(self.todo)} of {_n_chunks(self._array)} chunks of {self.path} are not written yet"
             raise ValueError(msg)
+        return da.from_zarr(self._array)
 
-    def _find_todo(self) -> list[int]:
-        """Chunks missing or damaged; damaged ones are removed, so that nobody stumbles over them."""
+    def _find_todo(self, *, remove_damaged: bool) -> list[int]:
+        """Chunks that are missing or damaged."""
         chunks = range(_n_chunks(self._array))
-        there = sorted(_chunks_on_disk(self.path) & set(chunks))
-        intact = {chunk for chunk, ok in zip(there, _in_parallel(self._is_intact, there), strict=True) if ok}
-        if self._lock is not None and (damaged := [chunk for chunk in there if chunk not in intact]):
+        existing = sorted(_chunks_on_disk(self.path) & set(chunks))
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            intact = {chunk for chunk, ok in zip(existing, pool.map(self._is_intact, existing), strict=True) if ok}
+        if remove_damaged and (damaged := [chunk for chunk in existing if chunk not in intact]):
             warn(f"chunks {listing(damaged)} of {self.path} are damaged and are computed again")
             for chunk in damaged:
                 (self.path / f"c.{chunk}.0").unlink()
@@ -251,7 +237,7 @@ def _open_array(path: Path) -> zarr.Array[Any] | None:
 
 
 def _create_array(path: Path, manifest: dict[str, Any]) -> zarr.Array[Any]:
-    """Array and manifest in one file, written in one move: there is no moment between the two."""
+    """Create the array together with its manifest, which are one file, so that a kill cannot separate them."""
     import zarr
     from zarr.codecs import Crc32cCodec
 
@@ -270,9 +256,9 @@ def _create_array(path: Path, manifest: dict[str, Any]) -> zarr.Array[Any]:
     )
 
 
-def _check_manifest(path: Path, array: zarr.Array[Any], wanted: dict[str, Any]) -> None:
-    found: Any = array.attrs[_ATTRIBUTE]
-    if different := differences(found, wanted):
+def _check_manifest(path: Path, array: zarr.Array[Any], wanted: Manifest) -> None:
+    known: Any = array.attrs[_ATTRIBUTE]
+    if different := differences(known, wanted):
         msg = (
             f"the store {path} holds features of other settings: {'; '.join(different)}. "
             "Choose another folder, delete it, or use the settings it was made with"
@@ -280,20 +266,15 @@ def _check_manifest(path: Path, array: zarr.Array[Any], wanted: dict[str, Any]) 
         raise ValueError(msg)
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What differs between settings that were written as JSON and those of now, one sentence each."""
-    # As text, since JSON turns tuples into lists, and NaN does not equal itself.
-    old, new = ({key: json.dumps(value, sort_keys=True) for key, value in facts.items()} for facts in (found, wanted))
+def differences(known: Manifest, wanted: Manifest) -> list[str]:
+    """Differences between the settings of an earlier run, as JSON kept them, and those of now, one sentence each."""
+    # as text, since JSON turns tuples into lists, and NaN does not equal itself
+    old, new = ({key: json.dumps(value, sort_keys=True) for key, value in facts.items()} for facts in (known, wanted))
     return [
         f"{key} is {old.get(key, 'not there')}, now {new.get(key, 'not there')}"
         for key in dict.fromkeys([*new, *old])
         if old.get(key) != new.get(key)
     ]
-
-
-def _in_parallel[T](function: Callable[[int], T], chunks: Sequence[int]) -> list[T]:
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(function, chunks))
 
 
 def _names(path: Path) -> list[str]:
@@ -306,34 +287,3 @@ def _n_chunks(array: zarr.Array[Any]) -> int:
 
 def _chunks_on_disk(path: Path) -> set[int]:
     return {int(match[1]) for name in _names(path) if (match := _CHUNK.fullmatch(name))}
-
-
-def claim(path: Path) -> BaseFileLock:
-    """The right to write into a folder, which is made where there is none; `RuntimeError` where another run has it.
-
-    The system takes it from a process that ends, so that a killed one leaves nothing locked.
-    """
-    from filelock import FileLock, Timeout
-
-    path.mkdir(parents=True, exist_ok=True)
-    # Not bound to a thread: features may be written from another one.
-    lock = FileLock(path / _LOCK, timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        writer = "another run"
-        with suppress(OSError):
-            writer = (path / _WRITER).read_text(encoding="utf-8")
-        msg = f"{writer} is writing into {path}; wait until it ends, or choose another folder"
-        raise RuntimeError(msg) from error
-    with suppress(OSError):
-        (path / _WRITER).write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
-    return lock
-
-
-def unclaim(path: Path, lock: BaseFileLock) -> None:
-    """Give back what `claim` gave."""
-    with suppress(OSError):
-        (path / _WRITER).unlink(missing_ok=True)
-        (path / _LOCK).unlink(missing_ok=True)
-    lock.release()

@@ -1,9 +1,9 @@
-"""What a network can do once it is built, whichever library built it."""
+"""Networks behind one interface: embeddings, and patch tokens where there are any."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -11,13 +11,15 @@ from torch import nn
 from histocell._core.errors import listing
 
 if TYPE_CHECKING:
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
     from torch import Tensor
 
 _TOKEN_POOLINGS = ("cls", "mean", "cls_mean")
 
 
 class Backbone(nn.Module):
-    """A network that embeds normalised images; this one gives its output as it is and has no tokens.
+    """A network that embeds normalised images. This one returns the output as it is and has no tokens.
 
     Parameters
     ----------
@@ -27,7 +29,7 @@ class Backbone(nn.Module):
     Attributes
     ----------
     poolings
-        What `pool` may be; the first is the definition of the authors.
+        Values of `pool`; the first is the definition of the authors.
     patch_px
         Edge of a token in px of the input; `None` for a network without a grid of tokens.
     n_blocks
@@ -38,7 +40,7 @@ class Backbone(nn.Module):
     patch_px: int | None = None
     n_blocks: int | None = None
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.trunk = network
 
@@ -66,11 +68,11 @@ class Backbone(nn.Module):
         raise self._no_tokens()
 
     def compile_blocks(self) -> None:
-        """Compile what is computed most: the blocks, which share one compiled program, or the whole network."""
+        """Compile the network: a transformer block by block, as all blocks share one compiled program."""
         self.trunk.compile()
 
     def check_pool(self, pool: str | None) -> str:
-        """The pooling asked for, or the native one; `ValueError` when there is none of that name."""
+        """`pool`, or the pooling of the authors where it is `None`; `ValueError` for one that the network has not."""
         if pool is None:
             return self.poolings[0]
         if pool not in self.poolings:
@@ -104,14 +106,16 @@ class TransformerBackbone(Backbone):
         The definition of its authors; by default what the module itself returns.
     """
 
-    def __init__(self, network: Any, pooling: str = "native") -> None:
+    trunk: VisionTransformer | Eva
+
+    def __init__(self, network: VisionTransformer | Eva, pooling: str = "native") -> None:
         super().__init__(network)
         self.prefix_tokens = int(network.num_prefix_tokens)
         self.patch_px = int(network.patch_embed.patch_size[0])
         self.n_blocks = len(network.blocks)
         has_class = network.cls_token is not None
-        bare = isinstance(network.head, nn.Identity) and isinstance(network.fc_norm, nn.Identity)
-        if pooling == "native" and network.global_pool == "token" and bare:
+        headless = isinstance(network.head, nn.Identity) and isinstance(network.fc_norm, nn.Identity)
+        if pooling == "native" and network.global_pool == "token" and headless:
             pooling = "cls"  # the same, by its name
         known = _TOKEN_POOLINGS if has_class else ("mean",)
         self.poolings = (pooling, *(other for other in known if other != pooling))
@@ -140,15 +144,24 @@ class TransformerBackbone(Backbone):
         index = self.check_block(block)
         if index is None:
             return self.features(images)[:, self.prefix_tokens :]
-        (out,) = self.trunk.forward_intermediates(
+        blocks = self.trunk.forward_intermediates(
             images, indices=[index], norm=False, stop_early=True, output_fmt="NLC", intermediates_only=True
         )
-        return out
+        return cast("list[Tensor]", blocks)[0]
 
     def compile_blocks(self) -> None:
         """Compile the blocks, which share one compiled program."""
         for block in self.trunk.blocks:
             block.compile()
+
+
+class AveragedFeatures(Backbone):
+    """The last feature map of a network of timm that was made with ``features_only=True``, averaged over its area."""
+
+    def forward(self, images: Tensor, *, pool: str | None = None) -> Tensor:
+        """Embeddings, shape ``(n, channels)``."""
+        self.check_pool(pool)
+        return self.trunk(images)[-1].mean(dim=(2, 3))
 
 
 def as_backbone(network: nn.Module, pooling: str = "native") -> Backbone:
@@ -170,6 +183,7 @@ def as_backbone(network: nn.Module, pooling: str = "native") -> Backbone:
     from timm.models.vision_transformer import VisionTransformer
 
     # subclasses place their tokens in ways of their own
-    if type(network) in (VisionTransformer, Eva) and type(network.patch_embed) is PatchEmbed:
+    exact = type(network) in (VisionTransformer, Eva)
+    if exact and isinstance(network, VisionTransformer | Eva) and type(network.patch_embed) is PatchEmbed:
         return TransformerBackbone(network, pooling)
     return Backbone(network)

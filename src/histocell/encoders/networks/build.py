@@ -1,25 +1,25 @@
-"""From the facts about an encoder to its network, and tensors into it."""
+"""Networks of encoders, built from their specs."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import nn
 
-from histocell._core.errors import listing
-from histocell.encoders.networks.backbone import Backbone, as_backbone
-from histocell.encoders.networks.checkpoints import EXTRAS, convert, resample_positions
+from histocell.encoders.networks.backbone import AveragedFeatures, as_backbone
 from histocell.encoders.networks.coca import CocaVision
 
 if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+
+    from histocell.encoders.networks.backbone import Backbone
     from histocell.encoders.spec import EncoderSpec
 
 
-def configured(spec: EncoderSpec, config: dict[str, Any]) -> EncoderSpec:
-    """The facts of an encoder with the sizes that a ``config.json`` gives.
+def spec_from_config(spec: EncoderSpec, config: dict[str, Any]) -> EncoderSpec:
+    """The spec of an encoder with the sizes that a ``config.json`` gives.
 
     Parameters
     ----------
@@ -100,92 +100,6 @@ def build(spec: EncoderSpec) -> Backbone:
         if spec.dim is None:
             msg = f"the spec of {spec.name!r} needs dim, the width of its attentional pooler"
             raise ValueError(msg)
-        return CocaVision(network, spec.dim, projected=projected, pooling=spec.pooling)
-    return Backbone(AveragedMap(network)) if arguments.get("features_only") else as_backbone(network, spec.pooling)
-
-
-class AveragedMap(nn.Module):
-    """The last feature map of a network of timm, averaged over its area.
-
-    Parameters
-    ----------
-    network
-        Made with ``features_only=True``.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Shape ``(n, channels)``."""
-        return self.network(images)[-1].mean(dim=(2, 3))
-
-
-def fill(backbone: Backbone, checkpoint: Any, spec: EncoderSpec, source: str) -> None:
-    """Put the tensors of a checkpoint in the place of those of a network; all must fit.
-
-    Parameters
-    ----------
-    backbone
-        From :func:`build`; it may be on the meta device.
-    checkpoint
-        What the file holds, in any of the formats of :mod:`histocell.encoders.networks.checkpoints`.
-    spec
-        The encoder.
-    source
-        Where the tensors come from, for messages.
-
-    Raises
-    ------
-    ValueError
-        When names or shapes differ; the message says which.
-    """
-    try:
-        state, rule = convert(checkpoint)
-    except ValueError as error:
-        msg = f"{source} holds no weights: {error}"
-        raise ValueError(msg) from error
-    target = backbone if isinstance(backbone, CocaVision) else backbone.trunk
-    if isinstance(target, AveragedMap):
-        target = target.network
-        kept = {name.partition(".")[0] for name in target.state_dict()}
-        state = {name: value for name, value in state.items() if name.partition(".")[0] in kept}
-    wanted = target.state_dict()
-    state = {name: value for name, value in state.items() if name in wanted or not name.startswith(EXTRAS)}
-    positions = next((name for name in ("pos_embed", "trunk.pos_embed") if name in state and name in wanted), None)
-    if positions is not None and state[positions].shape != wanted[positions].shape:
-        trunk: Any = backbone.trunk
-        prefix = 0 if trunk.no_embed_class else trunk.num_prefix_tokens
-        state[positions] = resample_positions(
-            state[positions], grid=trunk.patch_embed.grid_size, prefix=prefix, rule=rule
-        )
-    _check_fit(state, wanted, spec, source)
-    target.load_state_dict(state, strict=True, assign=True)
-    backbone.float()
-
-
-def _check_fit(state: dict[str, torch.Tensor], wanted: dict[str, Any], spec: EncoderSpec, source: str) -> None:
-    missing = [name for name in wanted if name not in state]
-    unexpected = [name for name in state if name not in wanted]
-    shapes = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-    found = "; ".join(f"{what}: {listing(names, 3)}" for what, names in problems if names)
-    if found:
-        msg = (
-            f"{source} does not hold the weights of {spec.name!r}, which is {spec.arch}{_sizes(state)}. Tensors {found}"
-        )
-        raise ValueError(msg)
-
-
-def _sizes(state: dict[str, torch.Tensor]) -> str:
-    """What vision transformer the tensors belong to, for messages."""
-    kernel = next((v for name, v in state.items() if name.endswith("patch_embed.proj.weight") and v.ndim == 4), None)
-    if kernel is None:
-        return ""
-    depth = len({name.partition("blocks.")[2].partition(".")[0] for name in state if "blocks." in name})
-    return f"; it holds a transformer of {depth} blocks, {kernel.shape[0]} wide, with tokens of {kernel.shape[-1]} px"
+        trunk = cast("VisionTransformer", network)
+        return CocaVision(trunk, spec.dim, projected=projected, pooling=spec.pooling)
+    return AveragedFeatures(network) if arguments.get("features_only") else as_backbone(network, spec.pooling)

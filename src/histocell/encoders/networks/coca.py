@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -10,6 +10,8 @@ from torch import nn
 from histocell.encoders.networks.backbone import TransformerBackbone
 
 if TYPE_CHECKING:
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
     from torch import Tensor
 
 _HEADS = 8
@@ -60,7 +62,9 @@ class CocaVision(TransformerBackbone):
         is left as it is).
     """
 
-    def __init__(self, trunk: Any, dim: int, *, projected: bool = True, pooling: str = "attention") -> None:
+    def __init__(
+        self, trunk: VisionTransformer | Eva, dim: int, *, projected: bool = True, pooling: str = "attention"
+    ) -> None:
         super().__init__(trunk, pooling)
         self.attn_pool_contrast = AttentionalPooler(dim, trunk.embed_dim)
         self.ln_contrast = nn.LayerNorm(dim)

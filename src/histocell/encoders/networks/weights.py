@@ -1,4 +1,4 @@
-"""Where weights lie, which they are, and their tensors."""
+"""Files of weights: local ones, those of the Hugging Face hub, and their tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from histocell._core.errors import listing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import torch
 
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 _CONFIG = "config.json"
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _FILES = ("model.safetensors", "pytorch_model.bin", *_INDEX)
-_ASK = "They are gated: ask for access there, then run `hf auth login` or set HF_TOKEN. "
 _LFS = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Files of weights.
+    """Files that hold the weights of an encoder.
 
     Attributes
     ----------
@@ -60,14 +59,14 @@ def local_weights(path: str | Path, spec: EncoderSpec) -> Weights:
         raise FileNotFoundError(msg)
     if path.is_file():
         return Weights((path,), f"{path.name}-{_digest([path])}", {})
-    found = next((path / name for name in _names(spec) if (path / name).is_file()), None)
-    if found is None:
+    main = next((path / name for name in _names(spec) if (path / name).is_file()), None)
+    if main is None:
         inside = sorted(item.name for item in path.iterdir())
         msg = f"no weights in {str(path)!r}: looked for {listing(_names(spec))}; there is {listing(inside)}"
         raise FileNotFoundError(msg)
-    files = tuple(path / name for name in _shards(found)) if found.name in _INDEX else (found,)
+    files = tuple(path / name for name in _shards(main))
     if absent := [file.name for file in files if not file.is_file()]:
-        msg = f"{found.name} in {str(path)!r} names shards that are not there: {listing(absent)}"
+        msg = f"{main.name} in {str(path)!r} names shards that are not there: {listing(absent)}"
         raise FileNotFoundError(msg)
     config = path / _CONFIG
     return Weights(files, f"{path.resolve().name}-{_digest(files)}", _json(config) if config.is_file() else {})
@@ -89,20 +88,15 @@ def hub_weights(spec: EncoderSpec) -> Weights:
         When the hub cannot be reached, or the repository, its revision or its file are not there.
     """
     with _hub_errors(spec):
-        found = next((file for name in _names(spec) if (file := _cached(spec, name))), None)
-        if found is None:
-            found = _download_first(spec)
-        names = _shards(found) if found.name in _INDEX else [found.name]
-        files = tuple(_cached(spec, name) or _download(spec, name) for name in names)
-        config = None
-        if spec.library == "transformers":
-            config = _cached(spec, _CONFIG) or _download(spec, _CONFIG)
+        main = next((file for name in _names(spec) if (file := _cached(spec, name))), None) or _download_first(spec)
+        files = tuple(_fetch(spec, name) for name in _shards(main))
+        config = _json(_fetch(spec, _CONFIG)) if spec.library == "transformers" else {}
     # .../snapshots/<commit>/<file>
-    return Weights(files, found.parent.name, _json(config) if config else {})
+    return Weights(files, main.parent.name, config)
 
 
-def read_tensors(weights: Weights) -> Any:
-    """What is in the files: tensors by name, or what a training program saved around them; nothing is executed.
+def read_tensors(weights: Weights) -> object:
+    """Content of the files: tensors by name, or what a training program saved around them. No code is run.
 
     Parameters
     ----------
@@ -158,15 +152,16 @@ def _read(path: Path) -> Any:
         raise ValueError(msg) from error
 
 
-def _shards(index: Path) -> list[str]:
-    return sorted(set(_json(index)["weight_map"].values()))
+def _shards(file: Path) -> list[str]:
+    """Names of the files with tensors: those that an index lists, else the file itself."""
+    return sorted(set(_json(file)["weight_map"].values())) if file.name in _INDEX else [file.name]
 
 
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _digest(files: Any) -> str:
+def _digest(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -187,6 +182,10 @@ def _download(spec: EncoderSpec, name: str) -> Path:
     return Path(hf_hub_download(spec.hub_id, name, revision=spec.revision or None))
 
 
+def _fetch(spec: EncoderSpec, name: str) -> Path:
+    return _cached(spec, name) or _download(spec, name)
+
+
 def _download_first(spec: EncoderSpec) -> Path:
     """The first of the usual files that the repository has."""
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -205,34 +204,33 @@ def _download_first(spec: EncoderSpec) -> Path:
 
 @contextmanager
 def _hub_errors(spec: EncoderSpec) -> Iterator[None]:
-    """One error for each thing that can go wrong, with what to do."""
+    """Turn each error of the hub into one that says what to do."""
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{spec.hub_id}"
-    copy = "or give a copy that you have with weights=<file or folder>"
+    weights = f"the weights of {spec.name!r}"
+    log_in = "run `hf auth login` or set HF_TOKEN"
     try:
         yield
-    except errors.GatedRepoError as error:
-        msg = (
-            f"the weights of {spec.name!r} are gated: ask for access at {page}, then run `hf auth login` or set HF_TOKEN; "
-            f"{copy}"
-        )
-        raise PermissionError(msg) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        msg = (
-            f"the weights of {spec.name!r} are not in the hub's cache, and {page} cannot be reached (offline, or "
-            f"HF_HUB_OFFLINE is set). {_ASK if spec.gated else ''}Load them once with a connection, set HF_HOME to the folder of the cache, {copy}"
-        )
-        raise OSError(msg) from error
-    except errors.RevisionNotFoundError as error:
-        msg = f"{page} has no revision {spec.revision!r} (any more); {copy}"
-        raise OSError(msg) from error
-    except errors.RepositoryNotFoundError as error:
-        msg = f"{page} does not exist, or is private: run `hf auth login` or set HF_TOKEN if you have access; {copy}"
-        raise OSError(msg) from error
-    except errors.EntryNotFoundError as error:
-        msg = f"{page} lacks a file that {spec.name!r} needs ({error}); {copy}"
-        raise FileNotFoundError(msg) from error
-    except errors.HfHubHTTPError as error:
-        msg = f"the weights of {spec.name!r} could not be downloaded from {page} ({error}); try again, {copy}"
-        raise OSError(msg) from error
+    except (errors.HfHubHTTPError, errors.EntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        kind: type[OSError] = OSError
+        if isinstance(error, errors.GatedRepoError):
+            kind = PermissionError
+            problem = f"{weights} are gated: ask for access at {page}, then {log_in};"
+        elif isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+            problem = (
+                f"{weights} are not in the hub's cache, and {page} cannot be reached (offline, or HF_HUB_OFFLINE is set). "
+                + (f"They are gated: ask for access there, then {log_in}. " if spec.gated else "")
+                + "Load them once with a connection, set HF_HOME to the folder of the cache,"
+            )
+        elif isinstance(error, errors.RevisionNotFoundError):
+            problem = f"{page} has no revision {spec.revision!r} (any more);"
+        elif isinstance(error, errors.RepositoryNotFoundError):
+            problem = f"{page} does not exist, or is private: {log_in} if you have access;"
+        elif isinstance(error, errors.EntryNotFoundError):
+            kind = FileNotFoundError
+            problem = f"{page} lacks a file that {spec.name!r} needs ({error});"
+        else:
+            problem = f"{weights} could not be downloaded from {page} ({error}); try again,"
+        msg = f"{problem} or give a copy that you have with weights=<file or folder>"
+        raise kind(msg) from error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,14 +15,17 @@ from histocell._core.device import pick_device
 from histocell._core.rng import draw_seed
 from histocell._core.settings import logger
 from histocell.models import training
-from histocell.models.base import Config, Model
-from histocell.models.folds import Fold, group_folds
+from histocell.models.folds import Fold
 from histocell.models.losses import composite_loss
+from histocell.models.regressors.base import Regressor, RegressorConfig
 from histocell.models.regressors.perceptron import Perceptron
 from histocell.models.regressors.ridge import Ridge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from histocell.models.files import Arrays
+    from histocell.models.folds import FitRows
 
     type Floats = NDArray[np.float64]
 
@@ -30,8 +33,8 @@ DEFAULT_PRESET = "robust"
 
 
 @dataclass(frozen=True)
-class MLPConfig(Config):
-    """Settings of `MLP`.
+class MLPConfig(training.Schedule, RegressorConfig):
+    """Settings of `MLP`; those of the training are in `histocell.models.training.Schedule`.
 
     Attributes
     ----------
@@ -44,8 +47,6 @@ class MLPConfig(Config):
     l1, l2, pearson_per
         Weights of the absolute error and of the correlation in the loss, and whether the correlation is taken per
         ``"type"`` over the batch or per ``"spot"``.
-    lr, min_lr, weight_decay, batch_size, max_epochs, patience, warmup, clip_norm
-        The training, see `histocell.models.training.Schedule`.
     n_members
         Number of nets; their mean is the prediction.
     max_folds
@@ -65,21 +66,13 @@ class MLPConfig(Config):
     l1: float = 0.5
     l2: float = 0.5
     pearson_per: str = "type"
-    lr: float = 1e-3
-    min_lr: float = 1e-6
-    weight_decay: float = 1e-2
-    batch_size: int = 128
-    max_epochs: int = 40
-    patience: int = 8
-    warmup: float = 0.05
-    clip_norm: float = 1.0
     n_members: int = 3
     max_folds: int = 3
     refit: bool = True
     ridge_share: float = 0.5
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, object]] = {
     "robust": {"target_transform": "standard"},
     "paper": {
         "hidden": (1024, 1024, 512, 512, 256, 256),
@@ -99,7 +92,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class MLP(Model):
+class MLP(Regressor):
     """Seven-layer perceptron with SiLU, trained on MSE + l1 * MAE + l2 * negative Pearson correlation.
 
     Parameters
@@ -109,7 +102,7 @@ class MLP(Model):
         ``"robust"``: the mean of a ridge regression and of an ensemble of smaller nets with layer normalisation and
         dropout, refitted on all training rows.
     config
-        Settings of `MLPConfig` and `Config` that replace those of the preset.
+        Settings of `MLPConfig` that replace those of the preset.
 
     References
     ----------
@@ -121,73 +114,67 @@ class MLP(Model):
     config_class = MLPConfig
     config: MLPConfig
 
-    def __init__(self, preset: str | None = None, **config: Any) -> None:
+    def __init__(self, preset: str | None = None, **config: object) -> None:
         preset = preset or DEFAULT_PRESET
         if preset not in PRESETS:
             msg = f"unknown preset {preset!r}; there are: {', '.join(PRESETS)}"
             raise ValueError(msg)
         super().__init__(**{**PRESETS[preset], **config, "preset": preset})
+        if not 0 <= self.config.ridge_share <= 1:
+            msg = f"ridge_share must lie between 0 and 1, not {self.config.ridge_share}"
+            raise ValueError(msg)
 
-    def _fit(self, X: Floats, Y: Floats, train: NDArray[np.bool_], groups: Any, rng: Any, device: Any) -> Floats:
-        place = pick_device(device)
-        features = torch.as_tensor(X, dtype=torch.float32, device=place)
-        targets = torch.as_tensor(Y, dtype=torch.float32, device=place)
-        folds = self._folds(train, groups, rng)
+    def _fit_scaled(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
+        chosen = pick_device(device)
+        features = torch.as_tensor(X, dtype=torch.float32, device=chosen)
+        targets = torch.as_tensor(Y, dtype=torch.float32, device=chosen)
         fit = partial(self._train_one, features, targets)
+        folds = self._folds(rows, rng)
         children = rng.spawn(len(folds))
         searches = [fit(fold, children[i], f"net {i + 1}") for i, fold in enumerate(folds)]
         histories = [history for _, history in searches]
         nets = [net for net, _ in searches]
         held = _held_out(nets, folds, features, Y.shape)
         refits: list[training.History] = []
-        if self.config.refit and train.all():
+        if self.config.refit and rows.train.all():
             epochs = int(np.median([history.best_epoch for history in histories])) + 1
-            everything = Fold(np.flatnonzero(train), np.empty(0, dtype=np.intp))
+            everything = Fold(np.flatnonzero(rows.train), np.empty(0, dtype=np.intp))
             children = rng.spawn(self.config.n_members)
             again = [fit(everything, child, f"refit {i + 1}", epochs) for i, child in enumerate(children)]
             nets, refits = [net for net, _ in again], [history for _, history in again]
         self.weights |= _stack(nets)
         self.history = _history(histories, refits)
         logger.info("mlp: %d nets, best epochs %s", len(nets), [history.best_epoch + 1 for history in histories])
-        return self._add_ridge(held, X, Y, train, groups)
+        share = self.config.ridge_share
+        if not share:
+            return held
+        ridge = Ridge()
+        ridge_held = ridge._fit_scaled(X, Y, rows, rng, device)
+        self.weights |= {f"ridge.{name}": ridge.weights[name] for name in ("coefficients", "intercept")}
+        return share * ridge_held + (1 - share) * held
 
-    def _predict(self, X: Floats, device: Any) -> Floats:
-        place = pick_device(device)
-        features = torch.as_tensor(X, dtype=torch.float32, device=place)
-        members = [_member(self.weights, index) for index in range(len(self.weights["output.weight"]))]
-        n_targets = self.weights["output.weight"].shape[1]
+    def _predict(self, X: Floats, device: str | None) -> Floats:
+        chosen = pick_device(device)
+        features = torch.as_tensor(X, dtype=torch.float32, device=chosen)
+        n_members, n_targets = self.weights["output.weight"].shape[:2]
         total = np.zeros((len(X), n_targets))
-        for state in members:
-            net = self._build(X.shape[1], n_targets, place, seed=0)
-            net.load_state_dict(state)
+        with training.seeded(0, chosen):  # building a net draws initial weights
+            net = self._build(X.shape[1], n_targets, chosen)
+        for index in range(n_members):
+            net.load_state_dict(_member(self.weights, index))
             net.eval()
             with torch.no_grad():
                 total += net(features).cpu().numpy()
-        nets, share = total / len(members), self.config.ridge_share
+        nets, share = total / n_members, self.config.ridge_share
         if not share:
             return nets
         return share * (X @ self.weights["ridge.coefficients"] + self.weights["ridge.intercept"]) + (1 - share) * nets
 
-    def _add_ridge(self, held: Floats, X: Floats, Y: Floats, train: NDArray[np.bool_], groups: Any) -> Floats:
-        """Fit the ridge of the blend and mix what it predicts for held-out rows."""
-        share = self.config.ridge_share
-        if not 0 <= share <= 1:
-            msg = f"ridge_share must lie between 0 and 1, not {share}"
-            raise ValueError(msg)
-        if not share:
-            return held
-        ridge = Ridge()
-        ridge_held = ridge._fit(X, Y, train, groups, None, None)
-        self.weights |= {f"ridge.{name}": ridge.weights[name] for name in ("coefficients", "intercept")}
-        return share * ridge_held + (1 - share) * held
-
-    def _folds(self, train: NDArray[np.bool_], groups: Any, rng: np.random.Generator) -> list[Fold]:
+    def _folds(self, rows: FitRows, rng: np.random.Generator) -> list[Fold]:
         """What each member fits on and is stopped on."""
-        rows = np.flatnonzero(train)
-        if not train.all():
-            return [Fold(rows, np.flatnonzero(~train))] * self.config.n_members
-        labels = None if groups is None else groups[rows]
-        folds = group_folds(labels, len(rows), max_folds=self.config.max_folds)
+        if held_apart := rows.validation_fold():
+            return held_apart * self.config.n_members
+        folds = rows.folds(max_folds=self.config.max_folds)
         order = rng.permutation(len(folds))
         return [folds[order[index % len(folds)]] for index in range(self.config.n_members)]
 
@@ -201,28 +188,23 @@ class MLP(Model):
         epochs: int | None = None,
     ) -> tuple[nn.Module, training.History]:
         config = self.config
-        net = self._build(X.shape[1], Y.shape[1], X.device, seed=draw_seed(rng))
-        names = [field.name for field in dataclasses.fields(training.Schedule)]
-        history = training.train(
-            net,
-            partial(composite_loss, l1=config.l1, l2=config.l2, per=config.pearson_per),
-            (X[fold.fit], Y[fold.fit]),
-            schedule=training.Schedule(**{name: getattr(config, name) for name in names}),
-            shuffle=training.generator(draw_seed(rng)),
-            validation=(X[fold.held], Y[fold.held]) if len(fold.held) else None,
-            stop_after=epochs,
-            desc=desc,
-        )
+        with training.seeded(draw_seed(rng), X.device):
+            net = self._build(X.shape[1], Y.shape[1], X.device)
+            history = training.train(
+                net,
+                partial(composite_loss, l1=config.l1, l2=config.l2, per=config.pearson_per),
+                (X[fold.fit], Y[fold.fit]),
+                schedule=config,
+                validation=(X[fold.held], Y[fold.held]) if len(fold.held) else None,
+                stop_after=epochs,
+                desc=desc,
+            )
         return net, history
 
-    def _build(self, n_features: int, n_targets: int, device: torch.device, *, seed: int) -> nn.Module:
+    def _build(self, n_features: int, n_targets: int, device: torch.device) -> nn.Module:
+        config = self.config
         return Perceptron(
-            n_features,
-            n_targets,
-            hidden=self.config.hidden,
-            layer_norm=self.config.layer_norm,
-            dropout=self.config.dropout,
-            seed=seed,
+            n_features, n_targets, hidden=config.hidden, layer_norm=config.layer_norm, dropout=config.dropout
         ).to(device)
 
 
@@ -236,31 +218,23 @@ def _held_out(nets: list[nn.Module], folds: list[Fold], X: torch.Tensor, shape: 
     return np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
 
 
-def _stack(nets: list[nn.Module]) -> dict[str, NDArray[Any]]:
+def _stack(nets: list[nn.Module]) -> Arrays:
     """Weights of all nets, the net along the first axis."""
     states = [net.state_dict() for net in nets]
     return {name: np.stack([state[name].cpu().numpy() for state in states]) for name in states[0]}
 
 
-def _member(weights: dict[str, NDArray[Any]], index: int) -> dict[str, torch.Tensor]:
+def _member(weights: Arrays, index: int) -> dict[str, torch.Tensor]:
     prefixes = ("layers.", "norms.", "output.")
     return {name: torch.from_numpy(array[index].copy()) for name, array in weights.items() if name.startswith(prefixes)}
 
 
-def _history(searches: list[training.History], refits: list[training.History]) -> dict[str, NDArray[Any]]:
-    out = {
-        "train_loss": _padded([history.train_loss for history in searches]),
-        "val_loss": _padded([history.val_loss for history in searches]),
-        "best_epoch": np.array([history.best_epoch for history in searches]),
+def _history(searches: list[training.History], refits: list[training.History]) -> Arrays:
+    """Curves of the nets as rows, NaN after their end."""
+    curves = {
+        "train_loss": [history.train_loss for history in searches],
+        "val_loss": [history.val_loss for history in searches],
+        "refit_loss": [history.train_loss for history in refits],
     }
-    if refits:
-        out["refit_loss"] = _padded([history.train_loss for history in refits])
-    return out
-
-
-def _padded(curves: list[list[float]]) -> Floats:
-    """Curves as rows, NaN after their end."""
-    out = np.full((len(curves), max(len(curve) for curve in curves)), np.nan)
-    for row, curve in zip(out, curves, strict=True):
-        row[: len(curve)] = curve
-    return out
+    padded = {name: np.array([*zip_longest(*rows, fillvalue=np.nan)]).T for name, rows in curves.items() if rows}
+    return padded | {"best_epoch": np.array([history.best_epoch for history in searches])}

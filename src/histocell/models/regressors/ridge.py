@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
-from histocell.models.base import Config, Model
-from histocell.models.folds import Fold, group_folds
+from histocell import metrics
+from histocell.models.regressors.base import Regressor, RegressorConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from histocell.models.base import Model
+    from histocell.models.folds import FitRows, Fold
+
     type Floats = NDArray[np.float64]
 
 
-class Mean(Model):
+class Mean(Regressor):
     """Predict the mean of the training rows, whatever the image shows."""
 
     name = "mean"
 
-    def _fit(self, X: Floats, Y: Floats, train: NDArray[np.bool_], groups: Any, rng: Any, device: Any) -> Floats:
-        self.weights["mean"] = Y[train].mean(axis=0)
+    def _fit_scaled(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
+        self.weights["mean"] = Y[rows.train].mean(axis=0)
         held = np.full(Y.shape, np.nan)
-        for fold in _folds(train, groups, max_folds=10):
+        for fold in _folds(rows, max_folds=10):
             held[fold.held] = Y[fold.fit].mean(axis=0)
         return held
 
-    def _predict(self, X: Floats, device: Any) -> Floats:
+    def _predict(self, X: Floats, device: str | None) -> Floats:
         return np.tile(self.weights["mean"], (len(X), 1))
+
+    @classmethod
+    def baseline_for(cls, model: Model) -> Self:
+        """The mean in the units of the target, since the mean of transformed targets is not their mean."""
+        return cls(nonnegative=getattr(model.config, "nonnegative", True), interval=None)
 
 
 @dataclass(frozen=True)
-class RidgeConfig(Config):
+class RidgeConfig(RegressorConfig):
     """Settings of `Ridge`.
 
     Attributes
@@ -56,7 +64,7 @@ class RidgeConfig(Config):
     max_folds: int = 10
 
 
-class Ridge(Model):
+class Ridge(Regressor):
     r"""Ridge regression in closed form, its penalty chosen on whole groups that were left out.
 
     Minimises :math:`\|Y - XB\|^2 / n + \alpha \|B\|^2` on centred data by one eigendecomposition per fold, which serves
@@ -71,7 +79,7 @@ class Ridge(Model):
     config_class = RidgeConfig
     config: RidgeConfig
 
-    def _fit(self, X: Floats, Y: Floats, train: NDArray[np.bool_], groups: Any, rng: Any, device: Any) -> Floats:
+    def _fit_scaled(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
         if self.config.criterion not in {"pearson", "mse"}:
             msg = f"criterion must be 'pearson' or 'mse', not {self.config.criterion!r}"
             raise ValueError(msg)
@@ -79,29 +87,29 @@ class Ridge(Model):
         if alphas.size == 0 or (alphas <= 0).any():
             msg = f"alphas must be positive numbers, not {self.config.alphas}"
             raise ValueError(msg)
-        folds = _folds(train, groups, max_folds=self.config.max_folds)
+        folds = _folds(rows, max_folds=self.config.max_folds)
         paths = [Path.of(X[fold.fit], Y[fold.fit], X[fold.held]) for fold in folds]
         scores = [
             [self._score(path.at(alpha), Y[fold.held]) for alpha in alphas]
             for path, fold in zip(paths, folds, strict=True)
         ]
-        score = _mean_of_finite(np.array(scores))
+        score = metrics.nan_mean(np.array(scores))
         best = self._choose(score)
         held = np.full(Y.shape, np.nan)
         for path, fold in zip(paths, folds, strict=True):
             held[fold.held] = path.at(alphas[best])
-        coefficients, intercept = _solve(X[train], Y[train], alphas[best])
+        coefficients, intercept = _solve(X[rows.train], Y[rows.train], alphas[best])
         self.weights |= {"coefficients": coefficients, "intercept": intercept, "alpha": alphas[best]}
         self.history = {"alphas": alphas, "cv_score": score}
         return held
 
-    def _predict(self, X: Floats, device: Any) -> Floats:
+    def _predict(self, X: Floats, device: str | None) -> Floats:
         return X @ self.weights["coefficients"] + self.weights["intercept"]
 
     def _score(self, predicted: Floats, truth: Floats) -> Floats:
         """How well held-out rows are predicted, ``(n_targets,)``, larger is better."""
         if self.config.criterion == "pearson":
-            return _correlations(predicted, truth)
+            return metrics.pearson(truth, predicted)
         # In units of the variance, so that targets can be averaged; constant targets say nothing.
         variance = truth.var(axis=0)
         error = ((predicted - truth) ** 2).mean(axis=0)
@@ -109,7 +117,7 @@ class Ridge(Model):
 
     def _choose(self, score: Floats) -> NDArray[np.intp]:
         """Best penalty of each target; the strongest one where no fold could tell."""
-        common = _mean_of_finite(score.T)[:, None]
+        common = metrics.nan_mean(score, axis=1)[:, None]
         own = np.where(np.isfinite(score), score, common)
         mixed = (1 - self.config.sharing) * own + self.config.sharing * common
         mixed = np.where(np.isfinite(mixed), mixed, -np.inf)
@@ -150,35 +158,14 @@ class Path(NamedTuple):
         return self.scores @ (self.projected / np.add.outer(self.values, np.atleast_1d(alpha))) + self.offset
 
 
-def _folds(train: NDArray[np.bool_], groups: Any, *, max_folds: int) -> list[Fold]:
+def _folds(rows: FitRows, *, max_folds: int) -> list[Fold]:
     """Groups of the training rows, each left out once, and the validation rows, predicted from all training rows."""
-    rows = np.flatnonzero(train)
-    folds = []
-    if len(rows) > 1:
-        labels = None if groups is None else groups[rows]
-        folds = [Fold(rows[f.fit], rows[f.held]) for f in group_folds(labels, len(rows), max_folds=max_folds)]
-    if not train.all():
-        folds.append(Fold(rows, np.flatnonzero(~train)))
+    folds = rows.folds(max_folds=max_folds) if rows.train.sum() > 1 else []
+    folds += rows.validation_fold()
     if not folds:
         msg = "one training row is not enough: nothing is left to choose the penalty on"
         raise ValueError(msg)
     return folds
-
-
-def _correlations(predicted: Floats, truth: Floats) -> Floats:
-    """Pearson correlation over rows, for each column; NaN where either is constant."""
-    x, y = predicted - predicted.mean(axis=0), truth - truth.mean(axis=0)
-    scale = np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
-    varies = (np.ptp(predicted, axis=0) > 0) & (np.ptp(truth, axis=0) > 0) & (scale > 0)
-    return np.divide((x * y).sum(axis=0), scale, out=np.full(scale.shape, np.nan), where=varies)
-
-
-def _mean_of_finite(values: Floats) -> Floats:
-    """Mean along the first axis over what is finite, NaN where nothing is."""
-    finite = np.isfinite(values)
-    count = finite.sum(axis=0)
-    total = np.where(finite, values, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def _decompose(X: Floats) -> tuple[Floats, Floats]:

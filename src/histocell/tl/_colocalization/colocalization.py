@@ -1,21 +1,29 @@
-"""Which cell types sit together: bivariate Moran's R of all pairs, with a null that knows that tissue is smooth."""
+"""Bivariate Moran's R of all pairs of variables, tested against spatially smooth null fields."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng
-from histocell._core.settings import logger
 from histocell.kernels import null as null_models
-from histocell.tables.access import get_table
-from histocell.tl._colocalization import inputs
+from histocell.tables.sections import Sections
+from histocell.tl._colocalization.inputs import default_length_scale, read_inputs
 from histocell.tl._colocalization.replicates import combine
-from histocell.tl._colocalization.section import ALTERNATIVES, BETWEEN_FIELDS, NULLS, Options, SectionResult, analyse
+from histocell.tl._colocalization.result import KEY, ColocalizationResult
+from histocell.tl._colocalization.section import (
+    ALTERNATIVES,
+    BETWEEN_FIELDS,
+    NULLS,
+    Options,
+    SectionResult,
+    analyse,
+    check_choice,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,20 +33,20 @@ if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
     from histocell.kernels.null import Alternative
     from histocell.tables.access import Data
-    from histocell.tl._colocalization.section import Null
+    from histocell.tl._colocalization.inputs import Inputs, Weights
+    from histocell.tl._colocalization.section import Floats, Null
 
-KEY = "colocalization"
 MAX_LOCAL = 2e8  # values of local R
 
 
 def colocalization(
     data: Data,
-    key: str | None = None,
+    key: str | Sequence[str] | None = None,
     *,
     length_scale_um: float | None = None,
     cutoff: float = 0.2,
     include_self: bool | None = None,
-    weights: Any = None,
+    weights: Weights | None = None,
     row_standardize: bool = False,
     null: Null = "stationary",
     alternative: Alternative = "two-sided",
@@ -46,13 +54,13 @@ def colocalization(
     confidence: float = 0.95,
     local: bool | Sequence[tuple[str, str]] = False,
     library_key: str | None = None,
-    patient_key: str | None = None,
+    group_key: str | None = None,
     mpp: float | None = None,
     rng: SeedLike | RNGLike | None = None,
     key_added: str = KEY,
     table_key: str | None = None,
     inplace: bool = True,
-) -> Any:
+) -> ColocalizationResult | None:
     r"""Bivariate Moran's R of all ordered pairs of cell types.
 
     ``R_xy = mean_i z^x_i (W z^y)_i`` with standardised variables z and weights ``exp(-d^2 / 2 l^2)`` that sum to n: the
@@ -67,8 +75,9 @@ def colocalization(
         Writes ``uns[key_added]`` and with `local` also ``obsm[key_added + "_local"]`` and
         ``obsm[key_added + "_local_p"]``.
     key
-        Abundances, shape ``(n, k)``, in obsm; or cell types in obs, which are counted without being spelt out.
-        By default ``"cell_abundance"``, else ``"predicted_abundance"``.
+        Abundances, shape ``(n, k)``, in obsm; or cell types in obs, which need no indicator matrix; or a list of genes,
+        whose counts in ``X`` are normalised by ``scanpy.pp.normalize_total`` and ``log1p`` on a copy (an ``X`` that does
+        not hold counts is taken as it is). By default ``"cell_abundance"``, else ``"predicted_abundance"``.
     length_scale_um
         The length l in um. By default 2.2 pitches: 220 um on Visium, 440 um on legacy arrays; for cells, of the hexagonal
         grid that would be as dense. What was taken is logged and kept with the result.
@@ -78,8 +87,9 @@ def colocalization(
         Whether a point is its own neighbour. By default on for abundances, since a spot holds several cells, and off
         for cell types, since a cell is one. When on, R also counts what sits in the same spot.
     weights
-        Weights to take instead: a key of obsp such as ``"spatial_connectivities"``, or a matrix ``(n, n)``. Row i holds
-        the weights that make the lag of i. Pairs between sections are dropped.
+        Weights to take instead: a key of obsp such as ``"spatial_connectivities"``; a graph that squidpy builds for each
+        section, ``"grid"``, ``"knn"`` or ``"delaunay"``; or a matrix ``(n, n)``. Row i holds the weights that make the
+        lag of i. Pairs between sections are dropped.
     row_standardize
         Whether the weights of each point sum to 1, as in esda.
     null
@@ -98,9 +108,9 @@ def colocalization(
         Whether to write local R, ``z^x_i (W z^y)_i``, and its p-value: for all ordered pairs, or for those given, both
         directions of each.
     library_key
-        Column of obs that tells sections apart; ``"section"`` or the region by default.
-    patient_key
-        Column of obs with the patient of each section; ``"patient"`` by default, where it is there.
+        Column of obs that names the section of each row; ``"section"`` or the region by default.
+    group_key
+        Column of obs with the replicate of each section; ``"patient"`` by default, where it is there.
     mpp
         um per px of the coordinates; 1 if they are in um. By default from the data.
     rng
@@ -114,17 +124,18 @@ def colocalization(
 
     Returns
     -------
-    Nothing; or with ``inplace=False`` the result, and with `local` the result, local R and local p.
-    The result holds ``names``; ``R, z, p, p_adj, n_eff, low, high`` of shape ``(k, k)``, x in rows; ``n_patients``;
-    ``sections`` with ``R``, ``n_eff`` and ``scale`` of each; ``params``, JSON. ``p_adj`` is Benjamini-Hochberg over the
-    pairs, counted once where R is symmetric; the diagonal is a family of its own. Under ``"stationary"`` and
-    ``"shift"`` p is NaN on the diagonal: a variable is not independent of itself. Pairs with a variable that is
-    constant are NaN; ``params`` names them.
+    Nothing; or with ``inplace=False`` a :class:`~histocell.tl.ColocalizationResult`, whose ``to_uns()`` is what would
+    have been written to ``uns``.
+    It holds ``names``; ``R, z, p, p_adj, n_eff, low, high`` of shape ``(k, k)``, x in rows; ``n_patients``;
+    ``sections`` with ``R``, ``n_eff`` and ``scale`` of each; ``params``; and with `local` also ``local_x``, ``local_y``,
+    ``local`` and ``local_p``. ``p_adj`` is Benjamini-Hochberg over the pairs, counted once where R is symmetric; the
+    diagonal is a family of its own. Under ``"stationary"`` and ``"shift"`` p is NaN on the diagonal: a variable is not
+    independent of itself. Pairs with a variable that is constant are NaN; ``params`` names them.
 
     Raises
     ------
     KeyError
-        If a slot or a pair is not there.
+        If a slot, a gene or a pair is not there.
     ValueError
         If the resolution is unknown, or an option makes no sense.
     TypeError
@@ -137,88 +148,50 @@ def colocalization(
 
     Examples
     --------
-    >>> hc.tl.colocalization(sdata, "predicted_abundance")
-    >>> hc.get.colocalization(sdata)
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.tl.colocalization(sdata, "cell_abundance")
+    >>> hc.get.colocalization(sdata).columns[:4].tolist()
+    ['x', 'y', 'R', 'z']
+    >>> hc.tl.colocalization(sdata, weights="grid", inplace=False).params["weights"]
+    'squidpy.gr.spatial_neighbors_grid'
     """
     _check(null=null, alternative=alternative, n_draws=n_draws, confidence=confidence)
-    table = get_table(data, table_key)
-    variables = inputs.read_variables(table, key)
-    sections = inputs.read_sections(
-        data, table, inputs.drop_unknown(variables), library_key=library_key, patient_key=patient_key
-    )
-    given = inputs.read_weights(table, weights)
-    need_um = given is None or length_scale_um is not None
-    xy = inputs.read_places(data, table, mpp=mpp, table_key=table_key, need_um=need_um)
+    sections = Sections(data, table_key=table_key, library_key=library_key, group_key=group_key, mpp=mpp)
+    inputs = read_inputs(sections, key, weights=weights, need_um=length_scale_um is not None)
+    rows = inputs.known_rows(sections)
     source = "the argument length_scale_um"
     if length_scale_um is None:
-        length_scale_um, source = inputs.default_length_scale(xy, sections, cells=variables.labels is not None)
-        logger.info("length_scale_um=%.4g: %s", length_scale_um, source)
+        length_scale_um, source = default_length_scale(inputs, rows)
     options = Options(
-        length_scale=float(length_scale_um),
+        length_scale_um=float(length_scale_um),
+        length_scale_source=source,
+        weights=inputs.weights_name,
         cutoff=cutoff,
-        include_self=variables.labels is None if include_self is None else include_self,
+        include_self=inputs.labels is None if include_self is None else include_self,
         row_standardize=row_standardize,
         null=null,
         alternative=alternative,
-        n_draws=n_draws,
+        n_draws=n_draws if null in {"shift", "permute", "permute_y"} else 0,
         confidence=confidence,
     )
-    generator = as_rng(rng)
-    pairs = _local_pairs(local, variables.names, table.n_obs)
-    maps = np.full((2, table.n_obs, len(pairs)), np.nan, dtype=np.float32)
-    results = []
-    for rows in sections.rows:
-        result = analyse(
-            xy[rows],
-            None if variables.values is None else variables.values[rows],
-            None if variables.labels is None else variables.labels[rows],
-            n_variables=len(variables.names),
-            weights=None if given is None else given[rows][:, rows],
-            options=options,
-            rng=generator,
-        )
-        for column, (x, y) in enumerate(pairs):
-            if not (result.constant[x] or result.constant[y]):
-                maps[:, rows, column] = null_models.local_tail(result.z[:, x], result.lag[:, y], rng=generator)
-        results.append(result)
-    out = _combine(results, sections, options)
-    out["names"] = np.array(variables.names, dtype=object)
-    if pairs:
-        out["local_x"], out["local_y"] = (
-            np.array([variables.names[pair[side]] for pair in pairs], dtype=object) for side in (0, 1)
-        )
-    params = {
-        "key": variables.key,
-        "length_scale_um": options.length_scale,
-        "length_scale_source": source,
-        "weights": "rbf" if weights is None else weights if isinstance(weights, str) else "matrix",
-        "cutoff": cutoff,
-        "include_self": options.include_self,
-        "row_standardize": row_standardize,
-        "null": null,
-        "alternative": alternative,
-        "n_draws": n_draws if null in {"shift", "permute", "permute_y"} else 0,
-        "confidence": confidence,
-        "library_key": sections.key,
-        "n_points": int(sum(len(rows) for rows in sections.rows)),
-        "isolated": int(sum(result.isolated for result in results)),
-        "constant": _constant_names(results, sections, variables.names),
-    }
-    out["params"] = json.dumps(params)
+    pairs = _local_pairs(local, inputs.names, sections.table.n_obs)
+    result = _analyse_sections(inputs, rows, sections, options, pairs, as_rng(rng))
     if not inplace:
-        return (out, maps[0], maps[1]) if pairs else out
-    table.uns[key_added] = out
+        return result
+    sections.table.uns[key_added] = result.to_uns()
     if pairs:
-        table.obsm[f"{key_added}_local"], table.obsm[f"{key_added}_local_p"] = maps
-    keys.write_provenance(table, key_added, **params)
+        sections.table.obsm[f"{key_added}_local"], sections.table.obsm[f"{key_added}_local_p"] = (
+            result.local,
+            result.local_p,
+        )
+    keys.write_provenance(sections.table, key_added, **result.params)
     return None
 
 
 def _check(*, null: str, alternative: str, n_draws: int, confidence: float) -> None:
-    for name, value, allowed in (("null", null, NULLS), ("alternative", alternative, ALTERNATIVES)):
-        if value not in allowed:
-            msg = f"{name} must be one of {', '.join(allowed)}, not {value!r}"
-            raise ValueError(msg)
+    check_choice("null", null, NULLS)
+    check_choice("alternative", alternative, ALTERNATIVES)
     if n_draws < 2:
         msg = f"n_draws must be at least 2, not {n_draws}"
         raise ValueError(msg)
@@ -246,60 +219,72 @@ def _local_pairs(local: bool | Sequence[tuple[str, str]], names: list[str], n: i
     return list(dict.fromkeys(both))
 
 
-def _combine(results: list[SectionResult], sections: inputs.SectionRows, options: Options) -> dict[str, Any]:
-    """One section as it is, several over patients; adjusted p-values; the sections beside."""
-    symmetric = all(result.symmetric for result in results)
-    stacked = {
-        "R": np.stack([result.r for result in results]),
-        "n_eff": np.stack([result.n_eff for result in results]),
-        "scale": np.stack([result.scale for result in results]),
+def _analyse_sections(
+    inputs: Inputs,
+    rows: list[NDArray[np.intp]],
+    sections: Sections,
+    options: Options,
+    pairs: list[tuple[int, int]],
+    rng: np.random.Generator,
+) -> ColocalizationResult:
+    """R of each section, local R of the pairs, and R over all sections."""
+    groups = np.array(sections.groups(), dtype=object)
+    maps = np.full((2, sections.table.n_obs, len(pairs)), np.nan, dtype=np.float32)
+    results = []
+    for own in rows:
+        result = analyse(inputs.take(own), options, rng)
+        for column, (x, y) in enumerate(pairs):
+            if not (result.constant[x] or result.constant[y]):
+                maps[:, own, column] = null_models.local_tail(result.values[:, x], result.lag[:, y], rng=rng)
+        results.append(result)
+    names = np.array(inputs.names, dtype=object)
+    stacked = {part: np.stack([getattr(result, part) for result in results]) for part in ("R", "n_eff", "scale")}
+    arrays = _combine(results, stacked, groups, options)
+    if not np.isfinite(arrays["R"]).any():
+        warn("R is undefined for all pairs: every variable is constant, or no point has a neighbour")
+    constant = {
+        section: names[result.constant].tolist()
+        for section, result in zip(sections.names, results, strict=True)
+        if result.constant.any()
     }
+    params: dict[str, object] = {
+        "key": inputs.key,
+        **asdict(options),
+        "library_key": sections.library_key,
+        "n_points": sum(len(own) for own in rows),
+        "isolated": sum(result.isolated for result in results),
+        "constant": constant,
+    }
+    if inputs.normalization is not None:
+        params["normalization"] = inputs.normalization
+    first, second = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+    return ColocalizationResult(
+        names=names,
+        **arrays,
+        sections={"names": np.array(sections.names, dtype=object), "patients": groups, **stacked},
+        params=params,
+        local_x=names[first] if pairs else None,
+        local_y=names[second] if pairs else None,
+        local=maps[0] if pairs else None,
+        local_p=maps[1] if pairs else None,
+    )
+
+
+def _combine(
+    results: list[SectionResult], stacked: dict[str, Floats], groups: NDArray[np.object_], options: Options
+) -> dict[str, np.ndarray]:
+    """Arrays of one section as they are, of several over patients; with adjusted p-values."""
     if len(results) == 1:
-        only = results[0]
-        out = {"R": only.r, "z": only.statistic, "p": only.p, "n_eff": only.n_eff, "low": only.low, "high": only.high}
-        n_patients = np.isfinite(only.r).astype(np.int64)
+        (only,) = results
+        arrays = {part: getattr(only, part) for part in ("R", "z", "p", "n_eff", "low", "high")}
+        arrays["n_patients"] = np.isfinite(only.R).astype(np.int64)
     else:
-        combined = combine(stacked["R"], stacked["scale"], stacked["n_eff"], np.array(sections.patients))
-        low, high = combined.interval(options.confidence)
-        p = null_models.combine_tails(*combined.tails(), options.alternative)
+        over = combine(stacked["R"], stacked["scale"], stacked["n_eff"], groups)
+        p = null_models.combine_tails(*null_models.t_tails(over.statistic, over.df), options.alternative)
         if options.null in BETWEEN_FIELDS:
             np.fill_diagonal(p, np.nan)
-        r = np.tanh(combined.estimate) * combined.scale
-        out = {"R": r, "z": combined.statistic, "p": p, "n_eff": combined.n_eff, "low": low, "high": high}
-        n_patients = combined.n_patients
-    if not np.isfinite(out["R"]).any():
-        warn("R is undefined for all pairs: every variable is constant, or no point has a neighbour")
-    return {
-        **out,
-        "p_adj": adjust(out["p"], symmetric=symmetric),
-        "n_patients": n_patients,
-        "sections": {
-            "names": np.array(sections.names, dtype=object),
-            "patients": np.array(sections.patients, dtype=object),
-            **stacked,
-        },
-    }
-
-
-def adjust(p: NDArray[np.float64], *, symmetric: bool) -> NDArray[np.float64]:
-    """Benjamini-Hochberg over the pairs, and over the diagonal by itself."""
-    out = np.full(p.shape, np.nan)
-    upper = np.triu(np.ones(p.shape, dtype=bool), 1)
-    if symmetric:
-        out[upper] = null_models.false_discovery(p[upper])
-        out.T[upper] = out[upper]
-    else:
-        out[upper | upper.T] = null_models.false_discovery(p[upper | upper.T])
-    np.fill_diagonal(out, null_models.false_discovery(np.diag(p)))
-    return out
-
-
-def _constant_names(
-    results: list[SectionResult], sections: inputs.SectionRows, names: list[str]
-) -> dict[str, list[str]]:
-    """Variables that are constant, by section."""
-    found = {
-        section: [name for name, constant in zip(names, result.constant, strict=True) if constant]
-        for section, result in zip(sections.names, results, strict=True)
-    }
-    return {section: constant for section, constant in found.items() if constant}
+        low, high = over.interval(options.confidence)
+        arrays = {"R": over.r, "z": over.statistic, "p": p, "n_eff": over.n_eff, "low": low, "high": high}
+        arrays["n_patients"] = over.n_patients
+    symmetric = all(result.symmetric for result in results)
+    return {**arrays, "p_adj": null_models.false_discovery_pairs(arrays["p"], symmetric=symmetric)}

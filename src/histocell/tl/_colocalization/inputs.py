@@ -1,62 +1,114 @@
-"""What co-localization reads: variables, places in micrometres, sections and patients, weights."""
+"""Variables, coordinates and weights that co-localization reads from a table."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
 from histocell._core import keys
 from histocell._core.errors import listing, missing_key, warn
-from histocell.kernels.neighbors import grid_pitch, typical_spacing
-from histocell.tables.access import coordinates, is_spatialdata, row_labels
-from histocell.tables.sections import Sections
+from histocell._core.settings import logger
+from histocell.kernels.neighbors import typical_spacing
+from histocell.tables.genes import normalized_genes
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from numpy.typing import NDArray
-    from scipy.sparse import csr_array
+    from collections.abc import Sequence
 
-    from histocell.tables.access import Data
+    from anndata import AnnData
+    from numpy.typing import ArrayLike, NDArray
+    from scipy.sparse import csr_matrix
+
+    from histocell.tables.sections import Sections
+
+    type Weights = str | ArrayLike | csr_array | csr_matrix
 
 PITCHES = 2.2  # default length scale: Hist2Cell's on Visium (221 um), where a point has about 55 neighbours
+GRAPHS = {name: f"squidpy.gr.spatial_neighbors_{name}" for name in ("grid", "knn", "delaunay")}
+NEIGHBORS = 6  # of a graph: squidpy's default
 
 
 @dataclass(frozen=True)
-class Variables:
-    """What is co-localized.
+class Inputs:
+    """What is co-localized, and where.
 
     Attributes
     ----------
     key
-        The slot.
+        The slot, or the genes.
     names
         Of the variables.
     values
         Shape ``(n, k)``; `None` for labels.
     labels
         Category of each row, -1 where there is none; `None` for values.
+    normalization
+        What was done to the counts of genes.
+    xy
+        Coordinates in um, shape ``(n, 2)``; in px where nothing needs um and the resolution is unknown.
+    weights
+        Given weights, shape ``(n, n)``, or a graph of squidpy by its name; `None` for RBF weights.
+    weights_name
+        Where the weights come from.
     """
 
-    key: str
+    key: str | list[str]
     names: list[str]
-    values: NDArray[np.floating] | None
-    labels: NDArray[np.int64] | None
+    values: NDArray[np.floating] | None = None
+    labels: NDArray[np.int64] | None = None
+    normalization: str | None = None
+    xy: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
+    weights: csr_array | str | None = None
+    weights_name: str = "rbf"
 
-    @property
-    def known(self) -> NDArray[np.bool_]:
-        """Rows without missing values."""
-        if self.labels is not None:
-            return self.labels >= 0
-        return np.isfinite(np.asarray(self.values)).all(axis=1)
+    def known_rows(self, sections: Sections) -> list[NDArray[np.intp]]:
+        """Rows of each section that have values; warns of those that are left out."""
+        known = np.isfinite(self.values).all(axis=1) if self.labels is None else self.labels >= 0  # type: ignore[arg-type]
+        if not known.any():
+            msg = f"{self.key!r} has no row without missing values"
+            raise ValueError(msg)
+        if not known.all():
+            warn(f"{int((~known).sum())} of {len(known)} rows are left out: {self.key!r} is missing there")
+        return [rows[known[rows]] for rows in sections.rows]
+
+    def take(self, rows: NDArray[np.intp]) -> Inputs:
+        """The same of some rows: of one section."""
+        weights = self.weights
+        if weights is not None:
+            weights = _graph(self.xy[rows], weights) if isinstance(weights, str) else weights[rows][:, rows]
+        return replace(
+            self,
+            values=None if self.values is None else self.values[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            xy=self.xy[rows],
+            weights=weights,
+        )
 
 
-def read_variables(table: AnnData, key: str | None) -> Variables:
-    """The columns of ``obsm[key]``, or the categories of ``obs[key]``."""
+def read_inputs(
+    sections: Sections, key: str | Sequence[str] | None, *, weights: Weights | None, need_um: bool
+) -> Inputs:
+    """Variables, coordinates and weights; parameters as those of ``hc.tl.colocalization``."""
+    table = sections.table
+    inputs = _read_variables(table, key)
+    given, name = _read_weights(table, weights)
+    mpp = sections.mpp(required=given is None or need_um)
+    xy = sections.coordinates_px() * (mpp[:, None] if np.isfinite(mpp).all() else 1)
+    return replace(inputs, xy=xy, weights=given, weights_name=name)
+
+
+def _read_variables(table: AnnData, key: str | Sequence[str] | None) -> Inputs:
+    """The columns of ``obsm[key]``, the categories of ``obs[key]``, or genes."""
     if key is None:
         key = next((name for name in (keys.ABUNDANCE, keys.PREDICTED) if name in table.obsm), keys.ABUNDANCE)
+    if not isinstance(key, str):
+        genes = [str(gene) for gene in key]
+        values, done = normalized_genes(table, genes)
+        logger.info("normalisation of X: %s", done)
+        return Inputs(genes, _unique(genes, "key"), values, normalization=done)
     if key in table.obsm:
         frame = table.obsm[key]
         values = frame.to_numpy() if isinstance(frame, pd.DataFrame) else np.asarray(frame)
@@ -64,131 +116,42 @@ def read_variables(table: AnnData, key: str | None) -> Variables:
             msg = f'obsm["{key}"] must be numbers of shape (n, variables), not {values.dtype} of shape {values.shape}'
             raise ValueError(msg)
         columns = frame.columns if isinstance(frame, pd.DataFrame) else range(values.shape[1])
-        names = [str(name) for name in columns]
-        if len(set(names)) < len(names):
-            msg = f'the columns of obsm["{key}"] are not unique: {listing(sorted(names))}'
-            raise ValueError(msg)
-        return Variables(key, names, values if values.dtype == np.float32 else values.astype(np.float64), None)
-    if key in table.obs:
-        column: Any = table.obs[key]
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            category = column.cat.remove_unused_categories()
-        elif column.dtype.kind in "OTSUb" or isinstance(column.dtype, pd.StringDtype):
-            category = column.astype("category")
-        else:
-            msg = f'obs["{key}"] holds {column.dtype}; co-localization of a column takes categories, such as cell types'
-            raise TypeError(msg)
-        names = [str(name) for name in category.cat.categories]
-        return Variables(key, names, None, category.cat.codes.to_numpy().astype(np.int64))
-    available = [*table.obsm, *(name for name in table.obs if isinstance(table.obs[name].dtype, pd.CategoricalDtype))]
-    raise missing_key("obsm or obs", key, available, "Give the key of abundances in obsm or of cell types in obs.")
-
-
-@dataclass(frozen=True)
-class SectionRows:
-    """Rows of each section.
-
-    Attributes
-    ----------
-    names
-        Of the sections.
-    patients
-        Of each section.
-    rows
-        Positions in the table.
-    key
-        Column of obs that holds the names; `None` where all rows are one section.
-    """
-
-    names: list[str]
-    patients: list[str]
-    rows: list[NDArray[np.intp]]
-    key: str | None
-
-
-def read_sections(
-    data: Data, table: AnnData, known: NDArray[np.bool_], *, library_key: str | None, patient_key: str | None
-) -> SectionRows:
-    """Rows by ``obs[library_key]``, by default the section, else the region of a SpatialData, else one for all."""
-    if library_key is None:
-        region = table.uns.get("spatialdata_attrs", {}).get("region_key") if is_spatialdata(data) else None
-        library_key = next((key for key in (keys.SECTION, region) if key is not None and key in table.obs), None)
-    labels = np.full(table.n_obs, "all") if library_key is None else row_labels(table, library_key)
-    if patient_key is None and keys.PATIENT in table.obs and library_key is not None:
-        patient_key = keys.PATIENT
-    patient = labels if patient_key is None else row_labels(table, patient_key)
-    names = list(dict.fromkeys(labels))
-    patients, rows = [], []
-    for name in names:
-        own = labels == name
-        found = np.unique(patient[own])
-        if len(found) > 1:
-            msg = f'{name!r} of obs["{library_key}"] holds several patients ({listing(found)}); a section has one'
-            raise ValueError(msg)
-        patients.append(str(found[0]))
-        rows.append(np.flatnonzero(own & known))
-    return SectionRows([str(name) for name in names], patients, rows, library_key)
-
-
-def read_places(
-    data: Data, table: AnnData, *, mpp: float | None, table_key: str | None, need_um: bool
-) -> NDArray[np.float64]:
-    """Coordinates in um, shape ``(n, 2)``; in px where nothing needs um and the resolution is unknown."""
-    found = None
-    if keys.SPATIAL in table.obsm:
-        xy = coordinates(table).copy()
+        names = _unique([str(name) for name in columns], f'the columns of obsm["{key}"]')
+        return Inputs(key, names, values if values.dtype == np.float32 else values.astype(np.float64))
+    if key not in table.obs:
+        categorical = (name for name in table.obs if isinstance(table.obs[name].dtype, pd.CategoricalDtype))
+        hint = "Give the key of abundances in obsm or of cell types in obs."
+        raise missing_key("obsm or obs", key, [*table.obsm, *categorical], hint)
+    column = cast("pd.Series", table.obs[key])
+    category: pd.Series
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        category = column.cat.remove_unused_categories()
+    elif column.dtype.kind in "OTSUb" or isinstance(column.dtype, pd.StringDtype):
+        category = column.astype("category")
     else:
-        found = Sections(data, table_key=table_key).regions(need_image=False)
-        xy = np.full((table.n_obs, 2), np.nan)
-        for region in found:
-            xy[region.rows] = region.centers
-    if mpp is not None:
-        if not (np.isfinite(mpp) and mpp > 0):
-            msg = f"mpp must be a positive number of um per px, not {mpp}"
-            raise ValueError(msg)
-        return xy * mpp
-    if keys.MPP in table.obs:
-        per_row = np.asarray(table.obs[keys.MPP], dtype=np.float64)
-        if np.isfinite(per_row).all():
-            return xy * per_row[:, None]
-    if is_spatialdata(data):
-        found = found or Sections(data, table_key=table_key).regions(need_image=False)
-        if all(region.mpp is not None for region in found):
-            for region in found:
-                xy[region.rows] *= float(region.mpp or np.nan)
-            return xy
-    if need_um:
-        msg = (
-            'the resolution is unknown: obs["mpp"] is not there. Give mpp= (um per px of obsm["spatial"]; 1 if it is in um '
-            "already), or build the data with a reader of hc.io"
-        )
+        msg = f'obs["{key}"] holds {column.dtype}; co-localization of a column takes categories, such as cell types'
+        raise TypeError(msg)
+    names = [str(name) for name in category.cat.categories]
+    return Inputs(key, names, labels=category.cat.codes.to_numpy().astype(np.int64))
+
+
+def _unique(names: list[str], what: str) -> list[str]:
+    if len(set(names)) < len(names):
+        msg = f"{what} are not unique: {listing(sorted(names))}"
         raise ValueError(msg)
-    return xy
+    return names
 
 
-def default_length_scale(xy: NDArray[np.float64], sections: SectionRows, *, cells: bool) -> tuple[float, str]:
-    """2.2 pitches: of the spots, or of the hexagonal grid that is as dense as the cells. With what was done, in words."""
-    rng = np.random.default_rng(0)  # a sample of distances, the same each time
-    measure = typical_spacing if cells else grid_pitch
-    pitches = [measure(xy[rows], rng=rng) for rows in sections.rows if len(rows) > 1]
-    pitches = [pitch for pitch in pitches if pitch > 0]
-    if not pitches:
-        msg = "no section has points at different places, so there is no length scale to choose; give length_scale_um="
-        raise ValueError(msg)
-    pitch = float(np.median(pitches))
-    source = "cell density" if cells else "spot pitch"
-    return PITCHES * pitch, f"{PITCHES} x {pitch:.4g} um, from the {source}"
-
-
-def read_weights(table: AnnData, weights: Any) -> csr_array | None:
-    """Given weights: a key of ``obsp`` or a matrix."""
-    from scipy.sparse import csr_array
-
+def _read_weights(table: AnnData, weights: Weights | None) -> tuple[csr_array | str | None, str]:
+    """A key of ``obsp``, a graph of squidpy or a matrix; and where they come from."""
     if weights is None:
-        return None
+        return None, "rbf"
+    name = weights if isinstance(weights, str) else "matrix"
     if isinstance(weights, str):
+        if weights in GRAPHS and weights not in table.obsp:
+            return weights, GRAPHS[weights]
         if weights not in table.obsp:
-            hint = "squidpy's sq.gr.spatial_neighbors_knn(adata) writes spatial_connectivities."
+            hint = f"Squidpy's graphs are {', '.join(GRAPHS)}; sq.gr.spatial_neighbors writes spatial_connectivities."
             raise missing_key("obsp", weights, table.obsp.keys(), hint)
         weights = table.obsp[weights]
     matrix = csr_array(weights, dtype=np.float64)
@@ -198,15 +161,33 @@ def read_weights(table: AnnData, weights: Any) -> csr_array | None:
     if not np.isfinite(matrix.data).all() or (matrix.data < 0).any():
         msg = "weights must be finite and not negative"
         raise ValueError(msg)
-    return matrix
+    return matrix, name
 
 
-def drop_unknown(variables: Variables) -> NDArray[np.bool_]:
-    """Rows to use; warns of those that are left out."""
-    known = variables.known
-    if not known.any():
-        msg = f"{variables.key!r} has no row without missing values"
+def _graph(xy: NDArray[np.float64], name: str) -> csr_array:
+    """Squidpy's graph of the points of one section, made on the side."""
+    import squidpy as sq
+    from anndata import AnnData
+
+    if len(xy) < 4:  # no graph, and too few points for R
+        return csr_array((len(xy), len(xy)))
+    points = AnnData(np.empty((len(xy), 0)))
+    points.obsm[keys.SPATIAL] = xy
+    options = {} if name == "delaunay" else {"n_neighs": min(NEIGHBORS, len(xy) - 1)}
+    graph = getattr(sq.gr, GRAPHS[name].rpartition(".")[2])(points, copy=True, **options)
+    return csr_array(graph.connectivities, dtype=np.float64)
+
+
+def default_length_scale(inputs: Inputs, sections: list[NDArray[np.intp]]) -> tuple[float, str]:
+    """2.2 pitches: of the spots, or of the hexagonal grid that is as dense as the cells; and what was done, in words."""
+    cells = inputs.labels is not None
+    rng = np.random.default_rng(0)  # a sample of distances, the same each time
+    pitches = [typical_spacing(inputs.xy[rows], irregular=cells, rng=rng) for rows in sections if len(rows) > 1]
+    pitches = [pitch for pitch in pitches if pitch > 0]
+    if not pitches:
+        msg = "no section has points at different places, so there is no length scale to choose; give length_scale_um="
         raise ValueError(msg)
-    if not known.all():
-        warn(f"{int((~known).sum())} of {len(known)} rows are left out: {variables.key!r} is missing there")
-    return known
+    pitch = float(np.median(pitches))
+    source = f"{PITCHES} x {pitch:.4g} um, from the {'cell density' if cells else 'spot pitch'}"
+    logger.info("length_scale_um=%.4g: %s", PITCHES * pitch, source)
+    return PITCHES * pitch, source

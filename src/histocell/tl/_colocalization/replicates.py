@@ -1,12 +1,14 @@
-"""From sections to patients to all: the patient is the replicate."""
+"""Combination of sections within patients, and of patients by random effects: the patient is the replicate."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
+
+from histocell.metrics import nan_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,34 +45,24 @@ class Combined:
     n_patients: NDArray[np.int64]
 
     @property
+    def r(self) -> Floats:
+        """The mean as R."""
+        return np.tanh(self.estimate) * self.scale
+
+    @property
     def statistic(self) -> Floats:
         """``estimate / error``."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.estimate / self.error
 
-    def tails(self) -> tuple[Floats, Floats]:
-        """Probabilities of being as high, and as low, by chance."""
-        return upper_tail(self.statistic, self.df), upper_tail(-self.statistic, self.df)
-
     def interval(self, level: float) -> tuple[Floats, Floats]:
         """Confidence interval for R."""
-        half = quantile((1 + level) / 2, self.df) * self.error
+        half = stats.t.ppf((1 + level) / 2, self.df) * self.error
         return np.tanh(self.estimate - half) * self.scale, np.tanh(self.estimate + half) * self.scale
 
 
-def upper_tail(statistic: Floats, df: Floats) -> Floats:
-    """Upper tail of t distributions, normal where df is infinite; never 0."""
-    student = stats.t.sf(statistic, np.where(np.isfinite(df), df, 1))
-    return np.clip(np.where(np.isfinite(df), student, stats.norm.sf(statistic)), np.finfo(float).tiny, 1)
-
-
-def quantile(level: float, df: Floats) -> Floats:
-    """Quantiles of t distributions, normal where df is infinite."""
-    return np.where(np.isfinite(df), stats.t.ppf(level, np.where(np.isfinite(df), df, 1)), stats.norm.ppf(level))
-
-
 def by_patient(
-    r: Floats, scale: Floats, n_eff: Floats, patients: NDArray[Any]
+    r: Floats, scale: Floats, n_eff: Floats, patients: NDArray[np.str_] | NDArray[np.object_]
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Average the sections of each patient.
 
@@ -92,21 +84,12 @@ def by_patient(
         fisher = np.arctanh(np.clip(r / scale, -BOUND, BOUND))
     known = np.isfinite(fisher) & np.isfinite(n_eff)
     weight = np.where(known, np.maximum(n_eff - 3, LEAST_WEIGHT), 0)
-    out = []
-    for patient in dict.fromkeys(patients):
-        rows = np.flatnonzero(patients == patient)
-        total, count = weight[rows].sum(axis=0), known[rows].sum(axis=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            out.append(
-                (
-                    np.where(known[rows], weight[rows] * fisher[rows], 0).sum(axis=0) / total,
-                    count / total,
-                    np.where(known[rows], weight[rows] * scale[rows], 0).sum(axis=0) / total,
-                    np.where(known[rows], n_eff[rows], 0).sum(axis=0) / count,
-                )
-            )
-    estimate, variance, mean_scale, mean_n_eff = (np.stack(part) for part in zip(*out, strict=True))
-    return estimate, variance, mean_scale, mean_n_eff
+    total, count, fisher_sum, scale_sum, n_eff_sum = (
+        np.stack([np.where(known, part, 0)[patients == patient].sum(axis=0) for patient in dict.fromkeys(patients)])
+        for part in (weight, 1, weight * fisher, weight * scale, n_eff)
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return fisher_sum / total, count / total, scale_sum / total, n_eff_sum / count
 
 
 def random_effects(estimate: Floats, variance: Floats) -> tuple[Floats, Floats, Floats]:
@@ -140,13 +123,10 @@ def random_effects(estimate: Floats, variance: Floats) -> tuple[Floats, Floats, 
     return mean, error, np.where(count > 1, count - 1.0, np.inf)
 
 
-def combine(r: Floats, scale: Floats, n_eff: Floats, patients: NDArray[Any]) -> Combined:
+def combine(r: Floats, scale: Floats, n_eff: Floats, patients: NDArray[np.str_] | NDArray[np.object_]) -> Combined:
     """Combine sections within patients, then patients. Parameters as in :func:`by_patient`."""
     estimate, variance, scales, points = by_patient(r, scale, n_eff, patients)
     mean, error, df = random_effects(estimate, variance)
-    known = np.isfinite(estimate)
-    count = known.sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean_scale = np.where(known, scales, 0).sum(axis=0) / count
-    total = np.where(count > 0, np.where(known, points, 0).sum(axis=0), np.nan)
-    return Combined(mean, error, df, mean_scale, total, count)
+    count = np.isfinite(estimate).sum(axis=0)
+    total = np.where(count > 0, np.where(np.isfinite(estimate), points, 0).sum(axis=0), np.nan)
+    return Combined(mean, error, df, nan_mean(scales), total, count)

@@ -1,22 +1,25 @@
-"""R and its null on one section."""
+"""R of all pairs and its null on one section."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 import numpy as np
-from scipy import stats
 
 from histocell._core.settings import progress_bar
 from histocell.kernels import moran, null, resampling
 from histocell.kernels.neighbors import rbf_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from numpy.typing import NDArray
     from scipy.sparse import csr_array
 
     from histocell.kernels.null import Alternative
+    from histocell.tl._colocalization.inputs import Inputs
 
     type Floats = NDArray[np.float64]
     type Null = Literal["stationary", "shift", "permute", "permute_y", "analytic"]
@@ -24,6 +27,31 @@ if TYPE_CHECKING:
 NULLS = ("stationary", "shift", "permute", "permute_y", "analytic")
 ALTERNATIVES = ("two-sided", "greater", "less")
 BETWEEN_FIELDS = ("stationary", "shift")  # nulls that say nothing of a variable with itself
+LEAST_POINTS = 4
+ARRAYS = ("R", "z", "p", "n_eff", "low", "high", "scale")
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """An error that lists what is allowed."""
+    if value not in allowed:
+        msg = f"{name} must be one of {', '.join(allowed)}, not {value!r}"
+        raise ValueError(msg)
+
+
+class Kernel(TypedDict):
+    """Parameters of RBF weights."""
+
+    length_scale: float
+    cutoff: float
+    include_self: bool
+
+
+class Draws(TypedDict):
+    """Parameters of a null that draws."""
+
+    n_draws: int
+    rng: np.random.Generator
+    progress: Callable[[Iterable[int]], Iterable[int]]
 
 
 @dataclass(frozen=True)
@@ -32,17 +60,21 @@ class Options:
 
     Attributes
     ----------
-    length_scale
-        Of the RBF weights and of the autocovariances, in the unit of the coordinates.
+    length_scale_um, length_scale_source
+        Of the RBF weights and of the autocovariances; where it comes from.
+    weights
+        Where the weights come from.
     cutoff, include_self
         Of the RBF weights.
     row_standardize
         Whether weights are made to sum to 1 in each row.
     null, alternative, n_draws, confidence
-        Of the test.
+        Of the test; `n_draws` is 0 where nothing is drawn.
     """
 
-    length_scale: float
+    length_scale_um: float
+    length_scale_source: str
+    weights: str
     cutoff: float
     include_self: bool
     row_standardize: bool
@@ -51,13 +83,32 @@ class Options:
     n_draws: int
     confidence: float
 
+    @property
+    def kernel(self) -> Kernel:
+        """Of the RBF weights."""
+        return {"length_scale": self.length_scale_um, "cutoff": self.cutoff, "include_self": self.include_self}
+
 
 @dataclass(frozen=True)
 class SectionResult:
-    """Arrays of shape ``(k, k)``, x in rows, the lagged y in columns; z and u of shape ``(n, k)``."""
+    """R and its test on one section.
 
-    r: Floats
-    statistic: Floats
+    Attributes
+    ----------
+    R, z, p, n_eff, low, high, scale
+        Shape ``(k, k)``, x in rows, the lagged y in columns; NaN where a variable is constant.
+    constant
+        Which variables are constant, shape ``(k,)``.
+    symmetric
+        Whether R is.
+    isolated
+        Number of points without neighbours.
+    values, lag
+        Standardised variables and their lags, shape ``(n, k)``.
+    """
+
+    R: Floats
+    z: Floats
     p: Floats
     n_eff: Floats
     low: Floats
@@ -66,152 +117,76 @@ class SectionResult:
     constant: NDArray[np.bool_]
     symmetric: bool
     isolated: int
-    z: NDArray[np.floating]
+    values: NDArray[np.floating]
     lag: NDArray[np.floating]
 
 
-def analyse(
-    xy: Floats,
-    values: NDArray[np.floating] | None,
-    labels: NDArray[np.int64] | None,
-    *,
-    n_variables: int,
-    weights: csr_array | None,
-    options: Options,
-    rng: np.random.Generator,
-) -> SectionResult:
-    """R of all pairs, with its null.
-
-    Parameters
-    ----------
-    xy
-        Coordinates, shape ``(n, 2)``.
-    values, labels
-        Values of shape ``(n, k)``, or labels from 0 of shape ``(n,)``.
-    n_variables
-        The number k.
-    weights
-        Given weights; RBF weights of the distance where `None`.
-    options
-        How.
-    rng
-        For the nulls that draw.
-    """
-    n = len(xy)
-    if n < 4:
-        return _undefined(n, n_variables)
-    if labels is not None:
-        z, constant = moran.standardize(moran.indicators(labels, n_variables))
-    else:
-        z, constant = moran.standardize(np.asarray(values))
-    kernel: dict[str, Any] = {
-        "length_scale": options.length_scale,
-        "cutoff": options.cutoff,
-        "include_self": options.include_self,
-    }
+def analyse(points: Inputs, options: Options, rng: np.random.Generator) -> SectionResult:
+    """R of all pairs on one section, with its null; `rng` is for the nulls that draw."""
+    n, k = len(points.xy), len(points.names)
+    if n < LEAST_POINTS:
+        nothing, empty = np.full((k, k), np.nan), np.zeros((n, k))
+        constant = np.ones(k, dtype=bool)
+        return SectionResult(
+            **dict.fromkeys(ARRAYS, nothing), constant=constant, symmetric=True, isolated=n, values=empty, lag=empty
+        )
+    weights = cast("csr_array | None", points.weights)
     if options.row_standardize and weights is None:
-        weights = rbf_weights(xy, **kernel)
+        weights = rbf_weights(points.xy, **options.kernel)
+    columns = points.values if points.labels is None else moran.indicators(points.labels, k)
+    values, constant = moran.standardize(cast("NDArray[np.floating]", columns))
     if weights is not None:
-        lag = moran.sparse_lag(weights, z, row_standardize=options.row_standardize)
-    elif labels is not None:
-        lag = moran.rbf_label_lag(xy, labels, n_variables, **kernel)
+        lag = moran.sparse_lag(weights, values, row_standardize=options.row_standardize)
+    elif points.labels is not None:
+        lag = moran.rbf_label_lag(points.xy, points.labels, k, **options.kernel)
     else:
-        lag = moran.rbf_lag(xy, z, **kernel)
-    r = moran.mean_products(z, lag.values)
+        lag = moran.rbf_lag(points.xy, values, **options.kernel)
+    r = moran.mean_products(values, lag.values)
     if lag.symmetric:
         r = (r + r.T) / 2
-    spread, statistic, upper, lower = _test(xy, z, lag, r, weights=weights, options=options, rng=rng)
+    spread, z, upper, lower = _test(points.xy, values, lag, r, weights, options, rng)
     low, high = null.confidence_interval(r, spread, options.confidence)
-    undefined = constant[:, None] | constant[None] | (lag.rows.sum() == 0)
-    p = np.where(undefined, np.nan, null.combine_tails(upper, lower, options.alternative))
+    p = null.combine_tails(upper, lower, options.alternative)
+    undefined = constant[:, None] | constant | (lag.rows.sum() == 0)
+    parts = zip(ARRAYS, (r, z, p, spread.n_eff, low, high, spread.scale), strict=True)
+    arrays = {name: np.where(undefined, np.nan, part) for name, part in parts}
     if options.null in BETWEEN_FIELDS:
-        np.fill_diagonal(p, np.nan)
-
-    def known(part: Floats) -> Floats:
-        return np.where(undefined, np.nan, part)
-
+        np.fill_diagonal(arrays["p"], np.nan)
     return SectionResult(
-        known(r),
-        known(statistic),
-        p,
-        known(spread.n_eff),
-        known(low),
-        known(high),
-        known(spread.scale),
-        constant,
-        lag.symmetric,
-        int((lag.rows == 0).sum()),
-        z,
-        lag.values,
-    )
-
-
-def _undefined(n: int, k: int) -> SectionResult:
-    nothing = np.full((k, k), np.nan)
-    empty = np.zeros((n, k))
-    return SectionResult(
-        nothing,
-        nothing,
-        nothing,
-        nothing,
-        nothing,
-        nothing,
-        nothing,
-        constant=np.ones(k, dtype=bool),
-        symmetric=True,
-        isolated=n,
-        z=empty,
-        lag=empty,
+        **arrays,
+        constant=constant,
+        symmetric=lag.symmetric,
+        isolated=int((lag.rows == 0).sum()),
+        values=values,
+        lag=lag.values,
     )
 
 
 def _test(
     xy: Floats,
-    z: NDArray[np.floating],
+    values: NDArray[np.floating],
     lag: moran.Lag,
     r: Floats,
-    *,
     weights: csr_array | None,
     options: Options,
     rng: np.random.Generator,
 ) -> tuple[null.Spread, Floats, Floats, Floats]:
     """The spread of R under the null, the test statistic, and both tails."""
+    length_scale = options.length_scale_um
     with np.errstate(divide="ignore", invalid="ignore"):
         if options.null == "stationary":
-            spread = null.stationary_spread(
-                xy, z, lag.values, length_scale=options.length_scale, symmetric=lag.symmetric
-            )
+            spread = null.stationary_spread(xy, values, lag.values, length_scale=length_scale, symmetric=lag.symmetric)
             return spread, r / np.sqrt(spread.variance), *null.tail_probabilities(r, spread)
-        plain = null.analytic_spread(lag.analytic_variance, lag.values)
+        spread = null.analytic_spread(lag.analytic_variance, lag.values)
         if options.null == "analytic":
-            statistic = r / np.sqrt(plain.variance)
-            tails = (np.clip(stats.norm.sf(side * statistic), null.TINY, 1) for side in (1, -1))
-            return plain, statistic, *tails
-        drawn = _draw(xy, z, lag, weights=weights, options=options, rng=rng)
-        spread = null.Spread(drawn.sd**2, plain.scale, plain.skew)
-        return spread, (r - drawn.mean) / drawn.sd, drawn.upper, drawn.lower
-
-
-def _draw(
-    xy: Floats,
-    z: NDArray[np.floating],
-    lag: moran.Lag,
-    *,
-    weights: csr_array | None,
-    options: Options,
-    rng: np.random.Generator,
-) -> resampling.Resampled:
-    loop: dict[str, Any] = {
-        "n_draws": options.n_draws,
-        "rng": rng,
-        "progress": lambda draws: progress_bar(draws, desc=options.null),
-    }
-    if options.null == "shift":
-        return resampling.shift_fields(xy, z, lag.values, pixel=options.length_scale / 2, **loop)
-    if weights is None:
-        weights = rbf_weights(
-            xy, length_scale=options.length_scale, cutoff=options.cutoff, include_self=options.include_self
-        )
-    weights = moran.normalize_weights(weights, row_standardize=options.row_standardize)
-    permute = resampling.permute_points if options.null == "permute" else resampling.permute_second
-    return permute(weights, z, **loop)
+            z = r / np.sqrt(spread.variance)
+            return spread, z, *null.t_tails(z, np.inf)
+        draws: Draws = {"n_draws": options.n_draws, "rng": rng, "progress": partial(progress_bar, desc=options.null)}
+        if options.null == "shift":
+            drawn = resampling.shift_fields(xy, values, lag.values, pixel=length_scale / 2, **draws)
+        else:
+            weights = rbf_weights(xy, **options.kernel) if weights is None else weights
+            weights = moran.normalize_weights(weights, row_standardize=options.row_standardize)
+            permute = resampling.permute_points if options.null == "permute" else resampling.permute_second
+            drawn = permute(weights, values, **draws)
+        return replace(spread, variance=drawn.sd**2), (r - drawn.mean) / drawn.sd, drawn.upper, drawn.lower

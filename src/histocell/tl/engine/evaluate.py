@@ -1,101 +1,93 @@
-"""Evaluate, for any task: which rows are scored, against what, and who the replicates are."""
+"""Evaluation of predictions of any task: which rows are scored, and who the replicates are."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.errors import listing, warn
-from histocell.tables.access import get_obsm, row_labels
-from histocell.tl.engine import scores as _scores
-from histocell.tl.engine import task as _task
+from histocell._core.errors import warn
+from histocell.tables.access import row_labels
+from histocell.tl.engine.predict import read
+from histocell.tl.engine.rows import recall_training_rows
+from histocell.tl.engine.scores import score_table
+from histocell.tl.engine.task import shared_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from histocell._core.rng import RNGLike, SeedLike
+    from histocell.tables.sections import Sections
+    from histocell.tl.engine.task import Task
+
+_FLATTERS = "which flatters the model; hold rows out with hc.pp.split and fit again"
 
 
 def evaluate(
-    task: _task.Task,
-    table: AnnData,
+    task: Task,
+    sections: Sections,
     *,
     key: str,
     target: str,
     split_key: str,
-    group_key: str | None,
-    slide_key: str | None,
     n_bootstrap: int,
     rng: SeedLike | RNGLike | None,
 ) -> pd.DataFrame:
-    """Score the predictions in ``obsm[key]``, and those of the baselines beside it, against ``obsm[target]``."""
-    predicted = _task.target_frame(table, key, f"Run hc.tl.predict_{task.name}(data) first.")
-    truth = _task.target_frame(table, target, "Scores need the truth.")
-    shared = [name for name in truth.columns if name in set(predicted.columns)]
-    if not shared:
-        msg = f"predictions and truth share no target: {listing(predicted.columns)} against {listing(truth.columns)}"
-        raise ValueError(msg)
-    if len(shared) < max(truth.shape[1], predicted.shape[1]):
-        warn(f"only the {len(shared)} targets that predictions and truth share are scored")
-    rows = _scored_rows(table, split_key, truth[shared])
-    groups, slides = _replicates(table, rows, group_key, slide_key)
-    return _scores.score_table(
-        truth[shared].iloc[rows],
-        {name: _prediction(table, slot, shared, rows) for name, slot in _slots(table, key).items()},
-        groups=groups,
+    """Score the prediction called `key`, and those of the baselines beside it, against the truth."""
+    table = sections.table
+    predictions = read(task, table, key)
+    truth = task.target(table, target)
+    names = shared_targets(truth, next(iter(predictions.values()))[""], "truth and predictions")
+    truth = truth.select(names)
+    rows, is_test = _scored_rows(table, split_key, np.isfinite(truth.array).any(axis=1))
+    trained = _training_rows(sections, key, rows, is_test=is_test)
+    slides, group_key = sections.labels[rows], sections.replicate_key(rows)
+    return score_table(
+        task,
+        truth.rows(rows),
+        {
+            model: {ending: values.select(names).array[rows] for ending, values in outputs.items()}
+            for model, outputs in predictions.items()
+        },
+        groups=slides if group_key is None else row_labels(table, group_key)[rows],
         slides=slides,
+        trained=trained,
         n_bootstrap=n_bootstrap,
         rng=rng,
     )
 
 
-def _slots(table: AnnData, key: str) -> dict[str, str]:
-    """Model name to slot of ``obsm``, the model first, then its baselines."""
-    provenance = keys.read_provenance(table, key)
-    slots = {provenance.get("model", key): key}
-    return slots | {name: f"{key}_{name}" for name in provenance.get("baselines", []) if f"{key}_{name}" in table.obsm}
-
-
-def _prediction(table: AnnData, slot: str, names: Sequence[str], rows: NDArray[np.intp]) -> _scores.Prediction:
-    def values(key: str) -> Any:
-        return get_obsm(table, key)[list(names)].iloc[rows].to_numpy(dtype=np.float64)
-
-    if slot + _task.LOWER not in table.obsm:
-        return _scores.Prediction(values(slot))
-    return _scores.Prediction(values(slot), values(slot + _task.LOWER), values(slot + _task.UPPER))
-
-
-def _scored_rows(table: AnnData, split_key: str, truth: pd.DataFrame) -> NDArray[np.intp]:
-    test = np.ones(table.n_obs, dtype=bool)
+def _scored_rows(table: AnnData, split_key: str, known: NDArray[np.bool_]) -> tuple[NDArray[np.intp], bool]:
+    """Rows to score, the test rows where there are any, and whether they are test rows."""
+    test = np.zeros(table.n_obs, dtype=bool)
     if split_key in table.obs:
-        split = table.obs[split_key].astype(object).to_numpy()
-        if (split == _task.TEST).any():
-            test = split == _task.TEST
-        elif (split == _task.TRAIN).any():
-            warn(f'obs["{split_key}"] has no test row: training rows are scored, which flatters the model')
-    rows = np.flatnonzero(test & np.isfinite(truth.to_numpy(dtype=np.float64)).any(axis=1))
+        test = (table.obs[split_key].astype(object) == keys.TEST).to_numpy()
+    is_test = bool(test.any())
+    rows = np.flatnonzero(test & known if is_test else known)
     if len(rows) == 0:
         msg = "no row has a known truth to score against"
         raise ValueError(msg)
-    return rows
+    return rows, is_test
 
 
-def _replicates(
-    table: AnnData, rows: NDArray[np.intp], group_key: str | None, slide_key: str | None
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Group and slide of each scored row."""
-    slide_key = slide_key or (keys.SECTION if keys.SECTION in table.obs else None)
-    slides = np.full(len(rows), _scores.ALL) if slide_key is None else row_labels(table, slide_key)[rows]
-    if group_key is not None:
-        return row_labels(table, group_key)[rows], slides
-    groups = slides
-    for key in (keys.SECTION, keys.PATIENT):
-        if key in table.obs and len(np.unique(labels := row_labels(table, key)[rows])) > 1:
-            groups = labels
-    return groups, slides
+def _training_rows(sections: Sections, key: str, rows: NDArray[np.intp], *, is_test: bool) -> NDArray[np.bool_] | None:
+    """Which of the scored rows the model was fitted on, with a warning where there are any; `None` where unknown."""
+    recalled = recall_training_rows(sections.table, key)
+    if recalled is None:
+        if not is_test:
+            warn(f"nothing is recorded of the rows that the model was fitted on: they may be scored, {_FLATTERS}")
+        return None
+    train, validation = (seen[rows] for seen in recalled)
+    warn_of_training_rows(train, validation)
+    return train
+
+
+def warn_of_training_rows(train: NDArray[np.bool_], validation: NDArray[np.bool_]) -> None:
+    """Warn when scored rows were fitted, or chose the settings of the model."""
+    if train.any():
+        warn(f"{int(train.sum())} of the {len(train)} scored rows were fitted by the model, {_FLATTERS}")
+    elif validation.any():
+        warn(f"{int(validation.sum())} of the {len(train)} scored rows chose settings of the model, {_FLATTERS}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from numpy.typing import NDArray
+
+    from histocell.models.files import JSON
 
 # What two embeddings must agree on to be the same kind of number, where it is known of both.
 IDENTITY = ("dim", "encoder", "revision", "pool", "size_um", "mpp", "stain")
@@ -54,7 +56,7 @@ def embedding_keys(table: AnnData, features: str | Sequence[str] | None) -> list
     raise ValueError(msg)
 
 
-def describe(table: AnnData, names: Sequence[str]) -> list[dict[str, Any]]:
+def describe(table: AnnData, names: Sequence[str]) -> list[JSON]:
     """For each embedding its key, dimension and what its provenance says."""
     out = []
     for name in names:
@@ -64,7 +66,7 @@ def describe(table: AnnData, names: Sequence[str]) -> list[dict[str, Any]]:
     return out
 
 
-def check_same(table: AnnData, expected: Sequence[dict[str, Any]]) -> None:
+def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
     """Refuse features that are not those a model was fitted on.
 
     Raises
@@ -90,14 +92,15 @@ def check_same(table: AnnData, expected: Sequence[dict[str, Any]]) -> None:
         raise ValueError(msg)
 
 
-def feature_matrix(table: AnnData, names: Sequence[str], standardize_by: str | None) -> NDArray[Any]:
+def feature_matrix(table: AnnData, names: Sequence[str], standardize_by: str | None) -> NDArray[np.floating]:
     """Embeddings side by side, ``(n, n_features)``, standardised within each level of ``obs[standardize_by]`` if asked."""
-    parts = [_dense(table.obsm[name], name) for name in names]
+    parts = [dense(table.obsm[name], name) for name in names]
     matrix = parts[0] if len(parts) == 1 else np.hstack(parts)
     return matrix if standardize_by is None else standardize_groups(matrix, row_labels(table, standardize_by))
 
 
-def _dense(value: Any, name: str) -> NDArray[Any]:
+def dense(value: object, name: str) -> NDArray[np.floating]:
+    """An embedding as a matrix of floating-point numbers."""
     array = value.toarray() if hasattr(value, "toarray") else np.asarray(value)
     if array.ndim != 2 or array.dtype.kind not in "fiub":
         msg = f'obsm["{name}"] must be a numeric matrix; it has shape {array.shape} and type {array.dtype}'
@@ -105,9 +108,10 @@ def _dense(value: Any, name: str) -> NDArray[Any]:
     return array if array.dtype.kind == "f" else array.astype(np.float32)
 
 
-def _equal(a: Any, b: Any) -> bool:
-    numbers = isinstance(a, int | float) and isinstance(b, int | float)
-    return math.isclose(a, b, rel_tol=1e-3) if numbers else a == b
+def _equal(a: object, b: object) -> bool:
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return math.isclose(a, b, rel_tol=1e-3)
+    return a == b
 
 
 def _hint(name: str) -> str:

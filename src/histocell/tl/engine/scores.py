@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,46 +11,45 @@ from histocell import metrics
 from histocell._core.rng import as_rng
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from histocell._core.rng import RNGLike, SeedLike
+    from histocell.tl.engine.task import Metric, Task, Values
+
     type Floats = NDArray[np.float64]
 
-COLUMNS = ["model", "group", "cell_type", "metric", "value", "low", "high", "n_spots", "n_undefined"]
 ALL, MEAN = "all", "mean"
-CC, CC_PER_SLIDE, L1, COVERAGE = "cc", "cc_per_slide", "l1", "coverage"
-
-
-class Prediction(NamedTuple):
-    """Predictions of one model, shape ``(n, n_types)``, and its interval where it has one."""
-
-    value: Floats
-    lower: Floats | None = None
-    upper: Floats | None = None
 
 
 def score_table(
-    truth: pd.DataFrame,
-    predictions: Mapping[str, Prediction],
+    task: Task,
+    truth: Values,
+    predictions: Mapping[str, Mapping[str, Floats]],
     *,
-    groups: NDArray[Any],
-    slides: NDArray[Any],
+    groups: np.ndarray,
+    slides: np.ndarray,
+    trained: NDArray[np.bool_] | None,
     n_bootstrap: int,
-    rng: Any,
+    rng: SeedLike | RNGLike | None,
 ) -> pd.DataFrame:
-    """Every score of every model, per group and over all, per cell type and in the mean.
+    """Every score of every model, per group and over all, per target and in the mean.
 
     Parameters
     ----------
+    task
+        Names the metrics and the column of the targets.
     truth
-        True values, ``(n, n_types)``.
+        True values, ``(n, n_targets)``.
     predictions
-        By model.
+        By model, then by the ending of the slot (``""``, ``"_lower"``, ...).
     groups
         Held-out group of each row; scores are pooled within it, and it is what the bootstrap draws.
     slides
         Slide of each row, for the scores within slides.
+    trained
+        Whether the model was fitted on the row, `None` where that is unknown.
     n_bootstrap
         Number of resamples.
     rng
@@ -58,86 +57,77 @@ def score_table(
 
     Returns
     -------
-    Columns ``model, group, cell_type, metric, value, low, high, n_spots, n_undefined``. Group ``all`` is the mean over
-    groups, cell type ``mean`` the mean over types; both leave out what is undefined and ``n_undefined`` counts it. With
-    several groups the interval is over groups and belongs to ``all``; with one group it is over its spots, which are
-    alike to their neighbours, so that it is too narrow for another patient.
+    Columns ``model, group, <task.column>, metric, value, low, high, n_spots, n_undefined, n_training``. Group ``all`` is
+    the mean over groups; where there are several, each has its rows, too. Target ``mean`` is the mean over targets. Both
+    leave out what is undefined and ``n_undefined`` counts it. The interval belongs to ``all``: it is over groups, or with
+    one group over its spots, which are alike to their neighbours, so that it is too narrow for another patient.
     """
-    y = truth.to_numpy(dtype=np.float64)
     seed = int(as_rng(rng).integers(2**63 - 1))
     parts = []
-    for name, prediction in predictions.items():
-        for metric in (CC, CC_PER_SLIDE, L1, COVERAGE):
-            if metric == COVERAGE and prediction.lower is None:
+    for name, outputs in predictions.items():
+        finite = np.isfinite(truth.array) & np.isfinite(outputs[""])
+        seen = None if trained is None else finite & trained[:, None]
+        counts = {"n_spots": _counts(finite, groups), "n_training": None if seen is None else _counts(seen, groups)}
+        for metric in task.metrics:
+            if not set(metric.outputs) <= set(outputs):
                 continue
-            values, replicates = _evaluate(metric, y, prediction, groups, slides, n_bootstrap, seed)
-            finite = np.isfinite(y) & np.isfinite(prediction.value)
-            part = _rows(values, replicates, list(map(str, truth.columns)), groups, finite)
-            parts.append(part.assign(model=name, metric=metric))
-    return pd.concat(parts, ignore_index=True)[COLUMNS]
+            arrays = [truth.array, *(outputs[ending] for ending in metric.outputs)]
+            values, replicates = _evaluate(metric, arrays, groups, slides, n_bootstrap=n_bootstrap, rng=seed)
+            part = _rows(values, replicates, counts, task.column, [*truth.names, MEAN], np.unique(groups))
+            parts.append(part.assign(model=name, metric=metric.name))
+    order = ["model", "group", task.column, "metric", "value", "low", "high", "n_spots", "n_undefined", "n_training"]
+    return pd.concat(parts, ignore_index=True)[order]
 
 
 def _evaluate(
-    metric: str, y: Floats, prediction: Prediction, groups: Any, slides: Any, n_bootstrap: int, seed: int
+    metric: Metric, arrays: Sequence[Floats], groups: np.ndarray, slides: np.ndarray, **bootstrap: int
 ) -> tuple[Floats, Floats]:
-    """Values ``(n_groups, n_types)`` and bootstrap replicates ``(n_bootstrap, n_types)`` of their mean over groups."""
-    resample: dict[str, Any] = {"n_bootstrap": n_bootstrap, "rng": seed}
-    if metric in {CC, CC_PER_SLIDE}:
-        per_slide = None
-        if metric == CC:
-            values = metrics.pearson(y, prediction.value, groups=groups)
-        else:
-            by_group = [groups == name for name in np.unique(groups)]
-            per_slide = [metrics.pearson(y[rows], prediction.value[rows], groups=slides[rows]) for rows in by_group]
-            values = np.stack([metrics.nan_mean(each) for each in per_slide])
-        if len(values) > 1:
-            return values, metrics.bootstrap_mean(values, **resample)
-        if per_slide is not None and len(per_slide[0]) > 1:
-            return values, metrics.bootstrap_mean(per_slide[0], **resample)
-        return values, metrics.bootstrap_pearson(y, prediction.value, **resample)
-    if metric == L1:
-        entries = metrics.absolute_error(y, prediction.value)
-    else:
-        entries = metrics.covered(y, prediction.lower, prediction.upper)  # type: ignore[arg-type]
-    values = np.stack([metrics.nan_mean(entries[groups == name]) for name in np.unique(groups)])
-    return values, metrics.bootstrap_mean(values if len(values) > 1 else entries, **resample)
+    """Values ``(n_groups, n_targets)`` and bootstrap replicates ``(n_bootstrap, n_targets)`` of their mean over groups."""
+    slides = slides if metric.within_slides else groups
+    per_slide = []
+    for name in np.unique(groups):
+        inside = [(groups == name) & (slides == slide) for slide in np.unique(slides[groups == name])]
+        per_slide.append(np.stack([metric.score(*(array[rows] for array in arrays)) for rows in inside]))
+    values = np.stack([metrics.nan_mean(each) for each in per_slide])
+    if len(values) > 1:
+        return values, metrics.bootstrap_mean(values, **bootstrap)
+    if len(per_slide[0]) > 1:
+        return values, metrics.bootstrap_mean(per_slide[0], **bootstrap)
+    return values, metric.resample(*arrays, **bootstrap)
 
 
-def _rows(values: Floats, replicates: Floats, types: list[str], groups: Any, finite: NDArray[np.bool_]) -> pd.DataFrame:
-    names = np.unique(groups)
-    undefined = ~np.isfinite(values)
-    counts = np.stack([finite[groups == name].sum(axis=0) for name in names])
-    spots = np.array([int(finite[groups == name].any(axis=1).sum()) for name in names])
-    blocks = [
-        _block(str(name), types, values[i], counts[i], undefined[i], (values[i], spots[i]))
-        for i, name in enumerate(names)
-    ]
-    # The replicate is the group: the mean over types is taken within each, then over groups.
-    overall = metrics.nan_mean(metrics.nan_mean(values, axis=1))
-    blocks.append(
-        _block(ALL, types, metrics.nan_mean(values), counts.sum(axis=0), undefined.sum(axis=0), (overall, spots.sum()))
-    )
-    low, high = metrics.percentile_interval(np.column_stack([replicates, metrics.nan_mean(replicates, axis=1)]))
-    interval = pd.DataFrame({"low": low, "high": high}, index=blocks[-1].index)
-    blocks[-1] = blocks[-1].assign(low=interval["low"], high=interval["high"])
-    if len(names) == 1:
-        blocks[0] = blocks[0].assign(low=interval["low"], high=interval["high"])
-    return pd.concat(blocks, ignore_index=True)
+def _counts(rows: NDArray[np.bool_], groups: np.ndarray) -> NDArray[np.int64]:
+    """Number of rows of each group: for each target, then for any; the last line is over all groups."""
+    columns = np.column_stack([rows, rows.any(axis=1)])
+    counts = np.stack([columns[groups == name].sum(axis=0) for name in np.unique(groups)])
+    return np.vstack([counts, counts.sum(axis=0)])
 
 
-def _block(
-    group: str, types: list[str], values: Floats, counts: Any, undefined: Any, mean: tuple[Any, Any]
+def _rows(
+    values: Floats,
+    replicates: Floats,
+    counts: Mapping[str, NDArray[np.int64] | None],
+    column: str,
+    targets: list[str],
+    groups: np.ndarray,
 ) -> pd.DataFrame:
-    """The rows of one group: each type, then their mean."""
-    average = metrics.nan_mean(np.atleast_1d(mean[0])) if np.ndim(mean[0]) else mean[0]
-    return pd.DataFrame(
+    """The rows of one metric of one model: each group, then ``all``; with one group they are the same, and stand once."""
+    # The replicate is the group: the mean over targets is taken within each, then over groups.
+    value = np.column_stack([values, metrics.nan_mean(values, axis=1)])
+    undefined = ~np.isfinite(values)
+    undefined = np.column_stack([undefined, undefined.sum(axis=1)])
+    low, high = np.full((2, len(groups) + 1, len(targets)), np.nan)
+    low[-1], high[-1] = metrics.percentile_interval(np.column_stack([replicates, metrics.nan_mean(replicates, axis=1)]))
+    table = pd.DataFrame(
         {
-            "group": group,
-            "cell_type": [*types, MEAN],
-            "value": np.append(values, average),
-            "low": np.nan,
-            "high": np.nan,
-            "n_spots": np.append(counts, mean[1]).astype(np.int64),
-            "n_undefined": np.append(undefined, np.sum(undefined)).astype(np.int64),
+            "group": np.repeat([*map(str, groups), ALL], len(targets)),
+            column: np.tile(targets, len(groups) + 1),
+            "value": np.vstack([value, metrics.nan_mean(value)]).ravel(),
+            "low": low.ravel(),
+            "high": high.ravel(),
+            "n_undefined": np.vstack([undefined, undefined.sum(axis=0)]).ravel(),
         }
     )
+    for name, count in counts.items():
+        table[name] = pd.array([pd.NA] * len(table) if count is None else count.ravel(), dtype="Int64")
+    return table if len(groups) > 1 else table.iloc[len(targets) :]

@@ -1,272 +1,139 @@
-"""Fit and predict, for any task that maps embeddings to a table of targets; the verbs of a task are thin over this."""
+"""Description of a task: how its target is read, its metrics, its baselines, and the slots of its predictions."""
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
-import pandas as pd
-
-from histocell._core import keys
-from histocell._core.errors import listing, missing_key, warn
-from histocell._core.rng import as_rng
-from histocell._core.settings import logger
-from histocell.models.base import Model, load, model_class
-from histocell.tables.access import coordinates, get_obsm, get_table, is_spatialdata, row_labels
-from histocell.tl.engine import features as _features
+from histocell import metrics
+from histocell._core.errors import listing, warn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
+    import numpy as np
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from histocell._core.rng import RNGLike, SeedLike
+    type Floats = NDArray[np.float64]
+    type Score = Callable[..., Floats]
+    type Slots = dict[
+        tuple[str, str], object
+    ]  # (container, key), for example ("obsm", "predicted_abundance"), to value
 
-TRAIN, VAL, TEST = "train", "val", "test"
-LOWER, UPPER = "_lower", "_upper"
-# Fitted on the same rows beside a model, the simplest first.
-BASELINES = {"mean": (), "ridge": ("mean",), "mlp": ("mean", "ridge")}
-_BLOCKS = 8
-_NO_GUARANTEE = "scores and the coverage of intervals in other patients are not guaranteed"
+
+class Values(NamedTuple):
+    """Numbers of the rows of a table, one named column per target.
+
+    Attributes
+    ----------
+    array
+        Shape ``(n, n_targets)``, NaN where nothing is known.
+    names
+        Of the targets, as they can be written.
+    renamed
+        Original names of the targets whose names had to change.
+    """
+
+    array: Floats
+    names: list[str]
+    renamed: dict[str, str] = {}
+
+    def select(self, names: Sequence[str]) -> Values:
+        """The columns called `names`."""
+        return Values(self.array[:, [self.names.index(name) for name in names]], list(names), self.renamed)
+
+    def rows(self, rows: NDArray[np.intp]) -> Values:
+        """Some of the rows."""
+        return Values(self.array[rows], self.names, self.renamed)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of each target, from arrays.
+
+    Attributes
+    ----------
+    name
+        In the table of scores.
+    score
+        Of the truth and the `outputs` of a model, each ``(n, n_targets)``, to ``(n_targets,)``; NaN where undefined.
+    resample
+        Of the same arrays, ``n_bootstrap`` and ``rng``, to the scores of resampled rows ``(n_bootstrap, n_targets)``.
+    outputs
+        Endings of the slots that it scores: ``("",)`` for the prediction itself. Models that lack one are not scored.
+    within_slides
+        Whether it is computed within slides and averaged over those of a group.
+    higher_is_better
+        Direction.
+    """
+
+    name: str
+    score: Score
+    resample: Score
+    outputs: tuple[str, ...] = ("",)
+    within_slides: bool = False
+    higher_is_better: bool = True
+
+    @classmethod
+    def of_entries(cls, name: str, entries: Score, **settings: bool | tuple[str, ...]) -> Metric:
+        """A metric that is the mean over rows of `entries`, ``(n, n_targets)`` with NaN for what does not count."""
+
+        def resample(*arrays: Floats, **bootstrap: int) -> Floats:
+            return metrics.bootstrap_mean(entries(*arrays), **bootstrap)
+
+        return cls(name, lambda *arrays: metrics.nan_mean(entries(*arrays)), resample, **settings)  # type: ignore[arg-type]
+
+
+class Writer(Protocol):
+    """The slots of a prediction."""
+
+    def slots(self, key: str, values: Values, index: pd.Index) -> Slots:
+        """What is written for the prediction called `key`."""
+
+    def read(self, table: AnnData, key: str) -> Values:
+        """The prediction called `key`; a `KeyError` where there is none."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What tells one task from another.
+    """What tells one task from another; fit, predict and evaluate are the same for all.
 
     Attributes
     ----------
     name
         Name of the task, as in ``fit_<name>``.
-    target_hint
-        What to run when the target is missing.
+    target
+        Reads the truth from the slot of a table: numbers, or 1 in the column of a class.
+    metrics
+        Scores of a prediction.
+    writer
+        Slots of a prediction.
+    baselines
+        Names of models that are fitted beside every other one, the simplest first.
+    column
+        Column of the table of scores that names the targets.
     """
 
     name: str
-    target_hint: str = ""
+    target: Callable[[AnnData, str], Values]
+    metrics: tuple[Metric, ...]
+    writer: Writer
+    baselines: tuple[str, ...] = ()
+    column: str = field(default="target", kw_only=True)
+
+    def baselines_of(self, model: str) -> tuple[str, ...]:
+        """The baselines that are simpler than a model."""
+        return self.baselines[: self.baselines.index(model)] if model in self.baselines else self.baselines
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows that a model may see.
-
-    Attributes
-    ----------
-    index
-        Positions in the table.
-    validation
-        Which of them only stop the training, boolean.
-    groups
-        Group of each, whole groups being held out for every choice.
-    group_key
-        Where the groups come from, for the record.
-    """
-
-    index: NDArray[np.intp]
-    validation: NDArray[np.bool_]
-    groups: NDArray[Any]
-    group_key: str
-
-
-def fit(
-    task: Task,
-    table: AnnData,
-    features: str | Sequence[str] | None,
-    *,
-    model: str | Model,
-    config: Mapping[str, Any],
-    target: str,
-    split_key: str,
-    group_key: str | None,
-    standardize_by: str | None,
-    rng: SeedLike | RNGLike | None,
-    device: str | None,
-) -> Model:
-    """Fit a model and its baselines on the training rows of a table; the model knows its features and targets."""
-    names = _features.embedding_keys(table, features)
-    truth = target_frame(table, target, task.target_hint)
-    _, renamed = keys.safe_names(getattr(table.obsm[target], "columns", []))
-    X = _features.feature_matrix(table, names, standardize_by)
-    fitted = make_model(model, config)
-    rows = training_rows(
-        table, split_key=split_key, group_key=group_key, known=np.isfinite(truth.to_numpy()).all(axis=1)
-    )
-    fit_arrays(fitted, X[rows.index], truth.iloc[rows.index], rows=rows, rng=rng, device=device)
-    for each in (fitted, *fitted.baselines.values()):
-        each.features = _features.describe(table, names)
-        each.targets = [str(name) for name in truth.columns]
-        each.facts |= {
-            "task": task.name,
-            "target": target,
-            "standardize_by": standardize_by,
-            "group_key": rows.group_key,
-            "original_names": renamed,
-            "groups": [str(name) for name in np.unique(rows.groups[~rows.validation])],
-        }
-    return fitted
-
-
-def fit_arrays(
-    model: Model, X: NDArray[Any], Y: pd.DataFrame, *, rows: Rows, rng: SeedLike | RNGLike | None, device: str | None
-) -> None:
-    """Fit a model and, on the same rows, the baselines that belong beside it."""
-    generator = as_rng(rng)
-    validation = rows.validation if rows.validation.any() else None
-    values = Y.to_numpy(dtype=np.float64)
-    model.fit(X, values, groups=rows.groups, validation=validation, rng=generator, device=device)
-    shared = {"target_transform": model.config.target_transform, "nonnegative": model.config.nonnegative}
-    usable = np.isfinite(X).all(axis=1) & np.isfinite(values).all(axis=1)
-    for name in BASELINES.get(model.name, ("mean", "ridge")):
-        # The mean of transformed targets is not their mean.
-        own = {"nonnegative": shared["nonnegative"]} if name == "mean" else shared
-        # Left-out rows and constant targets were warned of once already.
-        baseline = model_class(name)(**own, interval=None)
-        model.baselines[name] = _quiet_fit(baseline, X[usable], values[usable], rows, usable)
-
-
-def _quiet_fit(baseline: Model, X: NDArray[Any], Y: NDArray[Any], rows: Rows, usable: NDArray[np.bool_]) -> Model:
-    validation = rows.validation[usable]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return baseline.fit(X, Y, groups=rows.groups[usable], validation=validation if validation.any() else None)
-
-
-def predict(table: AnnData, model: Model, *, device: str | None, baselines: bool) -> dict[str, pd.DataFrame]:
-    """Predictions as data frames by suffix: ``""``, ``"_lower"``, ``"_upper"``, ``"_<baseline>"``."""
-    if not model.features:
-        msg = "this model was fitted on plain arrays and does not know its features; use model.predict(X)"
+def shared_targets(first: Values, second: Values, owners: str) -> list[str]:
+    """Names of the targets that both have, in the order of the first; a warning where that is not all."""
+    shared = [name for name in first.names if name in set(second.names)]
+    if not shared:
+        msg = f"{owners} share no target: {listing(first.names)} against {listing(second.names)}"
         raise ValueError(msg)
-    _features.check_same(table, model.features)
-    standardize_by = model.facts.get("standardize_by")
-    if standardize_by is not None and standardize_by not in table.obs:
-        hint = "The model was fitted on features standardised within its levels."
-        raise missing_key("obs", standardize_by, table.obs.columns, hint)
-    X = _features.feature_matrix(table, [feature["key"] for feature in model.features], standardize_by)
-    outside = ~np.isfinite(X).all(axis=1)
-    if outside.any():
-        warn(
-            f"{int(outside.sum())} of {len(X)} rows have no finite features (spots outside the image?); predicted as NaN"
-        )
-    predicted = model.predict(X, device=device)
-    out = {"": predicted}
-    if model.has_interval:
-        out[LOWER], out[UPPER] = model.interval(predicted)
-    if baselines:
-        out |= {f"_{name}": each.predict(X) for name, each in model.baselines.items()}
-    frames = {
-        suffix: pd.DataFrame(values, index=table.obs_names, columns=model.targets) for suffix, values in out.items()
-    }
-    return frames
-
-
-def write_predictions(table: AnnData, frames: Mapping[str, pd.DataFrame], key: str, model: Model) -> None:
-    """Put predictions into ``obsm`` and record which model made them; leftovers of an earlier model go."""
-    for suffix in (LOWER, UPPER, *(f"_{name}" for name in BASELINES)):
-        if suffix not in frames and key + suffix in table.obsm and keys.read_provenance(table, key):
-            del table.obsm[key + suffix]
-    for suffix, frame in frames.items():
-        table.obsm[key + suffix] = frame
-    baselines = [name for name in model.baselines if f"_{name}" in frames]
-    facts = {name: model.facts[name] for name in ("task", "target", "original_names") if model.facts.get(name)}
-    facts |= {"model": model.name, "baselines": baselines}
-    keys.write_provenance(table, key, **facts, interval=model.config.interval if model.has_interval else None)
-
-
-def make_model(model: str | Model, config: Mapping[str, Any]) -> Model:
-    """A model by name, or a copy of the unfitted settings of the model given."""
-    if isinstance(model, str):
-        return model_class(model)(**config)
-    if not isinstance(model, Model):
-        msg = f"model must be a name or a histocell model, not {type(model).__name__}"
-        raise TypeError(msg)
-    if config:
-        msg = f"settings belong into the model when one is given: {type(model).__name__}({listing(config)})"
-        raise TypeError(msg)
-    return type(model)(**{field.name: getattr(model.config, field.name) for field in fields(model.config)})
-
-
-def find_model(source: Any, key: str, table: AnnData, *, fit_hint: str) -> Model:
-    """The model in a folder, a mapping, another AnnData or SpatialData, or, for `None`, in the table's own ``uns``."""
-    if isinstance(source, Model):
-        return source
-    holder = table if source is None else source
-    if not (is_spatialdata(holder) or hasattr(holder, "obsm")):
-        return load(holder)
-    uns = get_table(holder).uns
-    if key not in uns:
-        raise missing_key("uns", key, uns.keys(), f"{fit_hint} or give model=.")
-    return load(uns[key])
-
-
-def target_frame(table: AnnData, target: str, hint: str) -> pd.DataFrame:
-    """The targets as a data frame whose names can be written."""
-    value = get_obsm(table, target, hint)
-    if not isinstance(value, pd.DataFrame):
-        array = np.asarray(value)
-        value = pd.DataFrame(array, index=table.obs_names, columns=[f"{target}_{i}" for i in range(array.shape[1])])
-    if value.shape[1] == 0 or not all(np.issubdtype(dtype, np.number) for dtype in value.dtypes):
-        msg = f'obsm["{target}"] must hold numbers, one column per target; it has {listing(value.dtypes)}'
-        raise ValueError(msg)
-    return value.set_axis(keys.safe_names(value.columns, quiet=True)[0], axis=1)
-
-
-def training_rows(table: AnnData, *, split_key: str, group_key: str | None, known: NDArray[np.bool_]) -> Rows:
-    """Rows to fit on and rows to stop on, by ``obs[split_key]``; without it every row whose target is known."""
-    if split_key in table.obs:
-        split = table.obs[split_key].astype(object).to_numpy()
-        train, val = split == TRAIN, split == VAL
-        if not train.any():
-            counts = ", ".join(f"{name}: {n}" for name, n in table.obs[split_key].value_counts(dropna=False).items())
-            msg = f'obs["{split_key}"] has no row "{TRAIN}" ({counts}); run hc.pp.split(data) again'
-            raise ValueError(msg)
-    else:
-        warn(f'no obs["{split_key}"]: all {int(known.sum())} rows with a target are training rows; see hc.pp.split')
-        train, val = known.copy(), np.zeros(table.n_obs, dtype=bool)
-    unknown = int((~known & (train | val)).sum())
-    if unknown:
-        warn(f"{unknown} training or validation rows have a target that is not finite; left out")
-    train, val = train & known, val & known
-    if not train.any():
-        msg = "no training row has a finite target"
-        raise ValueError(msg)
-    index = np.flatnonzero(train | val)
-    groups, used = held_out_groups(table, index, train[index], group_key)
-    logger.info("%d training and %d validation rows, groups by %s", train.sum(), val.sum(), used)
-    return Rows(index, val[index], groups, used)
-
-
-def held_out_groups(
-    table: AnnData, index: NDArray[np.intp], train: NDArray[np.bool_], group_key: str | None
-) -> tuple[NDArray[Any], str]:
-    """Groups of rows that are held out together: by patient, else by section, else blocks of the one section."""
-    for key in [group_key] if group_key is not None else [keys.PATIENT, keys.SECTION]:
-        if group_key is None and key not in table.obs:
-            continue
-        labels = row_labels(table, key)[index]
-        if len(np.unique(labels[train])) > 1:
-            if group_key is None and key != keys.PATIENT and keys.PATIENT in table.obs:
-                warn(f"all training rows come from one patient: {_NO_GUARANTEE}")
-            return labels, key
-    warn(f"the training rows are one group, so settings and intervals are chosen on blocks of it: {_NO_GUARANTEE}")
-    if keys.SPATIAL not in table.obsm:
-        return np.arange(len(index)) * _BLOCKS // len(index), "blocks of rows"
-    return spatial_blocks(coordinates(table)[index], _BLOCKS), "spatial blocks"
-
-
-def spatial_blocks(xy: NDArray[np.float64], n_blocks: int) -> NDArray[np.intp]:
-    """Compact blocks of equal size: the points halved along their longer side again and again."""
-    labels = np.zeros(len(xy), dtype=np.intp)
-    parts = [np.arange(len(xy))]
-    while len(parts) < n_blocks and max(map(len, parts)) > 1:
-        halves = []
-        for part in parts:
-            axis = np.ptp(xy[part], axis=0).argmax() if len(part) else 0
-            order = part[np.argsort(xy[part, axis], kind="stable")]
-            halves += [order[: len(order) // 2], order[len(order) // 2 :]]
-        parts = halves
-    for index, part in enumerate(parts):
-        labels[part] = index
-    return labels
+    if len(shared) < max(len(first.names), len(second.names)):
+        warn(f"only the {len(shared)} targets that {owners} share are used")
+    return shared

@@ -1,0 +1,126 @@
+"""Dask arrays over the levels of image files, and levels over arrays."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+
+from histocell.images.files import check_path, file_stamp, is_decoded_whole, open_file
+from histocell.images.levels import ArrayLevel, BlockCache, BlockLevel, block_sizes
+from histocell.images.pixels import channel_axis
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import dask.array as da
+    from numpy.typing import NDArray
+
+    from histocell.images.levels import Block, ImageFile, Level
+
+_CHUNK = 2048
+_N_OPEN = 8  # slides that stay open between the chunks that are read of them
+_OPEN_CACHE_BYTES = 64 * 2**20
+# The name of a dask array that holds a level of a file, and nothing else, says all that is needed to read it.
+_NAME = "histocell-image-{level}-{mtime}-{size}-{path}"
+_NAMED = re.compile(r"histocell-image-(?P<level>\d+)-(?P<mtime>\d+)-(?P<size>\d+)-(?P<path>.+)", re.DOTALL)
+
+
+def is_dask(source: object) -> TypeGuard[da.Array]:
+    """Whether an object is a dask array."""
+    return hasattr(source, "__dask_graph__")
+
+
+def file_arrays(path: Path) -> list[da.Array]:
+    """The levels of a file as lazy arrays (c, y, x) of 8-bit RGB, finest first as in the file.
+
+    The arrays keep no file open, in this process or another: a chunk opens its file again when it is read.
+    """
+    import dask.array as da
+
+    path = path.absolute()
+    mtime, size = file_stamp(path)
+    return [
+        da.map_blocks(
+            _read_chunk,
+            path=str(path),
+            stamp=(mtime, size),
+            level=number,
+            chunks=((3,), *(tuple(block_sizes(length, _CHUNK)) for length in level.shape)),
+            dtype=np.uint8,
+            meta=np.empty((0, 0, 0), dtype=np.uint8),
+            name=_NAME.format(level=number, mtime=mtime, size=size, path=path),
+        )
+        for number, level in enumerate(open_file(path).levels)
+    ]
+
+
+def _read_chunk(path: str, stamp: tuple[int, int], level: int, block_info: Any = None) -> NDArray[np.uint8]:
+    """One chunk of a file, read wherever dask runs it; `block_info` is dask's."""
+    (_, (y0, y1), (x0, x1)) = block_info[None]["array-location"]
+    file = _unchanged(path, stamp)
+    # what is decoded whole is kept, or not, by its reader
+    opened = open_file(file) if is_decoded_whole(file) else _keep_open(path, stamp)
+    return opened.levels[level].window(y0, x0, y1, x1).transpose(2, 0, 1)
+
+
+def _unchanged(path: str, stamp: tuple[int, int]) -> Path:
+    file = check_path(path)
+    if file_stamp(file) != stamp:
+        msg = f"{file} changed since it was opened; read it again"
+        raise OSError(msg)
+    return file
+
+
+@lru_cache(maxsize=_N_OPEN)
+def _keep_open(path: str, stamp: tuple[int, int]) -> ImageFile:
+    """A file that was opened lately; one that falls out closes when the last chunk that is read from it is done."""
+    return open_file(path, cache=BlockCache(_OPEN_CACHE_BYTES))
+
+
+def array_levels(arrays: Sequence[NDArray[np.generic] | da.Array], dims: Sequence[str] | None) -> list[Level]:
+    """Levels over arrays of one image.
+
+    Arrays from `file_arrays` that were neither cut nor changed are read from their file, which spares what dask does for
+    each chunk.
+
+    Parameters
+    ----------
+    arrays
+        Numpy or dask arrays.
+    dims
+        Names of their axes, where known.
+    """
+    names = [_NAMED.fullmatch(str(getattr(array, "name", ""))) for array in arrays]
+    facts = [name.groupdict() for name in names if name]
+    if len(facts) == len(arrays) and len({(fact["path"], fact["mtime"], fact["size"]) for fact in facts}) == 1:
+        path = _unchanged(facts[0]["path"], (int(facts[0]["mtime"]), int(facts[0]["size"])))
+        levels = open_file(path).levels
+        return [levels[int(fact["level"])] for fact in facts]
+    cache = BlockCache()
+    return [array_level(array, dims, cache) for array in arrays]
+
+
+def array_level(
+    array: NDArray[np.generic] | da.Array, dims: Sequence[str] | None, cache: BlockCache
+) -> ArrayLevel | BlockLevel:
+    """A level over an array; each chunk of a dask array is computed when a window first needs it."""
+    if not is_dask(array):
+        return ArrayLevel(np.asarray(array), dims)
+    axis = channel_axis(array.shape, dims)
+    first = 1 if axis == 0 else 0
+
+    def fetch(blocks: list[Block]) -> list[NDArray[np.generic]]:
+        import dask
+
+        chosen = [array.blocks[(slice(None), *block) if axis == 0 else block] for block in blocks]
+        # an array of one chunk is computed as it is; dask would copy the chunk of an array
+        tasks = [part.to_delayed().item() if part.npartitions == 1 else part for part in chosen]
+        # one block on this thread; several in one graph, so that what they share is computed once
+        return list(dask.compute(*tasks, scheduler="synchronous" if len(tasks) == 1 else "threads"))
+
+    rows, columns = array.chunks[first : first + 2]
+    return BlockLevel(rows, columns, fetch, axis=axis, dtype=array.dtype, cache=cache)

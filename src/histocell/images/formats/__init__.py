@@ -1,0 +1,1 @@
+"""Image formats, one file for each library that reads them."""

@@ -1,0 +1,47 @@
+"""Slides that OpenSlide reads."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histocell._core.errors import import_optional
+from histocell.images.levels import ImageFile
+from histocell.images.pixels import to_rgb
+from histocell.images.resolution import openslide_mpp
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import openslide
+    from numpy.typing import NDArray
+
+
+class OpenSlideLevel:
+    """A level of a slide that OpenSlide reads; it keeps a cache of its own."""
+
+    def __init__(self, slide: openslide.OpenSlide, level: int) -> None:
+        self._slide = slide
+        self._level = level
+        width, height = slide.level_dimensions[level]
+        self.shape = (height, width)
+        self._factors = (slide.dimensions[1] / height, slide.dimensions[0] / width)
+
+    def window(self, y0: int, x0: int, y1: int, x1: int) -> NDArray[np.uint8]:
+        """Pixels of a window; regions that were not scanned are white."""
+        corner = (round(x0 * self._factors[1]), round(y0 * self._factors[0]))
+        return to_rgb(np.asarray(self._slide.read_region(corner, self._level, (x1 - x0, y1 - y0))), 2)
+
+
+def open_openslide(path: Path) -> ImageFile:
+    """Open a slide with OpenSlide; a `ValueError` where it does not know the format."""
+    openslide = import_optional("openslide", "wsi")
+    try:
+        slide = openslide.OpenSlide(path)
+    except openslide.OpenSlideError as error:
+        msg = f"{path} is no slide that OpenSlide reads ({error})"
+        raise ValueError(msg) from error
+    levels = [OpenSlideLevel(slide, number) for number in range(slide.level_count)]
+    return ImageFile(levels, partial(openslide_mpp, slide.properties))

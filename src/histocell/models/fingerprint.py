@@ -1,0 +1,59 @@
+"""Hashes of the rows that a model was fitted on, so that an evaluation can tell them from unseen ones."""
+
+from __future__ import annotations
+
+import base64
+from hashlib import blake2b
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    type Hashes = NDArray[np.uint64]
+
+
+class Fingerprint(NamedTuple):
+    """Sorted hashes of the rows of a fit; a row may have several and is known by any of them.
+
+    Attributes
+    ----------
+    train
+        Of the rows that were fitted.
+    validation
+        Of the rows that only chose settings.
+    """
+
+    train: Hashes
+    validation: Hashes
+
+    @classmethod
+    def of(cls, hashes: Hashes, validation: NDArray[np.bool_]) -> Self:
+        """Fingerprint of rows with `hashes`, shape ``(n, n_hashes)``, of which some only validate."""
+        return cls(np.unique(hashes[~validation]), np.unique(hashes[validation]))
+
+    def contains(self, hashes: Hashes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which rows with `hashes`, shape ``(n, n_hashes)``, were fitted, and which validated."""
+        train, validation = (np.isin(hashes, known).any(axis=1) for known in self)
+        return train, validation & ~train
+
+    def among(self, hashes: Hashes) -> Self:
+        """The part of the fingerprint that is found among `hashes`."""
+        return type(self)(*(np.intersect1d(known, hashes) for known in self))
+
+    def to_text(self) -> dict[str, str]:
+        """The hashes as base64, for JSON."""
+        return {name: base64.b64encode(hashes.tobytes()).decode() for name, hashes in self._asdict().items()}
+
+    @classmethod
+    def from_text(cls, text: Mapping[str, str]) -> Self:
+        """The fingerprint of `to_text`."""
+        return cls(*(np.frombuffer(base64.b64decode(text[name]), dtype="<u8") for name in cls._fields))
+
+
+def hash_rows(rows: Iterable[bytes]) -> Hashes:
+    """A hash of 64 bits for each row."""
+    return np.frombuffer(b"".join(blake2b(row, digest_size=8).digest() for row in rows), dtype="<u8")

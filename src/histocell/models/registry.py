@@ -1,0 +1,132 @@
+"""Models by name, and loading of saved ones."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histocell._core import keys
+from histocell._core.errors import listing, missing_key
+from histocell.models import files
+from histocell.models.base import BASELINE, FINGERPRINT, Model
+from histocell.models.fingerprint import Fingerprint
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+# Name in files and arguments to the class, or to where it is. Adding a model = one file + one row.
+MODELS: dict[str, str | type[Model]] = {
+    "mean": "histocell.models.regressors.ridge:Mean",
+    "mlp": "histocell.models.regressors.mlp:MLP",
+    "ridge": "histocell.models.regressors.ridge:Ridge",
+}
+
+
+def model_class(name: str) -> type[Model]:
+    """The class of a model name, or an error that lists the names."""
+    if name not in MODELS:
+        msg = f"unknown model {name!r}; there are: {', '.join(MODELS)}"
+        raise ValueError(msg)
+    entry = MODELS[name]
+    if not isinstance(entry, str):
+        return entry
+    module, _, attribute = entry.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def make_model(model: str | Model, config: Mapping[str, object]) -> Model:
+    """A model by name, or an unfitted copy of the model given."""
+    if isinstance(model, str):
+        return model_class(model)(**config)
+    if not isinstance(model, Model):
+        msg = f"model must be a name or a histocell model, not {type(model).__name__}"
+        raise TypeError(msg)
+    if config:
+        msg = f"settings belong into the model when one is given: {type(model).__name__}({listing(config)})"
+        raise TypeError(msg)
+    return type(model)(**{field.name: getattr(model.config, field.name) for field in fields(model.config)})
+
+
+def load(
+    source: str | Path | Mapping[str, Any] | AnnData | SpatialData,
+    *,
+    model_key: str = keys.MODEL,
+    table_key: str | None = None,
+) -> Model:
+    """Load a fitted model.
+
+    Parameters
+    ----------
+    source
+        A folder that `Model.save` wrote, an AnnData or SpatialData that a model was fitted on, or the mapping that its
+        ``uns[model_key]`` holds.
+    model_key
+        Slot of ``uns`` that holds the model.
+    table_key
+        Table of a SpatialData, where several hold a model.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the folder or one of its files is not there.
+    KeyError
+        When the data hold no such model.
+    ValueError
+        When names, shapes or types of the weights are not exactly those that the config lists, or several tables hold a
+        model.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(2, size_px=600, rng=0)
+    >>> hc.pp.patches(sdata)
+    >>> hc.pp.embed_image(sdata, "morphology")
+    >>> hc.pp.split(sdata, by="section", fractions=(0.5, 0, 0.5), rng=0)
+    >>> hc.tl.fit_abundance(sdata, model="ridge", group_key="section", rng=0)  # doctest: +SKIP
+    >>> model = hc.models.load(sdata)  # doctest: +SKIP
+    >>> model.save("abundance_model")  # doctest: +SKIP
+    """
+    if isinstance(source, Mapping):
+        return _from_state(files.from_dict(source))
+    if isinstance(source, str | Path):
+        return _from_state(files.read(source))
+    return _from_state(files.from_dict(_uns(source, model_key, table_key)[model_key]))
+
+
+def _uns(source: AnnData | SpatialData, model_key: str, table_key: str | None) -> Mapping[str, Any]:
+    """The ``uns`` that holds the model: of an AnnData, or of the one table of a SpatialData that has it."""
+    if not hasattr(source, "tables") and not hasattr(source, "uns"):
+        msg = f"a model is loaded from a folder, a mapping, an AnnData or a SpatialData, not {type(source).__name__}"
+        raise TypeError(msg)
+    tables = dict(getattr(source, "tables", None) or {"": source})
+    if table_key is not None:
+        if table_key not in tables:
+            raise missing_key("tables", table_key, tables)
+        tables = {table_key: tables[table_key]}
+    holders = [name for name, table in tables.items() if model_key in table.uns]
+    if not holders:
+        there = [key for table in tables.values() for key in table.uns]
+        hint = "Fit a model first, hc.tl.fit_abundance(data), or choose its slot with model_key=."
+        raise missing_key("uns", model_key, there, hint)
+    if len(holders) > 1:
+        msg = f'several tables hold uns["{model_key}"]: {listing(holders)}; choose one with table_key='
+        raise ValueError(msg)
+    return tables[holders[0]].uns
+
+
+def _from_state(state: files.State) -> Model:
+    config, weights = state.config, dict(state.weights)
+    model = model_class(config["model"])(**config["config"])
+    model.features, model.targets, model.facts = config["features"], config["targets"], config["facts"]
+    model.history = state.history
+    for name, baseline in config["baselines"].items():
+        arrays = files.pop_prefix(weights, BASELINE.format(name))
+        model.baselines[name] = _from_state(files.State(baseline, arrays, {}))
+    rows = files.pop_prefix(weights, FINGERPRINT)
+    model.fingerprint = Fingerprint(**rows) if rows else None
+    model.weights = weights
+    return model

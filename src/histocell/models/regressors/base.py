@@ -1,0 +1,123 @@
+"""The base of models that predict numbers: checks of rows, scaling, transforms of the target, and intervals."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from histocell._core import keys
+from histocell._core.errors import warn
+from histocell.models import scaling
+from histocell.models.base import Config, Model
+from histocell.models.intervals import apply_interval, fit_interval
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from histocell.models.folds import FitRows
+
+    type Floats = NDArray[np.float64]
+
+_CHUNK = 16_384
+
+
+@dataclass(frozen=True)
+class RegressorConfig(Config):
+    """Settings that all regression models know.
+
+    Attributes
+    ----------
+    target_transform
+        ``"none"``, ``"log1p"``, ``"sqrt"`` or ``"standard"`` (each target to mean 0 and standard deviation 1), fitted
+        on training rows and inverted at prediction.
+    nonnegative
+        Whether predictions and lower bounds are clipped at 0.
+    interval
+        Share of true values that the predicted interval should hold; `None` for no interval.
+    """
+
+    target_transform: str = "none"
+    nonnegative: bool = True
+    interval: float | None = 0.9
+
+
+class Regressor(Model):
+    """A regression model: features in, one value per target out, with an interval."""
+
+    config_class = RegressorConfig
+    config: RegressorConfig
+
+    @abstractmethod
+    def _fit_scaled(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
+        """Learn from scaled features and targets; return predictions of rows that were held out, NaN elsewhere."""
+
+    @abstractmethod
+    def _predict(self, X: Floats, device: str | None) -> Floats:
+        """Predict scaled targets from scaled features."""
+
+    def _fit(self, X: np.ndarray, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> None:
+        train, transform = rows.train, self.config.target_transform
+        self.weights = {**scaling.fit_input(X[train]), **scaling.fit_target(Y[train], transform)}
+        flat = scaling.constant_columns(Y[train])
+        if flat.any():
+            warn(f"{int(flat.sum())} of {len(flat)} targets do not vary in the training rows; predicted as constants")
+        scaled = scaling.apply_input(X, self.weights)
+        held = self._fit_scaled(scaled, scaling.forward_target(Y, transform, self.weights), rows, rng, device)
+        if self.config.interval is not None:
+            self.weights |= fit_interval(Y, self._in_units(held), self.config.interval)
+
+    def predict(self, X: ArrayLike, *, device: str | None = None) -> Floats:
+        """Predicted targets in their own units, shape ``(n, n_targets)``; NaN for rows that are not finite."""
+        self._check_fitted()
+        X = np.asarray(X)
+        n_features = len(self.weights["input_mean"])
+        if X.ndim != 2 or X.shape[1] != n_features:
+            msg = f"X must have shape (n, {n_features}), as the model was fitted; it has {X.shape}"
+            raise ValueError(msg)
+        parts = [self._predict_chunk(X[start : start + _CHUNK], device) for start in range(0, max(len(X), 1), _CHUNK)]
+        return np.concatenate(parts)
+
+    def interval(self, predicted: Floats) -> tuple[Floats, Floats]:
+        """Lower and upper bounds for predictions, each shape ``(n, n_targets)``.
+
+        Raises
+        ------
+        ValueError
+            When the model was fitted with ``interval=None``.
+        """
+        if not self.has_interval:
+            msg = "this model has no interval; fit it with interval=0.9"
+            raise ValueError(msg)
+        lower, upper = apply_interval(predicted, self.weights)
+        return (np.maximum(lower, 0.0) if self.config.nonnegative else lower), upper
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether the model can say how sure it is."""
+        return "interval_low" in self.weights
+
+    def outputs(self, X: ArrayLike, *, device: str | None = None) -> dict[str, Floats]:
+        """The prediction, and its interval under ``_lower`` and ``_upper`` where the model has one."""
+        predicted = self.predict(X, device=device)
+        if not self.has_interval:
+            return {"": predicted}
+        return {"": predicted} | dict(zip((keys.LOWER, keys.UPPER), self.interval(predicted), strict=True))
+
+    @classmethod
+    def baseline_for(cls, model: Model) -> Self:
+        """A model of this class in the units of `model`, without an interval."""
+        return cls(**{name: getattr(model.config, name) for name in ("target_transform", "nonnegative")}, interval=None)
+
+    def _predict_chunk(self, X: np.ndarray, device: str | None) -> Floats:
+        finite = np.isfinite(X).all(axis=1)
+        inside = self._in_units(self._predict(scaling.apply_input(X[finite], self.weights), device))
+        out = np.full((len(X), inside.shape[1]), np.nan)
+        out[finite] = inside
+        return out
+
+    def _in_units(self, scaled: Floats) -> Floats:
+        out = scaling.inverse_target(scaled, self.config.target_transform, self.weights)
+        return np.maximum(out, 0.0) if self.config.nonnegative else out

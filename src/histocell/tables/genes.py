@@ -1,0 +1,37 @@
+"""Expression of genes: scanpy's normalisation of counts, on a copy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.sparse import issparse
+
+from histocell._core.errors import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+
+def normalized_genes(table: AnnData, genes: Sequence[str]) -> tuple[NDArray[np.floating], str]:
+    """Expression of `genes`, shape ``(n, genes)``, and what was done to ``X``, which is not changed.
+
+    Counts go through ``scanpy.pp.normalize_total`` over all genes and ``scanpy.pp.log1p``; values that are not counts
+    (negative or fractional) are taken as they are.
+    """
+    import scanpy as sc
+    from anndata import AnnData
+
+    if absent := [gene for gene in genes if gene not in table.var_names]:
+        msg = f"genes {listing(absent)} not found in var_names; available: {listing(table.var_names)}"
+        raise KeyError(msg)
+    x: Any = table.X  # dense, sparse, or a file's
+    stored = np.asarray(x.data if issparse(x) else x)
+    if (stored < 0).any() or (stored != np.rint(stored)).any():
+        return table[:, list(genes)].to_df().to_numpy(), "none: X does not hold counts"
+    counts = AnnData(x.astype(np.float32), var=table.var[[]])  # a copy
+    sc.pp.normalize_total(counts)
+    return sc.pp.log1p(counts[:, list(genes)].to_df().to_numpy()), "scanpy.pp.normalize_total, scanpy.pp.log1p"

@@ -1,0 +1,95 @@
+"""The result of a co-localization analysis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from histocell._core.errors import listing, missing_key
+from histocell.tables.access import get_table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from histocell.tables.access import Data
+
+    type Floats = NDArray[np.float64]
+
+KEY = "colocalization"
+
+
+@dataclass(frozen=True, repr=False)
+class ColocalizationResult:
+    """What :func:`histocell.tl.colocalization` returns with ``inplace=False``.
+
+    Attributes
+    ----------
+    names
+        Of the k variables, such as cell types.
+    R
+        Bivariate Moran's R of all pairs, shape ``(k, k)``: x in rows, the lagged y in columns.
+    z, p, p_adj
+        Test statistic, p-value and Benjamini-Hochberg adjusted p-value, shape ``(k, k)``.
+    n_eff
+        Number of independent points that would be as informative, shape ``(k, k)``.
+    low, high
+        Confidence interval for R, shape ``(k, k)``.
+    n_patients
+        Replicates in which the pair is defined, shape ``(k, k)``.
+    sections
+        ``names`` and ``patients`` of the sections; ``R``, ``n_eff`` and ``scale`` of each, shape ``(sections, k, k)``.
+    params
+        How it was computed.
+    local_x, local_y
+        Names of the pairs of local R, shape ``(pairs,)``; `None` where it was not asked for.
+    local, local_p
+        Local R and its p-value, float32 of shape ``(n_obs, pairs)``; `None` where it was not asked for.
+    """
+
+    names: NDArray[np.object_]
+    R: Floats
+    z: Floats
+    p: Floats
+    p_adj: Floats
+    n_eff: Floats
+    low: Floats
+    high: Floats
+    n_patients: NDArray[np.int64]
+    sections: dict[str, np.ndarray]
+    params: dict[str, object]
+    local_x: NDArray[np.object_] | None = None
+    local_y: NDArray[np.object_] | None = None
+    local: NDArray[np.float32] | None = None
+    local_p: NDArray[np.float32] | None = None
+
+    def to_uns(self) -> dict[str, object]:
+        """What ``hc.tl.colocalization`` writes to ``uns``: arrays by name, ``params`` as JSON; without local R."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["params"] = json.dumps(self.params)
+        return {name: value for name, value in values.items() if value is not None and name not in {"local", "local_p"}}
+
+    def __repr__(self) -> str:
+        patients, n_sections = len(set(self.sections["patients"])), len(self.sections["names"])
+        asked = ", ".join(f"{name}={self.params[name]!r}" for name in ("key", "length_scale_um", "weights", "null"))
+        shape = "" if self.local is None else f"\n    local: {self.local.shape[0]} x {self.local.shape[1]} pairs"
+        return (
+            f"ColocalizationResult of {len(self.names)} variables, {n_sections} sections, {patients} replicates\n"
+            f"    names: {listing(self.names)}\n    {asked}{shape}"
+        )
+
+
+def read_result(
+    source: Data | Mapping[str, object] | ColocalizationResult, key: str, table_key: str | None
+) -> Mapping[str, object]:
+    """A result as ``uns`` holds it: of :func:`histocell.tl.colocalization`, of ``uns``, or of data with one in ``uns[key]``."""
+    if isinstance(source, ColocalizationResult):
+        return source.to_uns()
+    if isinstance(source, Mapping):
+        return source
+    uns = get_table(source, table_key).uns
+    if key not in uns:
+        raise missing_key("uns", key, uns.keys(), 'Run hc.tl.colocalization(data, "predicted_abundance") first.')
+    return uns[key]

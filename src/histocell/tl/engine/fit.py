@@ -1,0 +1,111 @@
+"""Fit a model of any task, and the baselines beside it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histocell._core.rng import as_rng
+from histocell.models.fingerprint import Fingerprint
+from histocell.models.registry import model_class
+from histocell.tl.engine import features as _features
+from histocell.tl.engine.rows import row_hashes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from histocell._core.rng import RNGLike, SeedLike
+    from histocell.models.base import Model
+    from histocell.tl.engine.rows import Rows
+    from histocell.tl.engine.task import Task, Values
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Features and truth of a table.
+
+    Attributes
+    ----------
+    table
+        The table.
+    names
+        Its embeddings.
+    X
+        Their numbers side by side, standardised if asked, ``(n, n_features)``.
+    truth
+        The targets.
+    target, standardize_by
+        Where the truth comes from, and the column within whose levels features are standardised.
+    """
+
+    table: AnnData
+    names: list[str]
+    X: np.ndarray
+    truth: Values
+    target: str
+    standardize_by: str | None
+
+    @classmethod
+    def read(
+        cls, task: Task, table: AnnData, features: str | Sequence[str] | None, target: str, standardize_by: str | None
+    ) -> Dataset:
+        """The features and the truth of a task."""
+        names = _features.embedding_keys(table, features)
+        truth = task.target(table, target)
+        return cls(table, names, _features.feature_matrix(table, names, standardize_by), truth, target, standardize_by)
+
+    @cached_property
+    def known(self) -> NDArray[np.bool_]:
+        """Rows whose targets are all known."""
+        return np.isfinite(self.truth.array).all(axis=1)
+
+    @cached_property
+    def hashes(self) -> NDArray[np.uint64]:
+        """By which a model knows the rows again."""
+        return row_hashes(self.table, self.names)
+
+    def fingerprint(self, rows: Rows) -> Fingerprint:
+        """Of a model that is fitted on `rows`."""
+        used = np.isfinite(self.X[rows.index]).all(axis=1)
+        return Fingerprint.of(self.hashes[rows.index[used]], rows.validation[used])
+
+
+def fit(
+    task: Task,
+    model: Model,
+    dataset: Dataset,
+    rows: Rows,
+    *,
+    rng: SeedLike | RNGLike | None,
+    device: str | None,
+    baselines: bool = True,
+) -> Model:
+    """Fit a model and, on the same rows, the task's baselines; it then knows its features, targets and rows."""
+    X, Y = dataset.X[rows.index], dataset.truth.array[rows.index]
+    validation = rows.validation if rows.validation.any() else None
+    model.fit(X, Y, groups=rows.groups, validation=validation, rng=as_rng(rng), device=device)
+    for name in task.baselines_of(model.name) if baselines else ():
+        with warnings.catch_warnings():  # rows left out and constant targets were warned of already
+            warnings.simplefilter("ignore", UserWarning)
+            baseline = model_class(name).baseline_for(model)
+            model.baselines[name] = baseline.fit(X, Y, groups=rows.groups, validation=validation)
+    for each in (model, *model.baselines.values()):
+        each.features = _features.describe(dataset.table, dataset.names)
+        each.targets = dataset.truth.names
+        each.facts |= {
+            "task": task.name,
+            "target": dataset.target,
+            "standardize_by": dataset.standardize_by,
+            "group_key": rows.group_key,
+            "original_names": dataset.truth.renamed,
+            "groups": [str(name) for name in np.unique(rows.groups[~rows.validation])],
+        }
+    model.fingerprint = dataset.fingerprint(rows)
+    return model

@@ -1,0 +1,84 @@
+"""Predictions of a model of any task: made, written into a table, and read again."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histocell._core import keys
+from histocell._core.errors import missing_key, warn
+from histocell.tl.engine import features as _features
+from histocell.tl.engine.rows import remember_training_rows
+from histocell.tl.engine.task import Values
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from histocell.models.base import Model
+    from histocell.tl.engine.task import Slots, Task
+
+
+def predict(task: Task, table: AnnData, model: Model, *, key: str, device: str | None, baselines: bool = True) -> Slots:
+    """Slots of the prediction called `key`, of what else the model says of the rows, and of its baselines."""
+    X = _inputs(task, table, model)
+    outputs = model.outputs(X, device=device)
+    if baselines:
+        outputs |= {f"_{name}": each.predict(X, device=device) for name, each in model.baselines.items()}
+    slots: Slots = {}
+    for ending, array in outputs.items():
+        slots |= task.writer.slots(key + ending, Values(array, model.targets), table.obs_names)
+    return slots
+
+
+def write(table: AnnData, slots: Slots, *, key: str, model: Model, baselines: bool = True) -> None:
+    """Put the slots of a prediction into a table, with their provenance; leftovers of an earlier model go."""
+    names = {f"{container}/{slot}": (container, slot) for container, slot in slots}
+    for name in keys.read_provenance(table, key).get("slots", []):
+        container, _, slot = name.partition("/")
+        if name not in names and slot in getattr(table, container):
+            del getattr(table, container)[slot]
+    for (container, slot), value in slots.items():
+        getattr(table, container)[slot] = value
+    facts = {name: model.facts[name] for name in ("task", "target", "original_names") if model.facts.get(name)}
+    facts |= {"model": model.name, "baselines": list(model.baselines) if baselines else []}
+    keys.write_provenance(table, key, **facts, interval=getattr(model.config, "interval", None), slots=list(names))
+    remember_training_rows(table, key, model)
+
+
+def read(task: Task, table: AnnData, key: str) -> dict[str, dict[str, Values]]:
+    """The predictions called `key` and those of the baselines: by model, then by the ending of the slot."""
+    task.writer.read(table, key)  # a missing prediction is an error, a missing interval or baseline is not
+    recorded = keys.read_provenance(table, key)
+    slots = {recorded.get("model", key): key} | {name: f"{key}_{name}" for name in recorded.get("baselines", [])}
+    endings = {ending for metric in task.metrics for ending in ("", *metric.outputs)}
+    found: dict[str, dict[str, Values]] = {}
+    for name, slot in slots.items():
+        for ending in endings:
+            with suppress(KeyError):
+                found.setdefault(name, {})[ending] = task.writer.read(table, slot + ending)
+    return {name: outputs for name, outputs in found.items() if outputs}
+
+
+def _inputs(task: Task, table: AnnData, model: Model) -> NDArray[np.floating]:
+    """The features that a model asks for."""
+    if not model.features:
+        msg = "this model was fitted on plain arrays and does not know its features; use model.predict(X)"
+        raise ValueError(msg)
+    if (fitted := model.facts.get("task", task.name)) != task.name:
+        msg = f"this model predicts {fitted}, not {task.name}; use hc.tl.predict_{fitted}"
+        raise ValueError(msg)
+    _features.check_same(table, model.features)
+    standardize_by = model.facts.get("standardize_by")
+    if standardize_by is not None and standardize_by not in table.obs:
+        hint = "The model was fitted on features standardised within its levels."
+        raise missing_key("obs", standardize_by, table.obs.columns, hint)
+    X = _features.feature_matrix(table, [feature["key"] for feature in model.features], standardize_by)
+    outside = ~np.isfinite(X).all(axis=1)
+    if outside.any():
+        warn(
+            f"{int(outside.sum())} of {len(X)} rows have no finite features (spots outside the image?); predicted as NaN"
+        )
+    return X

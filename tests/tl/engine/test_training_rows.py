@@ -1,0 +1,170 @@
+"""No evaluation scores rows that the model was fitted on without saying so."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import histocell as hc
+from histocell.models.fingerprint import Fingerprint
+
+N_TRAIN = 160
+
+
+def fit_predict(table, **settings):
+    hc.tl.fit_abundance(table, **{"model": "ridge", "rng": 0} | settings)
+    hc.tl.predict_abundance(table)
+
+
+def evaluate(table, **settings):
+    return hc.tl.evaluate_abundance(table, n_bootstrap=0, inplace=False, **settings)
+
+
+def overall(scores, model="ridge"):
+    return scores.query("model == @model and metric == 'cc' and group == 'all' and cell_type == 'mean'").iloc[0]
+
+
+def assert_warns(table, n, **settings):
+    with pytest.warns(UserWarning, match=f"^{n} of the .* flatters the model"):
+        scores = evaluate(table, **settings)
+    for _model in scores["model"].unique():  # the baselines were fitted on the same rows
+        row = scores.query("model == @_model and metric == 'l1' and group == 'all' and cell_type == 'mean'").iloc[0]
+        assert row["n_training"] == n
+    return scores
+
+
+class TestEvaluation:
+    def test_without_a_split(self, table):
+        del table.obs["split"]
+        with pytest.warns(UserWarning, match="all 320 rows"):
+            fit_predict(table)
+        assert_warns(table, 320)
+
+    def test_test_rows_are_unseen(self, table):
+        fit_predict(table)
+        scores = evaluate(table)
+        assert (scores["n_training"] == 0).all()
+
+    def test_another_split(self, table):
+        fit_predict(table)
+        table.obs["split"] = np.where(table.obs["patient"] == "P2", "test", "train")
+        assert_warns(table, 80)
+
+    def test_validation_rows_are_named(self, table):
+        fit_predict(table)
+        table.obs["split"] = np.where(table.obs["patient"] == "P1", "test", "train")
+        with pytest.warns(UserWarning, match="80 of the 80 scored rows chose settings"):
+            assert (evaluate(table)["n_training"] == 0).all()
+
+    def test_standardised_features(self, table):
+        fit_predict(table, standardize_by="section")
+        assert_warns(table, N_TRAIN, split_key="none")
+
+    def test_groups_are_counted_apart(self, table):
+        fit_predict(table)
+        scores = assert_warns(table, N_TRAIN, split_key="none")
+        counts = scores.query("model == 'ridge' and metric == 'cc' and cell_type == 'mean'").set_index("group")
+        assert dict(counts["n_training"]) == {"P0": 0, "P1": 0, "P2": 80, "P3": 80, "all": N_TRAIN}
+
+    def test_unknown_origin_is_said(self, table):
+        fit_predict(table)
+        del table.uns["histocell"], table.obs["split"]
+        with pytest.warns(UserWarning, match="nothing is recorded of the rows"):
+            scores = evaluate(table)
+        assert scores["n_training"].isna().all()
+
+
+class TestWhatARowIs:
+    def test_subset_and_order(self, table):
+        fit_predict(table)
+        part = table[table.obs["patient"].isin(["P0", "P3"])].copy()
+        part = part[np.random.default_rng(0).permutation(part.n_obs)].copy()
+        assert_warns(part, 80, split_key="none")
+
+    def test_other_names(self, table):
+        fit_predict(table)
+        table.obs_names = [f"{name}-1" for name in table.obs_names]
+        assert_warns(table, N_TRAIN, split_key="none")
+
+    def test_concatenation(self, table):
+        fit_predict(table)
+        parts = {name: table[table.obs["section"] == name].copy() for name in table.obs["section"].cat.categories}
+        joined = ad.concat(parts, index_unique="-", uns_merge="same")
+        assert_warns(joined, N_TRAIN, split_key="none")
+        # Without uns nothing is known until the model predicts again.
+        joined = ad.concat(parts, index_unique="-")
+        hc.tl.predict_abundance(joined, model=table)
+        assert_warns(joined, N_TRAIN, split_key="none")
+
+    def test_another_embedding(self, table):
+        fit_predict(table)
+        table.obsm["X_toy"] = table.obsm["X_toy"] + 1e-3
+        hc.tl.predict_abundance(table)
+        assert_warns(table, N_TRAIN, split_key="none")
+        del table.obsm["X_toy"]
+        assert_warns(table, N_TRAIN, split_key="none")
+
+    def test_another_session(self, table, make, tmp_path):
+        fit_predict(table)
+        hc.models.load(table).save(tmp_path / "m")
+        table.write_h5ad(tmp_path / "a.h5ad")
+        back = ad.read_h5ad(tmp_path / "a.h5ad")
+        assert_warns(back, N_TRAIN, split_key="none")
+        again = make()
+        hc.tl.predict_abundance(again, model=tmp_path / "m")
+        assert_warns(again, N_TRAIN, split_key="none")
+        unseen = make(seed=1)
+        unseen.obs["section"] = "other"
+        hc.tl.predict_abundance(unseen, model=tmp_path / "m")
+        assert (evaluate(unseen, split_key="none")["n_training"] == 0).all()
+
+    def test_blank_patches_elsewhere_are_unseen(self, table):
+        table.obsm["X_toy"][::10] = 0
+        fit_predict(table)
+        assert_warns(table, N_TRAIN, split_key="none")
+
+    def test_models_from_before(self, table):
+        hc.tl.fit_abundance(table, model="ridge", rng=0)
+        state = table.uns["abundance_model"]
+        config = json.loads(state["config"])
+        for name in ("rows.train", "rows.validation"):
+            del state["weights"][name], config["arrays"][name]
+        state["config"] = json.dumps(config)
+        hc.tl.predict_abundance(table)
+        assert evaluate(table)["n_training"].isna().all()
+        with pytest.warns(UserWarning, match="nothing is recorded"):
+            evaluate(table, split_key="none")
+
+
+class TestProtocols:
+    def test_groups_apart(self, table):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            scores = hc.bench.leave_one_group_out(table, models=["ridge"], n_bootstrap=0, rng=0)
+        assert (scores["n_training"] == 0).all()
+
+    def test_a_section_in_both(self, table):
+        part = table[table.obs["patient"] != "P0"].copy()
+        with pytest.warns(UserWarning, match="240 of the 320 scored rows"):
+            scores = hc.bench.cross_dataset(part, table, models=["ridge"], n_bootstrap=0, rng=0)
+        assert overall(scores)["n_training"] == 240
+
+
+def test_one_group_stands_once(table):
+    fit_predict(table)
+    scores = evaluate(table, group_key="patient")
+    assert set(scores["group"]) == {"all"}
+    assert not scores.duplicated(["model", "cell_type", "metric"]).any()
+
+
+def test_text_of_a_fingerprint():
+    fingerprint = Fingerprint.of(np.array([[3, 4], [1, 2], [5, 6]], dtype=np.uint64), np.array([False, False, True]))
+    back = Fingerprint.from_text(json.loads(json.dumps(fingerprint.to_text())))
+    for mine, theirs in zip(back, fingerprint, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    train, validation = back.contains(np.array([[4, 9], [6, 9], [8, 9]], dtype=np.uint64))
+    assert (train.tolist(), validation.tolist()) == ([True, False, False], [False, True, False])
