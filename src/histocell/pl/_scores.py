@@ -86,9 +86,12 @@ def scores(
     Examples
     --------
     >>> import histocell as hc
-    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
-    >>> table = sdata["table"]
-    >>> table.obsm["predicted_abundance"] = table.obsm["cell_abundance"] + 1.0
+    >>> sdata = hc.datasets.synthetic_tissue(3, n_patients=3, size_px=600)
+    >>> hc.pp.patches(sdata)
+    >>> hc.pp.embed_image(sdata, "morphology")
+    >>> hc.pp.split(sdata, by="patient", test=["P3"])
+    >>> hc.tl.fit_abundance(sdata, "X_morphology", model="ridge")
+    >>> hc.tl.predict_abundance(sdata)
     >>> hc.tl.evaluate_abundance(sdata)
     >>> ax = hc.pl.scores(sdata, metric="l1")
     >>> ax.get_xlabel()
