@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from importlib.metadata import version as package_version
 from pathlib import Path
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from draw_architecture import draw  # noqa: E402
 
 project = "histocell"
 author = "histocell developers"
@@ -83,3 +87,4 @@ def write_table_of_encoders() -> None:
 
 
 write_table_of_encoders()
+draw(HERE / "generated" / "architecture.svg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -20,8 +21,10 @@ histocell.settings.progress = False
 
 @pytest.fixture(autouse=True)
 def _example(doctest_namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """`hc` is there, files go to a folder that is thrown away, and no figure stays open."""
+    """`hc` is there, logs are quiet, files go to a temporary folder, and no figure stays open."""
     doctest_namespace["hc"] = histocell
     monkeypatch.chdir(tmp_path)
+    logging.disable(logging.INFO)  # other packages write theirs to stdout
     yield
+    logging.disable(logging.NOTSET)
     plt.close("all")

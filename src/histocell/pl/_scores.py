@@ -86,9 +86,12 @@ def scores(
     Examples
     --------
     >>> import histocell as hc
-    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
-    >>> table = sdata["table"]
-    >>> table.obsm["predicted_abundance"] = table.obsm["cell_abundance"] + 1.0
+    >>> sdata = hc.datasets.synthetic_tissue(3, n_patients=3, size_px=600)
+    >>> hc.pp.patches(sdata)
+    >>> hc.pp.embed_image(sdata, "morphology")
+    >>> hc.pp.split(sdata, by="patient", test=["P3"])
+    >>> hc.tl.fit_abundance(sdata, "X_morphology", model="ridge")
+    >>> hc.tl.predict_abundance(sdata)
     >>> hc.tl.evaluate_abundance(sdata)
     >>> ax = hc.pl.scores(sdata, metric="l1")
     >>> ax.get_xlabel()
@@ -142,7 +145,7 @@ def _by_group(table: pd.DataFrame, group: str | None) -> tuple[pd.DataFrame, pd.
         group = ALL if has_mean else names[0]
     drawn = _select(table, "group", group)
     single = table[table["group"] != ALL] if group == ALL and len(names) > 1 else table[:0]
-    title = f"mean of {len(names)} groups" if len(single) else names[0] if group == ALL and names else group
+    title = group if group != ALL else f"mean of {len(names)} groups" if len(single) else [*names, "one group"][0]
     return drawn, single, f"{title}, {drawn['n_spots'].max():,} spots" if "n_spots" in drawn else title
 
 
