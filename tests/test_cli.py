@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import anndata as ad
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 import histocell as hc
 from histocell.cli import app
 from histocell.images.slide_image import open_image
+from histocell.images.stain.normalize import TYPICAL, StainNormalizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,6 +127,116 @@ def test_embed_says_what_is_wrong(slide, tmp_path, arguments, says):
     assert result.exit_code == 2
     assert says in " ".join(result.output.split())
     assert "Traceback" not in result.output
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> Path:
+    """A model that was fitted as the README does it, on patches of 60 um."""
+    sdata = hc.datasets.synthetic_tissue(2, size_px=700, spot_pitch_um=50, spot_diameter_um=50, rng=1)
+    hc.pp.patches(sdata, size_um=60)
+    hc.pp.embed_image(sdata, "morphology")
+    hc.pp.split(sdata, fractions=(1, 0, 0))
+    hc.tl.fit_abundance(sdata, model="ridge", standardize_by="section", rng=0)
+    folder = tmp_path_factory.mktemp("model")
+    hc.models.load(sdata).save(folder / "model")
+    return folder / "model"
+
+
+KEY = "X_vit_tiny_patch16_224"
+
+
+def predict_arguments(slide: Path, fitted: Path, out: Path) -> list[str]:
+    return ["predict", str(slide), "--model", str(fitted), "--out", str(out)]
+
+
+def test_predict(slide, fitted, tmp_path):
+    broken = slide.with_name("broken.tif")
+    broken.write_bytes(slide.read_bytes()[:1000])
+    out = tmp_path / "out"
+    result = run(*predict_arguments(slide, fitted, out), str(broken), "--overlap", "0.5", "--min-tissue", "0.5")
+    assert result.exit_code == 1, result.output
+    assert "1 of 2 slides are in" in result.output
+    assert {path.name for path in out.iterdir()} == {"a.zarr", "a.png", "means.csv"}
+    table = read_zarr(out / "a.zarr")["tile_table"]
+    predicted = hc.get.abundance(table)
+    assert np.isfinite(predicted.to_numpy()).all()
+    assert (table.obs["tissue_fraction"] >= 0.5).all()
+    assert set(table.obs["section"]) == {"a"}
+    sdata = hc.io.slide(slide)
+    hc.pp.tissue_mask(sdata)
+    hc.pp.tiles(sdata, size_um=60, overlap=0.5, min_tissue=0.5)
+    hc.pp.embed_image(sdata, "morphology")
+    hc.tl.predict_abundance(sdata, model=fitted)
+    np.testing.assert_allclose(predicted, sdata["tile_table"].obsm["predicted_abundance"], rtol=1e-4, atol=1e-4)
+    means = pd.read_csv(out / "means.csv", index_col="slide")
+    assert means.loc["a", "n_tiles"] == table.n_obs
+    np.testing.assert_allclose(means.loc["a"].iloc[1:].astype(float), predicted.mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("stain", ["macenko", StainNormalizer("reinhard", TYPICAL["reinhard"])])
+def test_predict_embeds_as_the_model_was_fitted(slide, tmp_path, stain):
+    sdata = hc.io.slide(slide)
+    hc.pp.tiles(sdata, size_um=40)
+    hc.pp.embed_image(sdata, "timm/vit_tiny_patch16_224", weights="random", stain=stain, pool="mean", precision="fp32")
+    table = sdata["tile_table"]
+    table.obsm["cell_abundance"] = pd.DataFrame({"a": table.obs["tissue_fraction"] + table.obsm["spatial"][:, 0]})
+    hc.pp.split(sdata, block_um=100, fractions=(0.9, 0, 0.1), rng=0)
+    with pytest.warns(UserWarning, match="one group"):
+        hc.tl.fit_abundance(sdata, model="ridge", rng=0)
+    hc.models.load(sdata).save(tmp_path / "model")
+    arguments = [*predict_arguments(slide, tmp_path / "model", tmp_path / "out"), "--precision", "fp32"]
+    result = run(*arguments, "--weights", "random")
+    assert result.exit_code == 0, result.output
+    found = read_zarr(tmp_path / "out" / "a.zarr")["tile_table"]
+    np.testing.assert_allclose(found.obsm[KEY], table.obsm[KEY], atol=1e-4)
+    assert np.isfinite(found.obsm["predicted_abundance"]).all(axis=None)
+
+
+@pytest.mark.parametrize("step", ["replace_store", "draw_map"])
+def test_predict_goes_on_after_it_was_killed(slide, fitted, tmp_path, step):
+    out = tmp_path / "out"
+    arguments = predict_arguments(slide, fitted, out)
+    # the process ends with the old store gone, or with the store written and no map
+    kill = {"replace_store": "shutil.rmtree(output) or os._exit(9)", "draw_map": "os._exit(9)"}[step]
+    script = f"import os, shutil; from histocell.cli import app, predict; predict.{step} = lambda sdata, output, *_: {kill}; app({arguments})"
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert killed.returncode == 9, killed.stderr
+    again = run(*arguments)
+    assert again.exit_code == 0, again.output
+    assert ("done" if step == "replace_store" else "skipped") in again.output
+    assert {path.name for path in out.iterdir()} == {"a.zarr", "a.png", "means.csv"}
+    stamps = {path: path.stat().st_mtime_ns for path in (out / "a.zarr", out / "a.png")}
+    third = run(*arguments)
+    assert "skipped" in third.output
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    # the features of `embed` are the same, and another model predicts from them
+    other = fitted.parent / "other"
+    model = hc.models.load(fitted)
+    model.facts["note"] = "another"
+    model.save(other, overwrite=True)
+    fourth = run(*predict_arguments(slide, other, out))
+    assert "skipped" in fourth.output
+    assert (out / "a.png").stat().st_mtime_ns > stamps[out / "a.png"]
+
+
+def test_predict_says_what_is_wrong(slide, fitted, tmp_path):
+    out = tmp_path / "out"
+    result = run(*predict_arguments(slide, tmp_path / "absent", out))
+    assert result.exit_code == 2
+    assert "absent" in result.output
+    model = hc.models.load(fitted)
+    model.features = [*model.features, {**model.features[0], "key": "X_uni", "encoder": "uni"}]
+    model.save(tmp_path / "two")
+    result = run(*predict_arguments(slide, tmp_path / "two", out))
+    assert result.exit_code == 2
+    assert "fitted on 2 embeddings (X_morphology, X_uni)" in " ".join(result.output.split())
+    model.features = [{"key": "X_mine", "dim": 3}]
+    model.save(tmp_path / "mine")
+    result = run(*predict_arguments(slide, tmp_path / "mine", out))
+    assert result.exit_code == 2
+    assert "does not know the encoder, size_um" in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+    assert not out.exists()
 
 
 def test_encoders_lists_all():

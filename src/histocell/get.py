@@ -95,7 +95,7 @@ def scores(data: Data, key: str = keys.EVALUATION, *, table_key: str | None = No
 
     Returns
     -------
-    A tidy table: model, group, cell_type, metric, value, low, high, n_spots, n_undefined.
+    A tidy table: model, group, cell_type, metric, value, low, high, n_spots, n_undefined, n_training.
 
     Raises
     ------
@@ -164,6 +164,14 @@ def colocalization(
     ------
     KeyError
         If the slot or the section is not there.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.tl.colocalization(sdata)
+    >>> hc.get.colocalization(sdata)[["x", "y", "R"]].shape
+    (30, 3)
     """
     table = get_table(data, table_key)
     if key not in table.uns:

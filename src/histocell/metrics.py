@@ -37,6 +37,13 @@ def pearson(y_true: ArrayLike, y_pred: ArrayLike, *, groups: ArrayLike | None = 
     Returns
     -------
     Shape ``(n_columns,)``, or ``(n_groups, n_columns)`` with the groups sorted.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> truth, predicted = [[1, 5], [2, 5], [4, 5]], [[1, 3], [3, 1], [5, 2]]
+    >>> hc.metrics.pearson(truth, predicted).round(3)
+    array([0.982,   nan])
     """
     y_true, y_pred = _matrices(y_true, y_pred)
     return _by_group(groups, len(y_true), lambda rows: _pearson(y_true[rows], y_pred[rows]))
@@ -55,6 +62,12 @@ def l1(y_true: ArrayLike, y_pred: ArrayLike, *, groups: ArrayLike | None = None)
     Returns
     -------
     Shape ``(n_columns,)``, or ``(n_groups, n_columns)`` with the groups sorted; NaN where no pair is finite.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> hc.metrics.l1([[1, 5], [2, 5]], [[1, 4], [4, 4]])
+    array([1., 1.])
     """
     error = absolute_error(y_true, y_pred)
     return _by_group(groups, len(error), lambda rows: nan_mean(error[rows]))
@@ -73,6 +86,12 @@ def coverage(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike, *, groups: A
     Returns
     -------
     Shape ``(n_columns,)``, or ``(n_groups, n_columns)`` with the groups sorted.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> hc.metrics.coverage([1, 2, 3, 4], lower=[0, 0, 0, 0], upper=[3, 3, 3, 3])
+    array([0.75])
     """
     hit = covered(y_true, lower, upper)
     return _by_group(groups, len(hit), lambda rows: nan_mean(hit[rows]))
@@ -89,6 +108,14 @@ def absolute_error(y_true: ArrayLike, y_pred: ArrayLike) -> Floats:
     Returns
     -------
     Shape ``(n, n_columns)``, in the units of the target.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import histocell as hc
+    >>> hc.metrics.absolute_error([[1, 5], [2, np.nan]], [[1, 4], [4, 4]])
+    array([[ 0.,  1.],
+           [ 2., nan]])
     """
     y_true, y_pred = _matrices(y_true, y_pred)
     return np.abs(np.where(np.isfinite(y_true), y_true, np.nan) - np.where(np.isfinite(y_pred), y_pred, np.nan))
@@ -105,6 +132,13 @@ def covered(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> Floats:
     Returns
     -------
     Shape ``(n, n_columns)``: 1 inside, 0 outside, NaN where a value is not finite.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> hc.metrics.covered([1, 4], lower=[0, 0], upper=[3, 3])
+    array([[1.],
+           [0.]])
     """
     y_true, lower, upper = _matrices(y_true, lower, upper)
     finite = np.isfinite(y_true) & np.isfinite(lower) & np.isfinite(upper)
@@ -120,6 +154,13 @@ def nan_mean(values: Floats, axis: int = 0) -> Floats:
         Any shape.
     axis
         The axis that goes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import histocell as hc
+    >>> hc.metrics.nan_mean(np.array([[1.0, np.nan], [3.0, np.nan]]))
+    array([ 2., nan])
     """
     finite = np.isfinite(values)
     count = finite.sum(axis=axis)
@@ -142,6 +183,13 @@ def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike 
     Returns
     -------
     Shape ``(n_bootstrap, n_columns)``; NaN where a resample holds no finite value of a column.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> replicates = hc.metrics.bootstrap_mean([0.2, 0.4, 0.9], n_bootstrap=500, rng=0)
+    >>> replicates.shape
+    (500, 1)
     """
     (values,) = _matrices(values)
     finite = np.isfinite(values)
@@ -173,6 +221,14 @@ def bootstrap_pearson(
     Returns
     -------
     Shape ``(n_bootstrap, n_columns)``; NaN where a resample is constant or has fewer than two pairs.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> replicates = hc.metrics.bootstrap_pearson([1, 2, 3, 4], [1, 3, 2, 5], n_bootstrap=500, rng=0)
+    >>> low, high = hc.metrics.percentile_interval(replicates)
+    >>> bool(low[0] < hc.metrics.pearson([1, 2, 3, 4], [1, 3, 2, 5])[0] <= high[0])
+    True
     """
     y_true, y_pred = _matrices(y_true, y_pred)
     finite = np.isfinite(y_true) & np.isfinite(y_pred)
@@ -204,6 +260,14 @@ def percentile_interval(replicates: Floats, level: float = 0.95) -> tuple[Floats
     Returns
     -------
     Lower and upper bound, the shape of one replicate; NaN where no replicate is finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import histocell as hc
+    >>> low, high = hc.metrics.percentile_interval(np.arange(101.0)[:, None], level=0.9)
+    >>> low, high
+    (array([5.]), array([95.]))
     """
     flat = replicates.reshape(len(replicates), int(np.prod(replicates.shape[1:])))
     low, high = np.full(flat.shape[1], np.nan), np.full(flat.shape[1], np.nan)

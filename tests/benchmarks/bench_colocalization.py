@@ -381,7 +381,7 @@ def permutations() -> None:
 
 
 def compare() -> None:
-    from histocell.tl import compare_colocalization
+    from histocell.tl import evaluate_colocalization
 
     folder, maps = Path(os.environ.get("HISTOCELL_DATA_DIR", "")) / "hist2cell_moran", []
     for name in ("Cell2location", "Hist2Cell"):
@@ -393,7 +393,7 @@ def compare() -> None:
         both = pd.concat([table, table.rename(columns={"A": "B", "B": "A"})])
         maps.append(both.pivot_table(index="A", columns="B", values="R_val"))
     print("\nHist2Cell's map beside cell2location's, lung slide WSA_LngSP10193347")
-    print(compare_colocalization(*maps).to_string(index=False))
+    print(evaluate_colocalization(*maps).to_string(index=False))
 
 
 PARTS = {

@@ -56,7 +56,7 @@ def test_jpeg(tmp_path: Path, pixels: np.ndarray) -> None:
     assert image.mpp is None
 
 
-def test_large_pictures_need_no_switch(tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_need_no_switch(tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("he.jpg", "he.png"):
         Image.fromarray(pixels).save(tmp_path / name)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
@@ -65,7 +65,7 @@ def test_large_pictures_need_no_switch(tmp_path: Path, pixels: np.ndarray, monke
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "RGBA", "P", "LA", "CMYK", "I;16"])
-def test_modes_of_pictures(tmp_path: Path, pixels: np.ndarray, mode: str) -> None:
+def test_modes_of_pixels(tmp_path: Path, pixels: np.ndarray, mode: str) -> None:
     path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
     if mode == "I;16":
         Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(path)

@@ -9,7 +9,7 @@ from scipy import ndimage
 from histocell.kernels.filters import blur, box_mean, gaussian_taps, halve
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((height, width), dtype=np.float32)
 
 
@@ -24,7 +24,7 @@ def test_taps_sum_to_one_and_have_the_variance_of_the_gaussian(sigma):
 @given(st.integers(1, 12), st.integers(1, 12), st.floats(0.3, 3))
 @settings(max_examples=25, deadline=None)
 def test_blur_is_a_separable_convolution(height, width, sigma):
-    image, taps = picture(height, width), gaussian_taps(sigma)
+    image, taps = noise(height, width), gaussian_taps(sigma)
     kernel = np.concatenate([taps[:0:-1], taps])
     expected = ndimage.correlate1d(ndimage.correlate1d(image, kernel, 1, mode="nearest"), kernel, 0, mode="nearest")
     np.testing.assert_allclose(blur(image, taps), expected, atol=1e-5)
@@ -33,7 +33,7 @@ def test_blur_is_a_separable_convolution(height, width, sigma):
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 12))
 @settings(max_examples=25, deadline=None)
 def test_box_mean_is_the_mean_of_the_window(height, width, radius):
-    image = picture(height, width)
+    image = noise(height, width)
     expected = [
         [image[max(y - radius, 0) : y + radius + 1, max(x - radius, 0) : x + radius + 1].mean() for x in range(width)]
         for y in range(height)
@@ -42,5 +42,5 @@ def test_box_mean_is_the_mean_of_the_window(height, width, radius):
 
 
 def test_halve_averages_two_by_two_and_drops_an_odd_edge():
-    image = picture(7, 10)
+    image = noise(7, 10)
     np.testing.assert_allclose(halve(image), image[:6].reshape(3, 2, 5, 2).mean(axis=(1, 3)), atol=1e-6)

@@ -11,6 +11,8 @@ import numba
 import numpy as np
 from numba import prange
 
+from histocell.kernels import moran
+from histocell.kernels.neighbors import rbf_weights
 from histocell.kernels.threads import parallel_njit
 
 
@@ -22,19 +24,22 @@ def squares(values, out):
         out[i] = total
 
 
-def run(kernel, seed):
+def run(seed):
     values = np.random.default_rng(seed).normal(size=20_000)
     out = np.empty_like(values)
     for _ in range(20):
         kernel(values, out)
-    return out
+    xy, z = values[:4000].reshape(-1, 2), values[:8000].reshape(-1, 4)
+    lag = moran.rbf_lag(xy, z, length_scale=0.1)
+    weights = rbf_weights(xy, length_scale=0.1)
+    return np.concatenate([out, moran.mean_products(z, lag.values).ravel(), weights.data])
 
 
 kernel = parallel_njit(cache=False)(squares)
-alone = [run(kernel, seed) for seed in range(8)]
+alone = [run(seed) for seed in range(8)]
 assert numba.threading_layer() == "workqueue"
 with ThreadPoolExecutor(4) as pool:
-    together = list(pool.map(lambda seed: run(kernel, seed), range(8)))
+    together = list(pool.map(run, range(8)))
 assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 print("same")
 """

@@ -3,11 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histocell.models import MLP, Mean, Ridge, scaling
+from histocell.models import Ridge, registry, scaling
 from histocell.models.registry import model_class
 
 TINY = {"hidden": (8,) * 6, "max_epochs": 3, "n_members": 2, "batch_size": 64}
-MODELS = [(Mean, {}), (Ridge, {}), (MLP, TINY)]
+SMALL = {"mlp": TINY}
+MODELS = [(model_class(name), SMALL.get(name, {})) for name in registry.MODELS]
 
 
 @pytest.mark.parametrize(("cls", "config"), MODELS)

@@ -96,7 +96,7 @@ class TestMap:
     def test_axes_of_the_user(self, adata):
         _, ax = plt.subplots()
         assert hc.pl.colocalization(adata, ax=ax) is ax
-        with pytest.raises(ValueError, match="ax holds 1 axes for 2 results"):
+        with pytest.raises(ValueError, match="ax holds 1 axes; there are 2 results"):
             hc.pl.colocalization(adata, ["colocalization", "colocalization_truth"], ax=ax)
 
     def test_results_that_do_not_fit(self, adata):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dask
 import numpy as np
 import pytest
 from anndata import AnnData
@@ -80,6 +81,21 @@ def test_other_pixels_become_8_bit_rgb(tissue, kind):
     expected = hc.pp.normalize_stain(parsed(rgb), inplace=False)
     assert (same.dtype, same.shape) == (np.uint8, rgb.shape)
     np.testing.assert_array_equal(same.values, expected.values)
+
+
+def test_the_range_of_values_is_that_of_reading(tissue):
+    """Of a 12-bit image whose middle is so dark that 10 bits would do."""
+    array = np.asarray(tissue.images["he"].data).astype(np.uint16) * 16
+    array[:, 250:450, 250:450] = np.minimum(array[:, 250:450, 250:450], 1000)
+    sdata = parsed(array)
+    sdata.images["he"].data = array  # in memory
+    image = open_image(sdata.images["he"])
+    transform = StainNormalizer("macenko").fit(image, mpp=0.5)
+    expected = transform.apply(image.read(0, 0, *image.shape))
+    with dask.config.set({"array.chunk-size": "20kiB"}):
+        out = hc.pp.normalize_stain(sdata, inplace=False)
+        assert out.data.numblocks[1] > 5
+        np.testing.assert_array_equal(np.moveaxis(out.values, 0, -1), expected)
 
 
 def test_targets(tissue, tmp_path):

@@ -78,6 +78,19 @@ class TestJourney:
         np.testing.assert_allclose(overall.set_index("cell_type")["value"].loc[expected.index], expected)
         assert each["low"].isna().all()
 
+    def test_slides_are_those_of_library_key(self, table):
+        fit(table)
+        hc.tl.predict_abundance(table)
+        settings = {"group_key": "patient", "n_bootstrap": 0, "inplace": False}
+        by_patient = hc.tl.evaluate_abundance(table, library_key="patient", **settings)
+        by_section = hc.tl.evaluate_abundance(table, **settings)
+        cc, one, several = (
+            scores.query("model == 'ridge' and metric == @metric")["value"].to_numpy()
+            for scores, metric in ((by_patient, "cc"), (by_patient, "cc_per_slide"), (by_section, "cc_per_slide"))
+        )
+        np.testing.assert_allclose(one, cc)
+        assert not np.allclose(several, cc)
+
     def test_test_rows_are_never_looked_at(self, table):
         changed = table.copy()
         test = (changed.obs["split"] == "test").to_numpy()

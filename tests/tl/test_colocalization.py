@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -440,6 +444,7 @@ class TestGenes:
         expressed.write_h5ad(tmp_path / "table.h5ad")
         axes = hc.pl.colocalization_pair(ad.read_h5ad(tmp_path / "table.h5ad"), "g0", "g1")
         assert [ax.get_title() for ax in axes[:2]] == ["g0", "g1"]
+        plt.close(axes[0].figure)
 
     def test_genes_that_are_not_there(self, expressed):
         with pytest.raises(KeyError, match="genes TP53 not found in var_names; available: g0, g1"):
@@ -467,3 +472,36 @@ def test_group_key_names_the_replicate(several):
     result = hc.tl.colocalization(several, group_key="donor", inplace=False)
     assert list(result.sections["patients"]) == ["A", "B"] * 3
     assert (result.n_patients == 2).all()
+
+
+THREADS = """
+from concurrent.futures import ThreadPoolExecutor
+import anndata as ad
+import numba
+import numpy as np
+import histocell as hc
+
+def run(seed):
+    rng = np.random.default_rng(seed)
+    adata = ad.AnnData(np.zeros((600, 1)))
+    adata.obsm["spatial"] = rng.uniform(0, 1000, (600, 2))
+    adata.obsm["cell_abundance"] = rng.gamma(1, size=(600, 5))
+    options = {"mpp": 1.0, "length_scale_um": 60, "n_draws": 49, "rng": 0, "inplace": False}
+    row = hc.tl.colocalization(adata, row_standardize=True, **options)
+    return np.stack([row.R, *(hc.tl.colocalization(adata, null=null, **options).p for null in ("permute", "permute_y"))])
+
+alone = [run(seed) for seed in range(4)]
+assert numba.threading_layer() == "workqueue"
+with ThreadPoolExecutor(4) as pool:
+    together = list(pool.map(run, range(4)))
+assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+print("same")
+"""
+
+
+def test_calls_from_several_threads():
+    """Numba's workqueue layer ends the process when two threads enter parallel kernels at once."""
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": "workqueue", "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "same"

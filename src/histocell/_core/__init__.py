@@ -1,1 +1,1 @@
-"""What every other package stands on; nothing here imports a heavy package at its top."""
+"""Settings, errors, keys and geometry, which every other package uses; importing them is cheap."""

@@ -1,4 +1,4 @@
-"""Errors that say what is missing, what exists and what to run; warnings that point at the user's line."""
+"""Errors with what is missing and what to run, and warnings at the user's line."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, skip_file_prefixes=(_PACKAGE,))  # noqa: TID251
 
 
-def listing(names: Iterable[Any], limit: int = 12) -> str:
+def listing(names: Iterable[object], limit: int = 12) -> str:
     """Names for a message: the first few, then how many more."""
-    names = [str(name) for name in names]
-    shown = ", ".join(names[:limit]) or "none"
-    return shown if len(names) <= limit else f"{shown} ... ({len(names)} in all)"
+    words = [str(name) for name in names]
+    shown = ", ".join(words[:limit]) or "none"
+    return shown if len(words) <= limit else f"{shown} ... ({len(words)} in all)"
 
 
-def missing_key(container: str, key: str, available: Iterable[Any], hint: str = "") -> KeyError:
+def missing_key(container: str, key: str, available: Iterable[object], hint: str = "") -> KeyError:
     """A `KeyError` that lists what exists and says what to run.
 
     Parameters

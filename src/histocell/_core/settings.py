@@ -1,4 +1,4 @@
-"""One place for the switches of the package, its logger and its progress bars."""
+"""Settings of the session, the logger and progress bars."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Progress(Protocol):
 
 
 def progress_bar(
-    iterable: Iterable[Any] | None = None, *, total: int | None = None, desc: str = "", unit: str = "it"
+    iterable: Iterable[object] | None = None, *, total: int | None = None, desc: str = "", unit: str = "it"
 ) -> Any:
     """A tqdm bar that ``hc.settings.progress`` switches and that appears only on work of over two seconds."""
     from tqdm.auto import tqdm

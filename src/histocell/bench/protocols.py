@@ -26,12 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
-    from anndata import AnnData
     from numpy.typing import NDArray
-    from spatialdata import SpatialData
 
     from histocell._core.rng import RNGLike, SeedLike
     from histocell.models.base import Model
+    from histocell.tables.access import Data
     from histocell.tl.engine.rows import Rows
     from histocell.tl.engine.task import Task
 
@@ -41,7 +40,7 @@ _MODELS = ("mean", "ridge", "mlp")
 
 
 def leave_one_group_out(
-    data: AnnData | SpatialData,
+    data: Data,
     features: str | Sequence[str] | None = None,
     *,
     task: Task = ABUNDANCE,
@@ -92,6 +91,16 @@ def leave_one_group_out(
     ------
     ValueError
         When there are fewer than two groups with a known target.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(3, n_patients=3, size_px=600, spot_pitch_um=50, rng=0)
+    >>> hc.pp.patches(sdata)
+    >>> hc.pp.embed_image(sdata, "morphology")
+    >>> scores = hc.bench.leave_one_group_out(sdata, models=["mean", "ridge"], n_bootstrap=100, rng=0)
+    >>> scores["group"].unique().tolist()
+    ['P1', 'P2', 'P3', 'all']
     """
     sections = Sections(data, table_key=table_key)
     dataset = Dataset.read(task, sections.table, features, target, standardize_by)
@@ -127,8 +136,8 @@ def leave_one_group_out(
 
 
 def cross_dataset(
-    train: AnnData | SpatialData,
-    test: AnnData | SpatialData,
+    train: Data,
+    test: Data,
     features: str | Sequence[str] | None = None,
     *,
     task: Task = ABUNDANCE,
@@ -179,6 +188,19 @@ def cross_dataset(
     ------
     ValueError
         When the two share no target, or their embeddings differ in what is known of them.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(3, n_patients=3, size_px=600, spot_pitch_um=50, rng=0)
+    >>> hc.pp.patches(sdata)
+    >>> hc.pp.embed_image(sdata, "morphology")
+    >>> other = hc.datasets.synthetic_tissue(size_px=600, spot_pitch_um=50, rng=1)
+    >>> hc.pp.patches(other)
+    >>> hc.pp.embed_image(other, "morphology")
+    >>> scores = hc.bench.cross_dataset(sdata, other, models=["mean", "ridge"], n_bootstrap=100, rng=0)
+    >>> scores["model"].unique().tolist()
+    ['mean', 'ridge']
     """
     source, goal = (Sections(data, table_key=table_key) for data in (train, test))
     names = _features.embedding_keys(source.table, features)

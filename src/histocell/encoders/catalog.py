@@ -117,7 +117,7 @@ CATALOG = (
         library="builtin",
         revision="1",
         gated=False,
-        summary="Stain, texture, nuclei and surroundings computed from the picture: no download, no GPU.",
+        summary="Stain, texture, nuclei and surroundings computed from the image: no download, no GPU.",
         **_BSD,
     ),
     _vit(

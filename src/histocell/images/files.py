@@ -1,4 +1,4 @@
-"""Image files: the reader for each, and lasting facts of a file."""
+"""Image files: checks of a path, and the reader for each format."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""From the pixels that a file or an array holds to 8-bit RGB."""
+"""Pixels as 8-bit RGB, their optical density and the colour of the background."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 
@@ -51,7 +51,7 @@ def needs_scale(dtype: np.dtype) -> bool:
     return dtype != np.uint8 and dtype != np.bool_
 
 
-def value_scale(sample: NDArray[Any]) -> float:
+def value_scale(sample: np.ndarray) -> float:
     """Factor that brings values to 0-255, from a sample of the image.
 
     Floats up to 1 are fractions of white. Integers wider than 8 bit are read with the smallest of 8, 10, 12, 14, 16
@@ -75,7 +75,7 @@ def value_scale(sample: NDArray[Any]) -> float:
     raise ValueError(msg)
 
 
-def to_rgb(pixels: NDArray[Any], axis: int | None, scale: float | None = None) -> NDArray[np.uint8]:
+def to_rgb(pixels: np.ndarray, axis: int | None, scale: float | None = None) -> NDArray[np.uint8]:
     """8-bit RGB (h, w, 3), a view where nothing has to change.
 
     Parameters
@@ -107,8 +107,20 @@ def to_rgb(pixels: NDArray[Any], axis: int | None, scale: float | None = None) -
     return pixels
 
 
+def optical_density(background: ArrayLike) -> NDArray[np.float64]:
+    """Optical density of each 8-bit value of each channel, shape (256, 3), not below 0.
+
+    Parameters
+    ----------
+    background
+        Colour of the empty slide, RGB.
+    """
+    light = np.maximum(np.arange(256.0), 1.0)[:, None] / np.maximum(background, 1.0)
+    return np.maximum(-np.log10(light), 0)
+
+
 def background_colour(sample: NDArray[np.uint8]) -> tuple[int, int, int]:
-    """Colour of the empty glass: the mode of bright pixels of low saturation, white where there are none.
+    """Colour of the empty slide: the mode of bright pixels of low saturation, white where there are none.
 
     Parameters
     ----------
@@ -118,11 +130,11 @@ def background_colour(sample: NDArray[np.uint8]) -> tuple[int, int, int]:
     # channel by channel: a reduction over an axis of three is slow
     darkest = np.minimum(np.minimum(sample[:, 0], sample[:, 1]), sample[:, 2])
     brightest = np.maximum(np.maximum(sample[:, 0], sample[:, 1]), sample[:, 2])
-    glass = sample[(darkest > 170) & (brightest - darkest < 40)]
-    if len(glass) < max(1, 0.002 * len(sample)):
+    background = sample[(darkest > 170) & (brightest - darkest < 40)]
+    if len(background) < max(1, 0.002 * len(sample)):
         return 255, 255, 255
-    red5, green5, blue5 = (glass >> 3).astype(np.int32).T
+    red5, green5, blue5 = (background >> 3).astype(np.int32).T
     bins = 1024 * red5 + 32 * green5 + blue5
     mode = np.bincount(bins).argmax()
-    red, green, blue = np.median(glass[bins == mode], axis=0).astype(int).tolist()
+    red, green, blue = np.median(background[bins == mode], axis=0).astype(int).tolist()
     return red, green, blue

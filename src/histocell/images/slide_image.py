@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import zlib
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from histocell.images.resolution import element_mpp
 from histocell.images.transformations import element_scales, is_image_element
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     import dask.array as da
     from numpy.typing import NDArray
@@ -65,8 +64,7 @@ class SlideImage:
         scaled = [ScaledLevel(*_factors(self.shape, level.shape), level) for level in levels]
         self._levels = sorted(scaled, key=lambda item: item.y)
         self.levels = [max(item.y, item.x) for item in self._levels]
-        self._background: tuple[int, int, int] | None = None
-        self._lock = threading.Lock()
+        self._measured: dict[Hashable, object] = {}
 
     def __repr__(self) -> str:
         height, width = self.shape
@@ -76,12 +74,14 @@ class SlideImage:
 
     @property
     def background(self) -> tuple[int, int, int]:
-        """Colour of empty glass: the mode of bright pixels of low saturation, white where there are none."""
-        if self._background is None:
-            with self._lock:
-                if self._background is None:
-                    self._background = background_colour(self._sample())
-        return self._background
+        """Colour of the empty slide: the mode of bright pixels of low saturation, white where there are none."""
+        return self.measured("background", lambda: background_colour(self._sample()))
+
+    def measured[T](self, key: Hashable, measure: Callable[[], T]) -> T:
+        """What `measure` returns; it is called once for each key as long as the slide is open."""
+        if key not in self._measured:
+            self._measured[key] = measure()
+        return cast("T", self._measured[key])
 
     def _sample(self, grid: int = 12, edge: int = 32) -> NDArray[np.uint8]:
         """Pixels (n, 3) of a grid of small windows over the coarsest level, or all of a small one."""

@@ -1,4 +1,4 @@
-"""Tissue of a slide: a mask by optical density, and how much of a window it fills."""
+"""Tissue masks by optical density."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from histocell.images.pixels import optical_density
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +77,7 @@ def find_tissue(image: SlideImage, *, min_area_um2: float = 20_000.0) -> TissueM
     density, dark = _density(image, shrink)
     colour = gaussian(density, 1.0)
     visible = colour[~dark]
-    # Otsu splits any picture in two; the bounds keep an all-tissue or an empty slide whole.
+    # Otsu splits any image in two; the bounds keep an all-tissue or an empty slide whole.
     threshold = np.clip(threshold_otsu(visible), 0.04, 0.09) if len(visible) and np.ptp(visible) > 0 else 0.09
     mask = (colour > threshold) & ~dark
     mask = ndimage.binary_opening(ndimage.binary_closing(np.pad(mask, 4, mode="edge"), disk(3)), disk(1))[4:-4, 4:-4]
@@ -110,16 +112,16 @@ def _density(image: SlideImage, shrink: int) -> tuple[NDArray[np.float32], NDArr
     rows, columns = -(-height // shrink), -(-width // shrink)
     density, dark = np.empty((rows, columns), dtype=np.float32), np.empty((rows, columns), dtype=np.bool_)
     white = np.maximum(np.asarray(image.background, dtype=np.float64), 128.0)
-    of_value = np.maximum(-np.log10(np.maximum(np.arange(256), 1)[:, None] / white), 0).astype(np.float32)
+    of_value = optical_density(white).astype(np.float32)
     step = max(BLOCK_PX // shrink, 1)
     for top in range(0, rows, step):
         for left in range(0, columns, step):
             bottom, right = min(top + step, rows), min(left + step, columns)
             window = (top * shrink, left * shrink, bottom * shrink, right * shrink)
-            picture = image.read(*window, out_shape=(bottom - top, right - left))
-            channels = [of_value[picture[..., channel], channel] for channel in range(3)]
+            pixels = image.read(*window, out_shape=(bottom - top, right - left))
+            channels = [of_value[pixels[..., channel], channel] for channel in range(3)]
             density[top:bottom, left:right] = np.maximum.reduce(channels)
-            dark[top:bottom, left:right] = picture.max(axis=2) < BLACK
+            dark[top:bottom, left:right] = pixels.max(axis=2) < BLACK
     return density, dark
 
 

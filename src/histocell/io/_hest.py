@@ -1,4 +1,4 @@
-"""HEST-1k: sections of many platforms with their H&E slides, in one layout."""
+"""Reader of HEST-1k: sections of many platforms with their H&E slides, in one layout."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
+    from histocell.images.slide_image import ImageSource
+
 # Distance between neighbouring (pseudo-)spots in um where the metadata leave it out; legacy ST has several.
 _PITCH_UM = {"Visium": 100.0, "Xenium": 100.0, "Visium HD": 128.0}
 _LABELS = ("organ", "disease_state", "oncotree_code", "species", "st_technology")
@@ -40,7 +42,7 @@ def hest(
     path: str | PathLike[str],
     sample: str | Sequence[str] | None = None,
     *,
-    image: Any = None,
+    image: ImageSource | None = None,
     mpp: float | None = None,
 ) -> SpatialData:
     """Read samples of a HEST-1k folder.
@@ -87,6 +89,13 @@ def hest(
     ----------
     G. Jaume et al., HEST-1k: A dataset for spatial transcriptomics and histology image analysis, NeurIPS 2024,
     arXiv:2406.16192.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.io.hest("hest_data", ["TENX99", "TENX95"])  # doctest: +SKIP
+    >>> sdata["table"].obs["section"].cat.categories.tolist()  # doctest: +SKIP
+    ['TENX95', 'TENX99']
     """
     folder = Path(path).expanduser()
     names = _samples(folder, sample)
@@ -121,7 +130,7 @@ def _samples(folder: Path, sample: str | Sequence[str] | None) -> list[str]:
     return names
 
 
-def _read(folder: Path, name: str, image: Any, mpp: float | None) -> SpatialData:
+def _read(folder: Path, name: str, image: ImageSource | None, mpp: float | None) -> SpatialData:
     facts = _facts(folder, name)
     raw: Any = _counts(folder / "st" / f"{name}.h5ad")
     xy = coordinates(raw)
@@ -168,7 +177,7 @@ def _facts(folder: Path, name: str) -> dict[str, str]:
     return {key: str(value) for key, value in found.items() if not _blank(value)}
 
 
-def _blank(value: Any) -> bool:
+def _blank(value: object) -> bool:
     return value is None or value != value or str(value).strip().lower() in {"", "nan"}
 
 
@@ -183,7 +192,9 @@ def _slide(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _place(xy: NDArray[np.float64], name: str, slide: Any, facts: dict[str, str], mpp: float | None) -> Placed:
+def _place(
+    xy: NDArray[np.float64], name: str, slide: ImageSource | None, facts: dict[str, str], mpp: float | None
+) -> Placed:
     """Where the spots lie, at the resolution that fits their distance."""
     pitch_um = _number(facts, "inter_spot_dist") or _PITCH_UM.get(facts.get("st_technology", ""))
     pitch_mpp = mpp_from_pitch(xy, pitch_um) if pitch_um is not None and len(xy) > 1 else None

@@ -1,4 +1,4 @@
-"""Slides that LazySlide worked on: its tiles and features."""
+"""Reader of LazySlide: a slide with its tiles and features."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from histocell.images.slide_image import ImageSource
+
 _PROPERTIES = "slide_properties"
 _TILE_SPEC = "tile_spec"
 _SLIDES = ".svs .tif .tiff .ndpi .scn .bif .mrxs .svslide .vms .vmu .dcm .jpg .png".split()
@@ -33,7 +35,7 @@ _SLIDES = ".svs .tif .tiff .ndpi .scn .bif .mrxs .svslide .vms .vmu .dcm .jpg .p
 def lazyslide(
     store: str | PathLike[str] | SpatialData,
     *,
-    image: Any = None,
+    image: ImageSource | None = None,
     mpp: float | None = None,
     tiles: str = keys.TILES,
 ) -> SpatialData:
@@ -70,6 +72,12 @@ def lazyslide(
     Notes
     -----
     The way back: ``wsidata.open_wsi(sdata, image_key="he")`` opens what histocell made, and LazySlide finds its tiles.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.io.lazyslide("slide.zarr")  # doctest: +SKIP
+    >>> hc.tl.predict_abundance(sdata, model="abundance-model")  # doctest: +SKIP
     """
     read = store if isinstance(store, SpatialData) else _read(Path(store).expanduser())
     properties = read.attrs.get(_PROPERTIES)
@@ -127,7 +135,7 @@ def _section(read: SpatialData, store: str | PathLike[str] | SpatialData) -> str
     return keys.IMAGE if path is None else path.stem
 
 
-def _slide(read: SpatialData, store: Any, shape: tuple[int, int]) -> Any:
+def _slide(read: SpatialData, store: str | PathLike[str] | SpatialData, shape: tuple[int, int]) -> ImageSource | None:
     """The slide: the image in the store, the file that a WSIData has open, or the one beside the store."""
     for element in read.images.values():
         if open_image(element).shape == shape:
@@ -145,7 +153,9 @@ def _slide(read: SpatialData, store: Any, shape: tuple[int, int]) -> Any:
     return None
 
 
-def _resolution(mpp: float | None, properties: dict[str, Any], source: Any, shape: tuple[int, int]) -> float:
+def _resolution(
+    mpp: float | None, properties: dict[str, Any], source: ImageSource | None, shape: tuple[int, int]
+) -> float:
     """Micrometres per px, after a look at whether the slide is that of the store."""
     opened = None if source is None else open_image(source)
     if opened is not None and opened.shape != shape:

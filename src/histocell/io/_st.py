@@ -1,9 +1,9 @@
-"""Legacy Spatial Transcriptomics: a table of counts, a table of spots, an image."""
+"""Reader of legacy Spatial Transcriptomics: a table of counts, a table of spots, an image."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
+    from histocell.images.slide_image import ImageSource
+
 # a folder per section, then the layout of the repository almaan/her2st
 _COUNTS = ("counts.tsv.gz", "counts.tsv", "ST-cnts/{section}.tsv.gz", "ST-cnts/{section}.tsv")
 _SPOTS = ("selection.tsv", "selection.tsv.gz", "ST-spotfiles/{section}_selection.tsv")
@@ -31,7 +33,7 @@ _MANY = 0.05
 def st(
     path: str | PathLike[str],
     *,
-    image: Any = None,
+    image: ImageSource | None = None,
     section: str | None = None,
     patient: str | None = None,
     pitch_um: float = 200.0,
@@ -57,7 +59,7 @@ def st(
     Returns
     -------
     SpatialData: image ``he``, shapes ``spots``, ``table`` with raw counts (CSR, float32), ``obs["array_col"]`` and
-    ``obs["array_row"]`` (place in the grid), ``obs["mpp"]``, ``obsm["spatial"]`` (x, y in px). Spots are the rows of the
+    ``obs["array_row"]`` (place in the grid), ``obs["section"]``, ``obs["patient"]`` if given, ``obs["mpp"]``, ``obsm["spatial"]`` (x, y in px). Spots are the rows of the
     counts that are selected; the number of selected spots without counts is logged.
 
     Raises
@@ -66,6 +68,13 @@ def st(
         If a table is missing.
     ValueError
         If tables do not fit together, or spots do not lie in the image.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.io.st("her2st/C2", patient="C")  # doctest: +SKIP
+    >>> sdata["table"].obs["section"].iloc[0]  # doctest: +SKIP
+    'C2'
     """
     folder = Path(path).expanduser()
     section = folder.resolve().name if section is None else str(section)

@@ -1,21 +1,24 @@
-"""10x Visium, the output folder of Space Ranger."""
+"""Reader of 10x Visium, the output folder of Space Ranger."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histocell._core import keys
 from histocell._core.errors import listing, warn
+from histocell.images.transformations import affine_matrix
 from histocell.io.build import build, grid_mpp, place, set_label
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from spatialdata import SpatialData
+
+    from histocell.images.slide_image import ImageSource
 
 _PITCH_UM = 100.0
 _DIAMETER_UM = 55.0
@@ -25,7 +28,7 @@ _COUNTS = "filtered_feature_bc_matrix.h5"
 def visium(
     path: str | PathLike[str],
     *,
-    image: Any = None,
+    image: ImageSource | None = None,
     mpp: float | None = None,
     section: str | None = None,
     patient: str | None = None,
@@ -58,6 +61,12 @@ def visium(
         If the folder lacks a file.
     ValueError
         If spots do not lie in the image.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.io.visium("V1_Breast/outs", image="he.ome.tif")  # doctest: +SKIP
+    >>> hc.pp.patches(sdata, size_um=112)  # doctest: +SKIP
     """
     from spatialdata_io import visium as read_visium
 
@@ -101,7 +110,7 @@ def _library(folder: Path, counts_file: str) -> str | None:
     return found[0].removesuffix(counts_file).rstrip("_") or None
 
 
-def _image(folder: Path, read: SpatialData, image: Any) -> tuple[Any, float]:
+def _image(folder: Path, read: SpatialData, image: ImageSource | None) -> tuple[ImageSource | None, float]:
     """The image and the size of a full-resolution px in its px."""
     if isinstance(image, str | Path):
         inside = folder / image
@@ -112,12 +121,9 @@ def _image(folder: Path, read: SpatialData, image: Any) -> tuple[Any, float]:
     if hires is None:
         warn("no image: give image= with the full-resolution H&E image")
         return None, 1.0
-    from spatialdata.transformations import get_transformation
-
     element = read.images[hires]
     system = next(name for name in read.coordinate_systems if not name.endswith(("_hires", "_lowres")))
-    matrix = get_transformation(element, to_coordinate_system=system).to_affine_matrix(("x", "y"), ("x", "y"))
-    scale = 1 / float(matrix[0, 0])
+    scale = 1 / float(affine_matrix(element, system)[0, 0])
     warn(
         f"no full-resolution image: using the downscaled hires image, one of its px is {1 / scale:.3g} full-resolution px, "
         "too coarse to see nuclei. Coordinates are in its px. Give image= for the full-resolution one."

@@ -1,9 +1,9 @@
-"""One SpatialData out of tables, coordinates and images: what every reader ends with."""
+"""Assembly of a SpatialData from a table, coordinates and images, as every reader does it last."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,8 @@ from histocell.io.elements import image_element, transformations
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
+
+    from histocell.images.slide_image import ImageSource
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Placed:
     mpp: float
     mpp_source: str
     diameter_px: float
-    image: Any = None
+    image: ImageSource | None = None
     suffix: str = ""
 
 
@@ -55,7 +57,7 @@ def place(
     *,
     name: str,
     rows: NDArray[np.intp] | None = None,
-    image: Any = None,
+    image: ImageSource | None = None,
     mpp: float | None = None,
     pitch_mpp: float | None = None,
     diameter_um: float | None = None,

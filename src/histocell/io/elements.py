@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from spatialdata.models import Image2DModel
@@ -15,16 +15,27 @@ from histocell.images.dask_arrays import file_arrays
 from histocell.images.files import check_path
 from histocell.images.pixels import channel_axis
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def transformations(mpp: float | None, suffix: str = "") -> dict[str, Any]:
+    import dask.array as da
+    from numpy.typing import NDArray
+    from spatialdata.transformations import BaseTransformation
+
+    from histocell.images.slide_image import ImageSource
+
+    type Pixels = NDArray[np.generic] | da.Array
+
+
+def transformations(mpp: float | None, suffix: str = "") -> dict[str, BaseTransformation]:
     """Identity to the px system and, where the mpp is known, a scale to the micrometre system."""
-    systems: dict[str, Any] = {keys.PIXELS + suffix: Identity()}
+    systems: dict[str, BaseTransformation] = {keys.PIXELS + suffix: Identity()}
     if mpp is not None:
         systems[keys.MICRONS + suffix] = Scale([mpp, mpp], axes=("x", "y"))
     return systems
 
 
-def image_element(source: Any, *, mpp: float | None, suffix: str = "") -> DataArray | DataTree:
+def image_element(source: ImageSource, *, mpp: float | None, suffix: str = "") -> DataArray | DataTree:
     """An image element from a path, an array or an element; its own px are the px system.
 
     Parameters
@@ -37,19 +48,20 @@ def image_element(source: Any, *, mpp: float | None, suffix: str = "") -> DataAr
     suffix
         End of the names of the coordinate systems, for one of several images.
     """
+    scales: Sequence[Pixels]
     if isinstance(source, str | os.PathLike):
         scales = file_arrays(check_path(source))
-    elif hasattr(source, "children"):
+    elif isinstance(source, DataTree):
         scales = [_channels_first(next(iter(source[name].data_vars.values()))) for name in source.children]
     else:
-        scales = [_channels_first(source)]
+        scales = [_channels_first(cast("Pixels | DataArray", source))]
     systems = transformations(mpp, suffix)
     if len(scales) == 1:
         return Image2DModel.parse(scales[0], dims=("c", "y", "x"), c_coords=_names(scales[0]), transformations=systems)
     return _multiscale(scales, systems)
 
 
-def _channels_first(source: Any) -> Any:
+def _channels_first(source: Pixels | DataArray) -> Pixels:
     """The pixels of an array or DataArray as (c, y, x), nothing copied."""
     dims = getattr(source, "dims", None)
     array = source.data if isinstance(source, DataArray) else source
@@ -59,11 +71,11 @@ def _channels_first(source: Any) -> Any:
     return array if axis == 0 else array.transpose(2, 0, 1)
 
 
-def _names(array: Any) -> list[str] | None:
+def _names(array: Pixels) -> list[str] | None:
     return {3: ["r", "g", "b"], 4: ["r", "g", "b", "a"]}.get(array.shape[0])
 
 
-def _multiscale(scales: list[Any], systems: dict[str, Any]) -> DataTree:
+def _multiscale(scales: Sequence[Pixels], systems: dict[str, BaseTransformation]) -> DataTree:
     """A multiscale element over given levels, finest first."""
     height, width = scales[0].shape[1:]
     nodes = {}

@@ -82,13 +82,16 @@ def load(
     Examples
     --------
     >>> import histocell as hc
-    >>> sdata = hc.datasets.synthetic_tissue(2, size_px=600, rng=0)
+    >>> sdata = hc.datasets.synthetic_tissue(3, n_patients=3, size_px=600, spot_pitch_um=50, rng=0)
     >>> hc.pp.patches(sdata)
     >>> hc.pp.embed_image(sdata, "morphology")
-    >>> hc.pp.split(sdata, by="section", fractions=(0.5, 0, 0.5), rng=0)
-    >>> hc.tl.fit_abundance(sdata, model="ridge", group_key="section", rng=0)  # doctest: +SKIP
-    >>> model = hc.models.load(sdata)  # doctest: +SKIP
+    >>> hc.pp.split(sdata, by="patient", test="P3")
+    >>> hc.tl.fit_abundance(sdata, model="ridge")
+    >>> model = hc.models.load(sdata)
+    >>> model
+    Ridge(6 targets, features: X_morphology)
     >>> model.save("abundance_model")  # doctest: +SKIP
+    >>> model = hc.models.load("abundance_model")  # doctest: +SKIP
     """
     if isinstance(source, Mapping):
         return _from_state(files.from_dict(source))

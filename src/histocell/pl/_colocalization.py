@@ -1,7 +1,8 @@
-"""Maps of co-localization: all pairs as a clustered matrix, truth beside prediction."""
+"""Plot of co-localization as a clustered matrix of all pairs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -9,7 +10,8 @@ import numpy as np
 from scipy.cluster import hierarchy
 
 from histocell._core.errors import listing, missing_key
-from histocell.pl._style import finish, styled
+from histocell.pl._choices import choose
+from histocell.pl._style import check_axes, finish, styled
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 DIVERGING = "RdBu_r"
 KEY = "colocalization"
-RUN = "Run hc.tl.colocalization(data) first."
 MARKED = 60  # more types than this leave no room for marks
 
 
@@ -33,7 +34,7 @@ def colocalization(
     key: str | Sequence[str] = KEY,
     *,
     cell_types: Sequence[str] | None = None,
-    linkage: NDArray[Any] | str | bool = True,
+    linkage: NDArray[np.float64] | str | bool = True,
     significance: float | None = 0.05,
     vmax: float | None = None,
     cmap: str | Colormap = DIVERGING,
@@ -42,7 +43,7 @@ def colocalization(
     ax: Axes | Sequence[Axes] | None = None,
     show: bool | None = None,
     table_key: str | None = None,
-) -> Axes | NDArray[Any] | None:
+) -> Axes | NDArray[np.object_] | None:
     """Draw R of all pairs as a clustered matrix; several results side by side in one order and on one scale.
 
     Red pairs sit together, blue ones apart. A dot marks pairs that are significant after adjustment. The scale is
@@ -86,84 +87,91 @@ def colocalization(
         If a slot or a cell type is not there.
     ValueError
         If the results have different cell types, or there are not as many axes as results.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.tl.colocalization(sdata)
+    >>> ax = hc.pl.colocalization(sdata, show=False)
     """
     table = get_table(data, table_key)
     slots = [key] if isinstance(key, str) else list(key)
     results = [read_result(table, slot) for slot in slots]
+    captions = [titles] if isinstance(titles, str) else list(titles or (slots if len(slots) > 1 else [""]))
+    if len(captions) != len(slots):
+        msg = f"{len(captions)} titles for {len(slots)} results"
+        raise ValueError(msg)
     names = _common_names(results, slots, cell_types)
-    maps = [pick(result, "R", names) for result in results]
+    maps = [result.matrix("R", names) for result in results]
     tree = _linkage(table, maps[0], names, linkage)
     order = np.arange(len(names)) if tree is None else hierarchy.leaves_list(tree)
     off = ~np.eye(len(names), dtype=bool)
     limit = vmax or max((np.nanmax(np.abs(each[off]), initial=0) for each in maps), default=0) or 1.0
+    shown_names = [names[index] for index in order]
     with styled(ax is None):
-        axes = _axes(ax, len(maps), len(names), figsize)
+        axes = (
+            _new_axes(len(maps), len(names), figsize)
+            if ax is None
+            else check_axes(ax, (len(maps),), f"there are {len(maps)} results")
+        )
         for axis, values, result in zip(axes, maps, results, strict=True):
             shown = np.where(off, values, np.nan)[np.ix_(order, order)]
             image = axis.imshow(shown, cmap=cmap, vmin=-limit, vmax=limit, interpolation="nearest")
             axis.set_facecolor("0.85")
             if significance is not None and len(names) <= MARKED:
-                p = pick(result, "p_adj", names)[np.ix_(order, order)]
+                p = result.matrix("p_adj", names)[np.ix_(order, order)]
                 with np.errstate(invalid="ignore"):
                     y, x = np.nonzero((p <= significance) & np.isfinite(shown))
                 size = (72 * 0.05 if len(names) <= 25 else 72 * 0.03) ** 2 / 3
                 dark = np.abs(shown[y, x]) > 0.6 * limit
                 axis.scatter(x, y, s=size, c=np.where(dark, "white", "0.15"), linewidths=0, label="significant")
-            _name_axes(axis, [names[index] for index in order], last=axis is axes[-1])
-        for axis, title in zip(axes, _titles(titles, slots), strict=True):
+            _name_axes(axis, shown_names, last=axis is axes[-1])
+        for axis, title in zip(axes, captions, strict=True):
             axis.set_title(title, pad=4)
         if tree is not None and ax is None:
             _draw_tree(axes[0].inset_axes((-0.11, 0, 0.1, 1)), tree)
         bar = axes[-1].figure.colorbar(image, ax=list(axes), shrink=0.45, aspect=16, pad=0.02)
         bar.outline.set_visible(False)
-        bar.set_label("difference of R" if "R_first" in results[0] else "Moran's R")
+        bar.set_label("difference of R" if "R_first" in results[0].stored else "Moran's R")
         if significance is not None and len(names) <= MARKED:
             note = f"dot: adjusted\np ≤ {significance:g}"
             bar.ax.text(0, -0.08, note, transform=bar.ax.transAxes, fontsize=6.5, ha="left", va="top")
     return finish(axes if len(axes) > 1 else axes[0], created=ax is None, show=show)
 
 
-def read_result(table: AnnData, key: str) -> Mapping[str, Any]:
+@dataclass(frozen=True)
+class Result:
+    """A result of ``hc.tl.colocalization`` as ``uns`` holds it, with the names of its cell types."""
+
+    stored: Mapping[str, Any]  # arrays, and what sections and params hold
+    names: list[str]
+
+    def matrix(self, part: str, names: Sequence[str]) -> NDArray[np.float64]:
+        """``R``, ``p_adj`` or another array, for these types in this order."""
+        rows = [self.names.index(name) for name in names]
+        return np.asarray(self.stored[part], dtype=np.float64)[np.ix_(rows, rows)]
+
+
+def read_result(table: AnnData, key: str) -> Result:
     """``uns[key]``, or the error that says what to run."""
     if key not in table.uns:
-        raise missing_key("uns", key, table.uns.keys(), RUN)
-    result = table.uns[key]
-    if not hasattr(result, "keys") or not {"R", "names"} <= set(result):
+        raise missing_key("uns", key, table.uns.keys(), "Run hc.tl.colocalization(data) first.")
+    stored = table.uns[key]
+    if not hasattr(stored, "keys") or not {"R", "names"} <= set(stored):
         msg = f'uns["{key}"] is not a result of hc.tl.colocalization'
         raise ValueError(msg)
-    return result
+    return Result(stored, [str(name) for name in stored["names"]])
 
 
-def result_names(result: Mapping[str, Any]) -> list[str]:
-    """Names of the types."""
-    return [str(name) for name in result["names"]]
-
-
-def pick(result: Mapping[str, Any], part: str, names: Sequence[str]) -> NDArray[np.float64]:
-    """One array of a result, for these types in this order."""
-    own = result_names(result)
-    places = [own.index(name) for name in names]
-    return np.asarray(result[part], dtype=np.float64)[np.ix_(places, places)]
-
-
-def choose_names(available: list[str], wanted: Sequence[str] | None) -> list[str]:
-    """The wanted types, all of them by default."""
-    if wanted is None:
-        return available
-    if absent := [name for name in wanted if name not in available]:
-        msg = f"cell type {listing(absent)} not found; available: {listing(available, 40)}"
-        raise KeyError(msg)
-    return list(wanted)
-
-
-def _common_names(results: list[Mapping[str, Any]], slots: list[str], wanted: Sequence[str] | None) -> list[str]:
-    first = result_names(results[0])
+def _common_names(results: list[Result], slots: list[str], wanted: Sequence[str] | None) -> list[str]:
+    """The types to show, which all results have."""
+    first = results[0].names
     for result, slot in zip(results[1:], slots[1:], strict=True):
-        if set(result_names(result)) != set(first):
-            odd = sorted(set(result_names(result)) ^ set(first))
+        if odd := sorted(set(result.names) ^ set(first)):
             msg = f"{slots[0]!r} and {slot!r} have different cell types: {listing(odd)} are in one of them only"
             raise ValueError(msg)
-    names = choose_names(first, wanted)
+    names = first if wanted is None else choose(wanted, first, "cell type")
     if len(names) < 2:
         msg = "a map of co-localization needs at least two cell types"
         raise ValueError(msg)
@@ -181,14 +189,14 @@ def cluster(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _linkage(
-    table: AnnData, first: NDArray[np.float64], names: list[str], linkage: NDArray[Any] | str | bool
-) -> NDArray[Any] | None:
+    table: AnnData, first: NDArray[np.float64], names: list[str], linkage: NDArray[np.float64] | str | bool
+) -> NDArray[np.float64] | None:
     if linkage is False:
         return None
     if linkage is True:
         return cluster(first)
     if isinstance(linkage, str):
-        return cluster(pick(read_result(table, linkage), "R", names))
+        return cluster(read_result(table, linkage).matrix("R", names))
     tree = np.asarray(linkage, dtype=np.float64)
     if tree.shape != (len(names) - 1, 4):
         msg = f"a linkage of {len(names)} cell types has shape {(len(names) - 1, 4)}, not {tree.shape}"
@@ -196,19 +204,10 @@ def _linkage(
     return tree
 
 
-def _axes(
-    ax: Axes | Sequence[Axes] | None, n_maps: int, n_types: int, figsize: tuple[float, float] | None
-) -> NDArray[Any]:
-    if ax is not None:
-        axes = np.array(ax, dtype=object).reshape(-1)
-        if len(axes) != n_maps:
-            msg = f"ax holds {len(axes)} axes for {n_maps} results"
-            raise ValueError(msg)
-        return axes
+def _new_axes(n_maps: int, n_types: int, figsize: tuple[float, float] | None) -> NDArray[np.object_]:
     side = float(np.clip(0.19 * n_types, 1.6, 7.5))
     size = figsize or (n_maps * (side + 0.15) + 2.4, side + 1.5)
-    _, axes = plt.subplots(1, n_maps, figsize=size, layout="compressed", squeeze=False)
-    return axes[0]
+    return plt.subplots(1, n_maps, figsize=size, layout="compressed", squeeze=False)[1][0]
 
 
 def _name_axes(ax: Axes, names: list[str], *, last: bool) -> None:
@@ -222,21 +221,11 @@ def _name_axes(ax: Axes, names: list[str], *, last: bool) -> None:
         spine.set_visible(False)
 
 
-def _titles(titles: str | Sequence[str] | None, slots: list[str]) -> list[str]:
-    if titles is None:
-        return [""] if len(slots) == 1 else slots
-    given = [titles] if isinstance(titles, str) else list(titles)
-    if len(given) != len(slots):
-        msg = f"{len(given)} titles for {len(slots)} results"
-        raise ValueError(msg)
-    return given
-
-
-def _draw_tree(ax: Axes, tree: NDArray[Any]) -> None:
+def _draw_tree(ax: Axes, tree: NDArray[np.float64]) -> None:
     """The dendrogram, leaves at the rows of the matrix."""
     drawn = hierarchy.dendrogram(tree, no_plot=True)
-    for place, height in zip(drawn["icoord"], drawn["dcoord"], strict=True):
-        ax.plot(height, (np.array(place) - 5) / 10, color="0.35", linewidth=0.7, solid_joinstyle="miter")
+    for position, height in zip(drawn["icoord"], drawn["dcoord"], strict=True):
+        ax.plot(height, (np.array(position) - 5) / 10, color="0.35", linewidth=0.7, solid_joinstyle="miter")
     n = len(tree) + 1
     ax.set_ylim(n - 0.5, -0.5)
     ax.set_xlim(ax.get_xlim()[1], 0)

@@ -1,4 +1,4 @@
-"""Co-localization as a network of significant pairs."""
+"""Plot of co-localization as a network of significant pairs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from scipy.cluster import hierarchy
 
-from histocell.pl._colocalization import DIVERGING, KEY, choose_names, cluster, pick, read_result, result_names
+from histocell.pl._choices import choose
+from histocell.pl._colocalization import DIVERGING, KEY, cluster, read_result
 from histocell.pl._style import MUTED, finish, hide_frame, new_axes, styled
 from histocell.tables.access import get_table
 
@@ -75,13 +76,19 @@ def colocalization_network(
     ------
     KeyError
         If the slot or a cell type is not there.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.tl.colocalization(sdata)
+    >>> ax = hc.pl.colocalization_network(sdata, show=False)
     """
     result = read_result(get_table(data, table_key), key)
-    names = choose_names(result_names(result), cell_types)
-    r, p = pick(result, "R", names), pick(result, "p_adj", names)
-    order = hierarchy.leaves_list(cluster(r)) if len(names) > 2 else np.arange(len(names))
-    r, p, names = r[np.ix_(order, order)], p[np.ix_(order, order)], [names[index] for index in order]
-    first, second, strength = _edges(r, p, significance, min_r)
+    names = result.names if cell_types is None else choose(cell_types, result.names, "cell type")
+    if len(names) > 2:
+        names = [names[index] for index in hierarchy.leaves_list(cluster(result.matrix("R", names)))]
+    first, second, strength = _edges(result.matrix("R", names), result.matrix("p_adj", names), significance, min_r)
     angle = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
     points = np.column_stack([np.cos(angle), np.sin(angle)])
     with styled(ax is None):
@@ -129,12 +136,12 @@ def _curve(start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.f
     return (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
 
 
-def _name_node(ax: Axes, name: str, place: tuple[float, float], turn: float, *, color: str) -> None:
+def _name_node(ax: Axes, name: str, position: tuple[float, float], turn: float, *, color: str) -> None:
     """The name outside of the circle, written along the radius and never upside down."""
     flipped = np.cos(np.radians(turn)) < -1e-9
     ax.text(
-        place[0] * 1.06,
-        place[1] * 1.06,
+        position[0] * 1.06,
+        position[1] * 1.06,
         name,
         rotation=(turn + 180 if flipped else turn) % 360,
         rotation_mode="anchor",
@@ -149,14 +156,8 @@ def _legend(ax: Axes, limit: float, cmap: str | Colormap, *, empty: bool, signif
     if empty:
         ax.text(0, 0, f"no pair with adjusted\np ≤ {significance:g}", ha="center", va="center", color=MUTED)
         return
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=_colors(np.array([side * share]), cmap)[0],
-            linewidth=0.5 + WIDEST * share,
-            label=f"{side * share * limit:+.2f}",
-        )
-        for side, share in ((1, 1.0), (1, 0.5), (-1, 0.5), (-1, 1.0))
-    ]
+    handles = []
+    for share in (1.0, 0.5, -0.5, -1.0):
+        color, width = _colors(np.array([share]), cmap)[0], 0.5 + WIDEST * abs(share)
+        handles.append(Line2D([], [], color=color, linewidth=width, label=f"{share * limit:+.2f}"))
     ax.legend(handles=handles, title="Moran's R", loc="upper left", bbox_to_anchor=(1.32, 1.0), title_fontsize=7)

@@ -145,7 +145,7 @@ def _by_group(table: pd.DataFrame, group: str | None) -> tuple[pd.DataFrame, pd.
         group = ALL if has_mean else names[0]
     drawn = _select(table, "group", group)
     single = table[table["group"] != ALL] if group == ALL and len(names) > 1 else table[:0]
-    title = f"mean of {len(names)} groups" if len(single) else names[0] if group == ALL and names else group
+    title = group if group != ALL else f"mean of {len(names)} groups" if len(single) else [*names, "one group"][0]
     return drawn, single, f"{title}, {drawn['n_spots'].max():,} spots" if "n_spots" in drawn else title
 
 

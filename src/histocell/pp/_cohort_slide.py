@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from histocell import io
 from histocell._core import keys
 from histocell._core.locks import folder_lock
@@ -174,7 +172,6 @@ def _embedded(task: SlideTask) -> SpatialData:
     tissue_mask(sdata)
     tiles(sdata, **cohort.tiling)
     table = sdata.tables[keys.TILE_TABLE]
-    table.obs[keys.SECTION] = pd.Categorical([task.output.stem] * table.n_obs)
     encoder = cached_encoder(cohort.encoder, **cohort.loading)
     embed_image(sdata, encoder, stain=cohort.stain, store=task.store, lazy=True, table_key=keys.TILE_TABLE)
     _replace_image_by_thumbnail(sdata)

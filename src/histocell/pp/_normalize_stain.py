@@ -1,32 +1,35 @@
-"""A slide in the colours of another, as a lazy image."""
+"""Stain normalisation of a whole slide, as a lazy image."""
 
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from histocell._core import keys
-from histocell.images.pixels import channel_axis, needs_scale, to_rgb, value_scale
+from histocell.images.dask_arrays import array_level
+from histocell.images.levels import BlockCache
+from histocell.images.pixels import channel_axis, to_rgb
 from histocell.images.slide_image import open_image
 from histocell.images.stain.normalize import StainNormalizer, StainTarget
+from histocell.images.transformations import element_scales
 from histocell.tables.access import is_spatialdata
 from histocell.tables.regions import open_slide
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from spatialdata import SpatialData
     from xarray import DataArray, DataTree
 
-    from histocell.images.stain.normalize import StainTransform
+    from histocell.images.slide_image import ImageSource
+    from histocell.images.stain.normalize import Method, StainTransform
 
 
 def normalize_stain(
     data: SpatialData,
     *,
     method: Literal["macenko", "reinhard", "vahadane"] = "macenko",
-    target: Any = None,
+    target: ImageSource | SpatialData | StainTarget | None = None,
     image_key: str | None = None,
     mpp: float | None = None,
     key_added: str | None = None,
@@ -41,7 +44,7 @@ def normalize_stain(
     data
         SpatialData with an image.
     method
-        As in `histocell.images.stain.normalize.StainNormalizer`, which says how slides are measured, what is done
+        As in `histocell.encoders.StainNormalizer`, which says how slides are measured, what is done
         to faint ones and what stays as it is.
     target
         What the slide is to look like: another slide (a SpatialData with one image, an image element or a path, whose
@@ -83,40 +86,36 @@ def normalize_stain(
     ['he', 'he_macenko']
     """
     slide = open_slide(data, "normalize_stain", image_key, mpp)
-    key, picture = slide.key, slide.image
-    normalizer = StainNormalizer(method, _target(target, method))
-    transform = normalizer.fit(picture, mpp=slide.mpp)
-    element = _normalized(data.images[key], transform)
+    transform = StainNormalizer(method, _target(target, method)).fit(slide.image, mpp=slide.mpp)
+    element = _normalized(data.images[slide.key], transform)
     if not inplace:
         return element
-    name = key_added or f"{key}_{method}"
+    name = key_added or f"{slide.key}_{method}"
     data.images[name] = element
     data.attrs[keys.PROVENANCE] = {**data.attrs.get(keys.PROVENANCE, {}), name: transform.describe()}
     return None
 
 
-def _target(target: Any, method: Any) -> StainTarget | None:
+def _target(target: ImageSource | SpatialData | StainTarget | None, method: Method) -> StainTarget | None:
     if target is None or isinstance(target, StainTarget):
         return target
-    picture = open_slide(target, "normalize_stain", None, None).image if is_spatialdata(target) else open_image(target)
-    if picture.mpp is None:
-        msg = f"the resolution of the target {picture!r} is unknown; give hc.io.slide(path, mpp=...) as target"
+    image = open_slide(target, "normalize_stain", None, None).image if is_spatialdata(target) else open_image(target)
+    if image.mpp is None:
+        msg = f"the resolution of the target {image!r} is unknown; give hc.io.slide(path, mpp=...) as target"
         raise ValueError(msg)
-    return StainTarget.from_image(picture, mpp=picture.mpp, method=method)
+    return StainTarget.from_image(image, method=method)
 
 
-def _normalized(element: Any, transform: StainTransform) -> DataArray | DataTree:
+def _normalized(element: DataArray | DataTree, transform: StainTransform) -> DataArray | DataTree:
     """An image element like another, its pixels normalised when they are asked for."""
     from spatialdata.models import Image2DModel
     from xarray import Dataset, DataTree
 
-    if not hasattr(element, "children"):
-        out: DataArray | DataTree = _normalized_scale(element, transform)
-    else:
-        scales = {name: next(iter(element[name].data_vars.values())) for name in element.children}
-        out = DataTree.from_dict(
-            {name: Dataset({"image": _normalized_scale(scale, transform)}) for name, scale in scales.items()}
-        )
+    scales = [_normalized_scale(scale, transform) for scale in element_scales(element)]
+    out: DataArray | DataTree = scales[0]
+    if isinstance(element, DataTree):
+        names = element.children
+        out = DataTree.from_dict({name: Dataset({"image": scale}) for name, scale in zip(names, scales, strict=True)})
     Image2DModel.validate(out)
     return out
 
@@ -127,25 +126,25 @@ def _normalized_scale(scale: DataArray, transform: StainTransform) -> DataArray:
     from xarray import DataArray
 
     pixels = da.asarray(scale.data).rechunk({0: -1})
-    factor = None
-    if needs_scale(pixels.dtype):
-        # as where windows are read: the block in the middle shows the range
-        factor = value_scale(pixels.blocks[0, pixels.numblocks[1] // 2, pixels.numblocks[2] // 2].compute())
     blocks = da.map_blocks(
         _normalized_block,
         pixels,
         transform=transform,
-        factor=factor,
+        # as where windows of the slide are read
+        factor=array_level(scale.data, [str(axis) for axis in scale.dims], BlockCache()).scale,
         chunks=((3,), *pixels.chunks[1:]),
         dtype=np.uint8,
         meta=np.empty((0, 0, 0), np.uint8),
     )
-    kept = {axis: scale.coords[axis] for axis in ("y", "x") if axis in scale.coords}
     return DataArray(
-        blocks, dims=scale.dims, coords={"c": ["r", "g", "b"], **kept}, name=scale.name, attrs=deepcopy(scale.attrs)
+        blocks,
+        dims=scale.dims,
+        coords={"c": ["r", "g", "b"], **{axis: scale.coords[axis] for axis in ("y", "x") if axis in scale.coords}},
+        name=scale.name,
+        attrs=deepcopy(scale.attrs),
     )
 
 
-def _normalized_block(block: NDArray[Any], transform: StainTransform, factor: float | None) -> NDArray[np.uint8]:
+def _normalized_block(block: np.ndarray, transform: StainTransform, factor: float | None) -> np.ndarray:
     rgb = to_rgb(block, channel_axis(block.shape, ("c", "y", "x")), factor)
     return np.moveaxis(transform.apply(rgb), -1, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import issparse
 
 from histocell._core.errors import listing
@@ -32,6 +33,7 @@ def normalized_genes(table: AnnData, genes: Sequence[str]) -> tuple[NDArray[np.f
     stored = np.asarray(x.data if issparse(x) else x)
     if (stored < 0).any() or (stored != np.rint(stored)).any():
         return table[:, list(genes)].to_df().to_numpy(), "none: X does not hold counts"
-    counts = AnnData(x.astype(np.float32), var=table.var[[]])  # a copy
+    counts = AnnData(x.astype(np.float32), var=pd.DataFrame(index=table.var_names))  # a copy
     sc.pp.normalize_total(counts)
-    return sc.pp.log1p(counts[:, list(genes)].to_df().to_numpy()), "scanpy.pp.normalize_total, scanpy.pp.log1p"
+    sc.pp.log1p(counts)
+    return counts[:, list(genes)].to_df().to_numpy(), "scanpy.pp.normalize_total, scanpy.pp.log1p"

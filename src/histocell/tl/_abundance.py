@@ -20,14 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    from anndata import AnnData
-    from spatialdata import SpatialData
 
     from histocell._core.rng import RNGLike, SeedLike
+    from histocell.tables.access import Data
 
 
 def fit_abundance(
-    data: AnnData | SpatialData,
+    data: Data,
     features: str | Sequence[str] | None = None,
     *,
     model: str | Model = "mlp",
@@ -106,6 +105,17 @@ def fit_abundance(
     References
     ----------
     arXiv 2507.07013.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(3, n_patients=3, size_px=600, spot_pitch_um=50, rng=0)
+    >>> hc.pp.patches(sdata)
+    >>> hc.pp.embed_image(sdata, "morphology")
+    >>> hc.pp.split(sdata, by="patient", test="P3")
+    >>> hc.tl.fit_abundance(sdata, model="ridge")
+    >>> sdata["table"].uns["abundance_model"].keys()
+    dict_keys(['config', 'weights', 'history'])
     """
     sections = Sections(data, table_key=table_key, group_key=group_key)
     dataset = _fit.Dataset.read(ABUNDANCE, sections.table, features, target, standardize_by)
@@ -120,9 +130,9 @@ def fit_abundance(
 
 
 def predict_abundance(
-    data: AnnData | SpatialData,
+    data: Data,
     *,
-    model: Model | str | Path | Mapping[str, Any] | AnnData | SpatialData | None = None,
+    model: Model | str | Path | Mapping[str, Any] | Data | None = None,
     model_key: str = keys.MODEL,
     baselines: bool = True,
     key_added: str = keys.PREDICTED,
@@ -164,6 +174,22 @@ def predict_abundance(
         When no model or no embedding is found.
     ValueError
         When an embedding comes from another encoder, patch size or resolution than the model's, or has another dimension.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(3, n_patients=3, size_px=600, spot_pitch_um=50, rng=0)
+    >>> hc.pp.patches(sdata)
+    >>> hc.pp.embed_image(sdata, "morphology")
+    >>> hc.pp.split(sdata, by="patient", test="P3")
+    >>> hc.tl.fit_abundance(sdata, model="ridge")
+    >>> hc.tl.predict_abundance(sdata)
+    >>> hc.get.abundance(sdata).columns[:2].to_list()
+    ['tumour', 'fibroblast']
+
+    A slide without transcriptomics is predicted with a saved model:
+
+    >>> hc.tl.predict_abundance(slide, model="abundance_model")  # doctest: +SKIP
     """
     table = get_table(data, table_key)
     fitted = model if isinstance(model, Model) else load(table if model is None else model, model_key=model_key)
@@ -175,7 +201,7 @@ def predict_abundance(
 
 
 def evaluate_abundance(
-    data: AnnData | SpatialData,
+    data: Data,
     *,
     key: str = keys.PREDICTED,
     target: str = keys.ABUNDANCE,
@@ -236,6 +262,21 @@ def evaluate_abundance(
         When predictions or truth are missing.
     ValueError
         When they share no column, or no row can be scored.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(3, n_patients=3, size_px=600, spot_pitch_um=50, rng=0)
+    >>> hc.pp.patches(sdata)
+    >>> hc.pp.embed_image(sdata, "morphology")
+    >>> hc.pp.split(sdata, by="patient", test="P3")
+    >>> hc.tl.fit_abundance(sdata, model="ridge")
+    >>> hc.tl.predict_abundance(sdata)
+    >>> hc.tl.evaluate_abundance(sdata, n_bootstrap=100, rng=0)
+    >>> scores = hc.get.scores(sdata)
+    >>> scores.query("metric == 'l1' and cell_type == 'mean'")[["model", "group", "n_training"]]
+       model group  n_training
+    ...
     """
     sections = Sections(data, table_key=table_key, library_key=library_key, group_key=group_key)
     scores = _evaluate.evaluate(
@@ -255,11 +296,8 @@ def _settings(
     interval: float | None,
 ) -> dict[str, Any]:
     """Arguments and `config` as one mapping; a model instance brings its own."""
-    settings = dict(config or {})
+    settings = dict(config or {}) | ({} if preset is None else {"preset": preset})
     if not isinstance(model, str):
-        return settings | ({} if preset is None else {"preset": preset})
-    if preset is not None:
-        settings["preset"] = preset
-    if target_transform is not None:
-        settings["target_transform"] = target_transform
-    return {"interval": interval} | settings
+        return settings
+    transform = {} if target_transform is None else {"target_transform": target_transform}
+    return {"interval": interval} | settings | transform

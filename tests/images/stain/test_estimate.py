@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from histocell.images.slide_image import open_image
-from histocell.images.stain.estimate import REFERENCE, _otsu, estimate_stains, stains_of
+from histocell.images.stain.estimate import REFERENCE, estimate_stains, stains_of
+from histocell.images.stain.normalize import StainNormalizer
 
 H = np.array([0.72, 0.62, 0.31])
 E = np.array([0.22, 0.88, 0.42])
@@ -102,8 +103,25 @@ def test_tiny_slides(shape):
     assert np.isfinite(found.unmixing).all()
 
 
-def test_otsu_lies_between_two_groups():
-    rng = np.random.default_rng(0)
-    values = np.concatenate([rng.normal(0.2, 0.03, 500), rng.normal(0.8, 0.03, 300)])
-    assert 0.3 < _otsu(values) < 0.7
-    assert np.isfinite(_otsu(np.full(10, 0.4)))
+def test_the_threshold_lies_between_nuclei_and_the_rest():
+    found = estimate_stains(stained(20000), background=(240, 236, 241))
+    vectors = np.stack([H, E]) / np.linalg.norm([H, E], axis=1, keepdims=True)
+    nucleus, stroma = np.array([[0.9, 0.06], [0.06, 0.45]]) @ vectors @ found.unmixing[:, 0]
+    assert stroma < found.nuclear_threshold < nucleus
+
+
+def test_a_slide_is_measured_once(monkeypatch):
+    opened = open_image(slide(800, 600, (240, 236, 241)), mpp=1.0)
+    n_read = []
+    read = type(opened).read
+    monkeypatch.setattr(type(opened), "read", lambda *args, **kwargs: n_read.append(1) or read(*args, **kwargs))
+    first = stains_of(opened, mpp=1.0)
+    n_first = len(n_read)
+    assert stains_of(opened, mpp=1.0) is first
+    assert len(n_read) == n_first
+    StainNormalizer("macenko").fit(opened, mpp=1.0)
+    n_tiles = 32
+    assert len(n_read) - n_first <= n_tiles  # its own tiles; where the tissue is was seen before
+    n_second = len(n_read)
+    StainNormalizer("macenko").fit(opened, mpp=1.0)
+    assert len(n_read) == n_second

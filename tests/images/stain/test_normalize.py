@@ -294,10 +294,10 @@ def test_two_patients_become_more_alike(data_dir):
     colours = {method: [] for method in (None, *METHODS)}
     for name in ("B4", "C4"):
         image = open_image(data_dir / "her2st" / name / "he.jpg", mpp=0.69)
-        picture = image.thumbnail(400)
-        tissue = rgb2lab(picture)[..., 0] < rgb2lab(np.uint8([[image.background]]))[0, 0, 0] - 12
+        thumbnail = image.thumbnail(400)
+        tissue = rgb2lab(thumbnail)[..., 0] < rgb2lab(np.uint8([[image.background]]))[0, 0, 0] - 12
         for method, found in colours.items():
-            shown = picture if method is None else StainNormalizer(method).fit(image, mpp=0.69).apply(picture)
+            shown = thumbnail if method is None else StainNormalizer(method).fit(image, mpp=0.69).apply(thumbnail)
             lab = rgb2lab(shown)
             found.append(lab[tissue].mean(0))
     typical = [51.5, 26.6, -11.6]  # CIELAB of the tissue of the default target

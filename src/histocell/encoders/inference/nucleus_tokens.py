@@ -31,7 +31,7 @@ class NucleusPooling:
     ----------
     strategy
         ``"centered"``: one patch per cell, the nucleus in its middle. ``"shared"``: a grid of overlapping tiles; each
-        nucleus takes its tokens from the tile in whose middle it lies, so the cost follows the area of tissue.
+        nucleus takes its tokens from the tile whose centre is nearest, so the cost follows the area of tissue.
     k
         Tokens of the ``"mean"`` kernel: those whose centres are nearest to the nucleus.
     kernel

@@ -34,7 +34,7 @@ _CELLS_PER_TILE = 16  # about how many cells share a tile, for the size of chunk
 
 
 class PatchEncoder:
-    """A network that embeds one patch at a time, whatever lies around it.
+    """A network that embeds each patch on its own.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ class PatchEncoder:
         stain: StainTransform | None = None,
         progress: Progress | None = None,
     ) -> Generator[NDArray[np.float32]]:
-        """Embed one chunk of patches after the other; reading goes on across the chunks.
+        """Embed one chunk of patches after the other; reading continues across the chunks.
 
         A batch never spans two chunks, so the values of a chunk do not depend on which others are computed.
 

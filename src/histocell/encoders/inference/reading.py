@@ -26,7 +26,7 @@ def read_batches(
 ) -> Generator[torch.Tensor]:
     """Patches around each batch of centres, uint8 tensors ``(n, edge, edge, 3)``, in order.
 
-    Reading goes on in threads while the caller computes, at most two batches ahead; closing the iterator stops it.
+    Threads read while the caller computes, at most two batches ahead; closing the iterator stops it.
 
     Parameters
     ----------

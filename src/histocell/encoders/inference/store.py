@@ -35,8 +35,8 @@ class FeatureStore:
     On disk it is a zarr v3 array and nothing else: ``zarr.open_array(path)``, ``dask.array.from_zarr(path)`` and
     ``anndata.io.read_elem`` read it. A chunk holds `chunk_rows` whole rows in one file ``c.<chunk>.0``, little-endian,
     uncompressed (features hardly compress), with its CRC-32C at the end; rows not yet written read as NaN. The attribute
-    ``histocell`` of ``zarr.json`` holds the manifest. ``zarr.json`` and the chunks are written beside their place and
-    renamed into it, so each of them is there as a whole or not at all. While chunks are missing, the file ``.lock`` keeps
+    ``histocell`` of ``zarr.json`` holds the manifest. ``zarr.json`` and the chunks are written under another name
+    and renamed, so each of them is complete or absent. While chunks are missing, the file ``.lock`` keeps
     other writers away; the system frees it when its process ends, however it ends.
 
     Attributes

@@ -1,4 +1,4 @@
-"""One block of a slide: from pixels to the sums of colour, texture and nuclei in the cells of a grid."""
+"""Sums of colour, texture and nuclei in the grid cells of one block of a slide."""
 
 from __future__ import annotations
 

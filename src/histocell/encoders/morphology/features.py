@@ -1,6 +1,8 @@
-"""From the sums over a neighbourhood to features: means, spreads, densities, shares, each close to Gaussian."""
+"""Features of a neighbourhood from its sums: means, spreads, densities and shares, each close to Gaussian."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,12 +18,18 @@ from histocell.encoders.morphology.nuclei import AROUND, CLASSES
 from histocell.encoders.morphology.nuclei import SUMS as NUCLEAR_SUMS
 from histocell.kernels.texture import N_LBP
 
-# Added to denominators: features of places with little tissue or few nuclei tend to 0, not to noise.
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    type Values = NDArray[np.float64]
+    type Sums = dict[str, Values]
+
+# Added to denominators: features of spots with little tissue or few nuclei tend to 0, not to noise.
 _LITTLE_TISSUE = 0.02
 _FEW_NUCLEI = 3e-4  # per um²
 
 
-# What the wide context says: the kind of tissue, not its details.
+# The features of the wide context: the kind of tissue, not its details.
 _SUMMARY = (
     "tissue",
     "mean_h",
@@ -41,7 +49,7 @@ _SUMMARY = (
 )
 
 
-def spot_features(sums: np.ndarray) -> dict[str, np.ndarray]:
+def spot_features(sums: Values) -> Sums:
     """Features of the spot itself: colour, texture, nuclei and architecture.
 
     Parameters
@@ -57,7 +65,7 @@ def spot_features(sums: np.ndarray) -> dict[str, np.ndarray]:
     return {**_colour(s), **_texture(s), **_nuclei(s), **_architecture(s)}
 
 
-def surroundings_features(sums: np.ndarray) -> dict[str, np.ndarray]:
+def surroundings_features(sums: Values) -> Sums:
     """Features of the surroundings: those of the spot, and local binary patterns, which need many pixels.
 
     Parameters and result as for :func:`spot_features`.
@@ -66,20 +74,20 @@ def surroundings_features(sums: np.ndarray) -> dict[str, np.ndarray]:
     return {**spot_features(sums), **_patterns(s)}
 
 
-def context_features(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """A few features of the wide context: which kind of tissue the spot lies in.
+def context_features(sums: Values) -> Sums:
+    """A few features of the wide context: the kind of tissue around the spot.
 
     Parameters and result as for :func:`spot_features`.
     """
-    found = spot_features(sums)
-    return {name: found[name] for name in _SUMMARY}
+    features = spot_features(sums)
+    return {name: features[name] for name in _SUMMARY}
 
 
-def _spread(square: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def _spread(square: Values, mean: Values) -> Values:
     return np.sqrt(np.maximum(square - mean**2, 0))
 
 
-def _colour(s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _colour(s: Sums) -> Sums:
     tissue = s["tissue"] + _LITTLE_TISSUE
     plain = s["plain"] + _LITTLE_TISSUE
     f = {"tissue": s["tissue"]}
@@ -99,7 +107,7 @@ def _colour(s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return f
 
 
-def _texture(s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _texture(s: Sums) -> Sums:
     f = {f"{k}_detail{um}": np.log(s[f"{k}_detail{um}"] + 2e-3) for um in DETAIL_UM for k in "he"}
     for um in GRADIENT_UM:
         f[f"gradient{um}"] = np.log(s[f"gradient{um}"] + 2e-3)
@@ -110,13 +118,13 @@ def _texture(s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return f
 
 
-def _patterns(s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _patterns(s: Sums) -> Sums:
     counts = np.stack([s[f"lbp2_{i}"] for i in range(N_LBP)])
     shares = np.sqrt(counts / (counts.sum(axis=0) + _LITTLE_TISSUE))
     return {f"lbp2_{i}": shares[i] for i in range(N_LBP)}
 
 
-def _nuclei(s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _nuclei(s: Sums) -> Sums:
     n = {name: s[f"nuclei_{name}"] for name in NUCLEAR_SUMS}
     few = n["n"] + _FEW_NUCLEI
     f = {"density": np.sqrt(n["n"]), "nuclear_share": n["area"]}
@@ -132,7 +140,7 @@ def _nuclei(s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return f
 
 
-def _architecture(s: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _architecture(s: Sums) -> Sums:
     f = {}
     per_cell = CELL_PX**2
     for k in CONTRAST_CELLS:

@@ -182,7 +182,7 @@ def as_backbone(network: nn.Module, pooling: str = "native") -> Backbone:
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
-    # subclasses place their tokens in ways of their own
+    # subclasses order their tokens differently
     exact = type(network) in (VisionTransformer, Eva)
     if exact and isinstance(network, VisionTransformer | Eva) and type(network.patch_embed) is PatchEmbed:
         return TransformerBackbone(network, pooling)

@@ -23,6 +23,7 @@ from histocell.models.regressors.ridge import Ridge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from histocell.models.files import Arrays
     from histocell.models.folds import FitRows
@@ -108,6 +109,17 @@ class MLP(Regressor):
     ----------
     arXiv 2507.07013: cell abundances from CONCH and UNI embeddings by a seven-layer MLP. What it leaves open (widths,
     learning rate, stopping) is set here and can be changed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import histocell as hc
+    >>> X = np.random.default_rng(0).normal(size=(60, 4))
+    >>> model = hc.models.MLP(max_epochs=2, n_members=2).fit(
+    ...     X, X[:, :2] + 5, groups=np.repeat(["a", "b", "c"], 20), rng=0
+    ... )
+    >>> model.predict(X).shape
+    (60, 2)
     """
 
     name = "mlp"
@@ -128,23 +140,17 @@ class MLP(Regressor):
         chosen = pick_device(device)
         features = torch.as_tensor(X, dtype=torch.float32, device=chosen)
         targets = torch.as_tensor(Y, dtype=torch.float32, device=chosen)
-        fit = partial(self._train_one, features, targets)
         folds = self._folds(rows, rng)
-        children = rng.spawn(len(folds))
-        searches = [fit(fold, children[i], f"net {i + 1}") for i, fold in enumerate(folds)]
-        histories = [history for _, history in searches]
-        nets = [net for net, _ in searches]
+        nets, searches = self._train(features, targets, folds, rng, "net")
         held = _held_out(nets, folds, features, Y.shape)
         refits: list[training.History] = []
         if self.config.refit and rows.train.all():
-            epochs = int(np.median([history.best_epoch for history in histories])) + 1
+            epochs = int(np.median([history.best_epoch for history in searches])) + 1
             everything = Fold(np.flatnonzero(rows.train), np.empty(0, dtype=np.intp))
-            children = rng.spawn(self.config.n_members)
-            again = [fit(everything, child, f"refit {i + 1}", epochs) for i, child in enumerate(children)]
-            nets, refits = [net for net, _ in again], [history for _, history in again]
+            nets, refits = self._train(features, targets, [everything] * self.config.n_members, rng, "refit", epochs)
         self.weights |= _stack(nets)
-        self.history = _history(histories, refits)
-        logger.info("mlp: %d nets, best epochs %s", len(nets), [history.best_epoch + 1 for history in histories])
+        self.history = _history(searches, refits)
+        logger.info("mlp: %d nets, best epochs %s", len(nets), [history.best_epoch + 1 for history in searches])
         share = self.config.ridge_share
         if not share:
             return held
@@ -178,28 +184,27 @@ class MLP(Regressor):
         order = rng.permutation(len(folds))
         return [folds[order[index % len(folds)]] for index in range(self.config.n_members)]
 
-    def _train_one(
-        self,
-        X: torch.Tensor,
-        Y: torch.Tensor,
-        fold: Fold,
-        rng: np.random.Generator,
-        desc: str,
-        epochs: int | None = None,
-    ) -> tuple[nn.Module, training.History]:
+    def _train(
+        self, X: Tensor, Y: Tensor, folds: list[Fold], rng: np.random.Generator, desc: str, epochs: int | None = None
+    ) -> tuple[list[nn.Module], list[training.History]]:
+        """One net per fold, stopped on the rows that are held out or after `epochs`."""
         config = self.config
-        with training.seeded(draw_seed(rng), X.device):
-            net = self._build(X.shape[1], Y.shape[1], X.device)
-            history = training.train(
-                net,
-                partial(composite_loss, l1=config.l1, l2=config.l2, per=config.pearson_per),
-                (X[fold.fit], Y[fold.fit]),
-                schedule=config,
-                validation=(X[fold.held], Y[fold.held]) if len(fold.held) else None,
-                stop_after=epochs,
-                desc=desc,
-            )
-        return net, history
+        loss = partial(composite_loss, l1=config.l1, l2=config.l2, per=config.pearson_per)
+        nets, histories = [], []
+        for index, (fold, child) in enumerate(zip(folds, rng.spawn(len(folds)), strict=True)):
+            with training.seeded(draw_seed(child), X.device):
+                nets.append(self._build(X.shape[1], Y.shape[1], X.device))
+                history = training.train(
+                    nets[-1],
+                    loss,
+                    (X[fold.fit], Y[fold.fit]),
+                    schedule=config,
+                    validation=(X[fold.held], Y[fold.held]) if len(fold.held) else None,
+                    stop_after=epochs,
+                    desc=f"{desc} {index + 1}",
+                )
+            histories.append(history)
+        return nets, histories
 
     def _build(self, n_features: int, n_targets: int, device: torch.device) -> nn.Module:
         config = self.config
@@ -208,7 +213,7 @@ class MLP(Regressor):
         ).to(device)
 
 
-def _held_out(nets: list[nn.Module], folds: list[Fold], X: torch.Tensor, shape: tuple[int, ...]) -> Floats:
+def _held_out(nets: list[nn.Module], folds: list[Fold], X: Tensor, shape: tuple[int, ...]) -> Floats:
     """Mean prediction of the nets that did not fit a row, NaN where every net did."""
     total, count = np.zeros(shape), np.zeros((shape[0], 1))
     for net, fold in zip(nets, folds, strict=True):
@@ -224,7 +229,7 @@ def _stack(nets: list[nn.Module]) -> Arrays:
     return {name: np.stack([state[name].cpu().numpy() for state in states]) for name in states[0]}
 
 
-def _member(weights: Arrays, index: int) -> dict[str, torch.Tensor]:
+def _member(weights: Arrays, index: int) -> dict[str, Tensor]:
     prefixes = ("layers.", "norms.", "output.")
     return {name: torch.from_numpy(array[index].copy()) for name, array in weights.items() if name.startswith(prefixes)}
 

@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
 
 class Mean(Regressor):
-    """Predict the mean of the training rows, whatever the image shows."""
+    """Predict the mean of the training rows, whatever the image shows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import histocell as hc
+    >>> X = np.random.default_rng(0).normal(size=(60, 4))
+    >>> model = hc.models.Mean().fit(X, X[:, :2] + 5, groups=np.repeat(["a", "b", "c"], 20), rng=0)
+    >>> model.predict(X).shape
+    (60, 2)
+    """
 
     name = "mean"
 
@@ -73,6 +83,15 @@ class Ridge(Regressor):
     References
     ----------
     Hoerl, Kennard: Ridge regression (Technometrics 1970).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import histocell as hc
+    >>> X = np.random.default_rng(0).normal(size=(60, 4))
+    >>> model = hc.models.Ridge(alphas=(0.1, 1.0)).fit(X, X[:, :2] + 5, groups=np.repeat(["a", "b", "c"], 20), rng=0)
+    >>> model.predict(X).shape
+    (60, 2)
     """
 
     name = "ridge"

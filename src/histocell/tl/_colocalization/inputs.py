@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 PITCHES = 2.2  # default length scale: Hist2Cell's on Visium (221 um), where a point has about 55 neighbours
 GRAPHS = {name: f"squidpy.gr.spatial_neighbors_{name}" for name in ("grid", "knn", "delaunay")}
-NEIGHBORS = 6  # of a graph: squidpy's default
 
 
 @dataclass(frozen=True)
@@ -105,10 +104,10 @@ def _read_variables(table: AnnData, key: str | Sequence[str] | None) -> Inputs:
     if key is None:
         key = next((name for name in (keys.ABUNDANCE, keys.PREDICTED) if name in table.obsm), keys.ABUNDANCE)
     if not isinstance(key, str):
-        genes = [str(gene) for gene in key]
+        genes = _unique([str(gene) for gene in key], "the genes")
         values, done = normalized_genes(table, genes)
         logger.info("normalisation of X: %s", done)
-        return Inputs(genes, _unique(genes, "key"), values, normalization=done)
+        return Inputs(genes, genes, values, normalization=done)
     if key in table.obsm:
         frame = table.obsm[key]
         values = frame.to_numpy() if isinstance(frame, pd.DataFrame) else np.asarray(frame)
@@ -165,17 +164,17 @@ def _read_weights(table: AnnData, weights: Weights | None) -> tuple[csr_array | 
 
 
 def _graph(xy: NDArray[np.float64], name: str) -> csr_array:
-    """Squidpy's graph of the points of one section, made on the side."""
-    import squidpy as sq
-    from anndata import AnnData
+    """Squidpy's graph of the points of one section."""
+    from squidpy.gr import neighbors
 
     if len(xy) < 4:  # no graph, and too few points for R
         return csr_array((len(xy), len(xy)))
-    points = AnnData(np.empty((len(xy), 0)))
-    points.obsm[keys.SPATIAL] = xy
-    options = {} if name == "delaunay" else {"n_neighs": min(NEIGHBORS, len(xy) - 1)}
-    graph = getattr(sq.gr, GRAPHS[name].rpartition(".")[2])(points, copy=True, **options)
-    return csr_array(graph.connectivities, dtype=np.float64)
+    n_neighbors = min(6, len(xy) - 1)  # squidpy's default
+    if name == "delaunay":
+        builder = neighbors.DelaunayBuilder()
+    else:
+        builder = (neighbors.KNNBuilder if name == "knn" else neighbors.GridBuilder)(n_neighbors)
+    return csr_array(builder.build(xy)[0], dtype=np.float64)
 
 
 def default_length_scale(inputs: Inputs, sections: list[NDArray[np.intp]]) -> tuple[float, str]:

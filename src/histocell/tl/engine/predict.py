@@ -53,7 +53,7 @@ def read(task: Task, table: AnnData, key: str) -> dict[str, dict[str, Values]]:
     task.writer.read(table, key)  # a missing prediction is an error, a missing interval or baseline is not
     recorded = keys.read_provenance(table, key)
     slots = {recorded.get("model", key): key} | {name: f"{key}_{name}" for name in recorded.get("baselines", [])}
-    endings = {ending for metric in task.metrics for ending in ("", *metric.outputs)}
+    endings = dict.fromkeys(ending for metric in task.metrics for ending in ("", *metric.outputs))
     found: dict[str, dict[str, Values]] = {}
     for name, slot in slots.items():
         for ending in endings:

@@ -1,0 +1,174 @@
+"""The commands, thin over the library."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+import histocell as hc
+from histocell.cli.console import console, report_slides, sentences
+from histocell.cli.demo import run_demo
+from histocell.cli.encoders import encoder_facts, encoder_table
+from histocell.cli.predict import MEANS, predict_slides
+
+if TYPE_CHECKING:
+    import distributed
+
+app = typer.Typer(
+    help="From an H&E image to the cells in it.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
+
+Slides = Annotated[list[Path], typer.Argument(help="Slides: JPEG, PNG, TIFF, OME-TIFF, SVS.", metavar="SLIDE...")]
+Overlap = Annotated[float, typer.Option(help="Share of the edge that neighbouring tiles have in common.")]
+MinTissue = Annotated[float, typer.Option(help="Least share of tissue in a tile.")]
+Mpp = Annotated[float | None, typer.Option(help="Um per px, where the slides do not say it.")]
+Weights = Annotated[str | None, typer.Option(help="File or folder of weights, or `random`.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Device = Annotated[str | None, typer.Option(help="Torch device: cpu, cuda, cuda:1.")]
+BatchSize = Annotated[int | None, typer.Option(help="Tiles computed together; found by itself.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that share the slides.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do slides anew that are done.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """From an H&E image to the cells in it."""
+    if version:
+        console.print(hc.__version__)
+
+
+@app.command()
+def demo(
+    more: Annotated[list[str] | None, typer.Argument(help="Further training sections.", metavar="[SECTION]...")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("histocell-demo"),
+    section: Annotated[
+        str | None, typer.Option(help="Predict this her2st section instead of synthetic tissue.")
+    ] = None,
+    train: Annotated[list[str] | None, typer.Option(help="her2st sections to train on: --train C2 C3 C4.")] = None,
+    model: Annotated[str, typer.Option(help="mlp or ridge.")] = "mlp",
+    rng: Annotated[int, typer.Option(help="Seed.")] = 0,
+) -> None:
+    """Embed, train, predict an unseen patient, score it, draw it.
+
+    Runs on synthetic tissue, or with --section and --train on sections of the her2st breast cancer data set.
+    """
+    training = [*(train or []), *(more or [])]
+    if (section is None) != (not training):
+        msg = "--section and --train go together: --section B4 --train C2 C3 C4"
+        raise typer.BadParameter(msg)
+    if section in training:
+        msg = f"section {section} is both predicted and trained on"
+        raise typer.BadParameter(msg)
+    with sentences():
+        run_demo(section, training, model=model, rng=rng, out=out)
+
+
+@app.command()
+def embed(
+    slides: Slides,
+    out: Annotated[Path, typer.Option(help="Folder for the results, <slide>.zarr.")],
+    encoder: Annotated[str, typer.Option(help="Name of an encoder; `histocell encoders` lists them.")] = "morphology",
+    size_um: Annotated[float, typer.Option(help="Edge of a tile in um.")] = 112.0,
+    overlap: Overlap = 0.0,
+    min_tissue: MinTissue = 0.3,
+    mpp: Mpp = None,
+    weights: Weights = None,
+    stain: Annotated[
+        Literal["macenko", "reinhard", "vahadane"] | None, typer.Option(help="Normalise the stain of each slide.")
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help="Definition of the embedding: cls, mean, cls_mean.")] = None,
+    precision: Precision = "auto",
+    device: Device = None,
+    batch_size: BatchSize = None,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Tile and embed slides, into one SpatialData each. Started again, it goes on where it was."""
+    with sentences(), ExitStack() as stack:
+        report = hc.pp.embed_cohort(
+            slides,
+            encoder,
+            out=out,
+            size_um=size_um,
+            overlap=overlap,
+            min_tissue=min_tissue,
+            mpp=mpp,
+            weights=weights,
+            pool=pool,
+            stain=stain,
+            precision=precision,
+            batch_size=batch_size,
+            device=device,
+            client=local_client(min(workers, len(slides)), stack),
+            overwrite=overwrite,
+        )
+    report_slides(report, out)
+
+
+@app.command()
+def predict(
+    slides: Slides,
+    model: Annotated[Path, typer.Option(help="Folder of a fitted model: hc.models.load(sdata).save(folder).")],
+    out: Annotated[Path, typer.Option(help=f"Folder for <slide>.zarr, <slide>.png and {MEANS}.")],
+    overlap: Overlap = 0.0,
+    min_tissue: MinTissue = 0.3,
+    mpp: Mpp = None,
+    weights: Weights = None,
+    precision: Precision = "auto",
+    device: Device = None,
+    batch_size: BatchSize = None,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Predict cell abundances on slides, tiled and embedded as the model needs it. Started again, it goes on where it was."""
+    with sentences(), ExitStack() as stack:
+        report = predict_slides(
+            slides,
+            model,
+            out=out,
+            overlap=overlap,
+            min_tissue=min_tissue,
+            mpp=mpp,
+            weights=weights,
+            precision=precision,
+            batch_size=batch_size,
+            device=device,
+            client=local_client(min(workers, len(slides)), stack),
+            overwrite=overwrite,
+        )
+    report_slides(report, out)
+
+
+def local_client(n: int, stack: ExitStack) -> distributed.Client | None:
+    """Worker processes on this machine, which end with the stack; none for one."""
+    if n == 1:
+        return None
+    from distributed import Client, LocalCluster
+
+    threads = str(max(1, (os.cpu_count() or 1) // n))  # dask gives a worker one otherwise
+    cluster = LocalCluster(
+        n_workers=n,
+        threads_per_worker=1,
+        memory_limit=0,
+        host="127.0.0.1",
+        dashboard_address=None,
+        env={"OMP_NUM_THREADS": threads},
+    )
+    return stack.enter_context(Client(stack.enter_context(cluster)))
+
+
+@app.command()
+def encoders(
+    name: Annotated[str | None, typer.Argument(help="All that is known of this one.", metavar="[NAME]")] = None,
+) -> None:
+    """List the encoders, or show one and how to get its weights."""
+    with sentences():
+        console.print(encoder_table() if name is None else encoder_facts(hc.encoders.get_spec(name)))
+    if name is None:
+        console.print(
+            'Any model of timm works, too, as "timm/<model>"; `histocell encoders NAME` says more.', markup=False
+        )

@@ -1,0 +1,92 @@
+"""The demonstration: embed, train, predict an unseen section, score and draw it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+import histocell as hc
+from histocell.cli.console import console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pandas as pd
+    from spatialdata import SpatialData
+
+
+def run_demo(section: str | None, training: list[str], *, model: str, rng: int, out: Path) -> None:
+    """Train on sections of her2st and predict another one, or do so on synthetic tissue where none is named."""
+    start = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    if section is None:
+        with console.status("rendering synthetic tissue"):
+            sdata = hc.datasets.synthetic_tissue(4, n_patients=4, rng=rng)
+        *training, section = sdata["table"].obs["section"].cat.categories
+        source = "synthetic tissue"
+    else:
+        sdata = hc.datasets.her2st([*training, section])
+        source = "her2st (Andersson et al. 2021)"
+    journey(sdata, section, model=model, rng=rng)
+    scores = hc.get.scores(sdata)
+    write_results(sdata, scores, section, out)
+    n_spots = sdata["table"].obs["split"].value_counts()
+    console.print(
+        f"\n[bold]{source}[/bold]: trained on {', '.join(training)} ({n_spots['train']} spots), "
+        f"predicted {section} ({n_spots['test']} spots) from its image alone.\n"
+        f"Embedding: morphology, {sdata['table'].obsm['X_morphology'].shape[1]} features of 112 um patches and their "
+        "surroundings."
+    )
+    console.print(score_table(scores, section))
+    console.print(
+        f"Wrote spots.h5ad, scores.csv, abundance.png, patches.png, scores.png and history.png to {out}/ "
+        f"in {time.perf_counter() - start:.0f} s."
+    )
+
+
+def journey(sdata: SpatialData, section: str, *, model: str, rng: int) -> None:
+    """From images to scored predictions, as the README shows it."""
+    hc.pp.patches(sdata, size_um=112)
+    hc.pp.embed_image(sdata, "morphology")
+    hc.pp.split(sdata, by="section", test=[section])
+    hc.tl.fit_abundance(sdata, "X_morphology", model=model, standardize_by="section", rng=rng)
+    hc.tl.predict_abundance(sdata)
+    hc.tl.evaluate_abundance(sdata, rng=rng)
+
+
+def write_results(sdata: SpatialData, scores: pd.DataFrame, section: str, out: Path) -> None:
+    """The table, the scores and the figures; the table is renamed into place, so a killed run leaves no half file."""
+    partial = out / "spots.partial.h5ad"
+    sdata["table"].write_h5ad(partial)
+    partial.replace(out / "spots.h5ad")
+    scores.to_csv(out / "scores.csv", index=False)
+    import matplotlib.pyplot as plt
+
+    figures: dict[str, Callable[[], object]] = {
+        "abundance": lambda: hc.pl.abundance(sdata, section=section, show=False),
+        "patches": lambda: hc.pl.patches(sdata, section=section, show=False),
+        "scores": lambda: hc.pl.scores(sdata, show=False),
+        "history": lambda: hc.pl.history(sdata, show=False),
+    }
+    for name, draw in figures.items():
+        draw()
+        plt.savefig(out / f"{name}.png", dpi=150, bbox_inches="tight")
+        plt.close()
+
+
+def score_table(scores: pd.DataFrame, section: str) -> Table:
+    """Correlation and absolute error of each cell type by model."""
+    wide = scores[scores["metric"].isin(["cc", "l1"])].pivot_table(
+        index="cell_type", columns=["metric", "model"], values="value", aggfunc="mean", sort=False
+    )
+    columns = [(metric, model) for metric in ("cc", "l1") for model in dict.fromkeys(scores["model"])]
+    grid = Table(title=f"Unseen section {section}: correlation (CC, higher is better) and absolute error (L1)")
+    grid.add_column("cell type")
+    for metric, model in columns:
+        grid.add_column(f"{metric.upper()} {model}", justify="right")
+    for cell_type, row in wide.reindex(columns=columns).iterrows():
+        grid.add_row(str(cell_type), *["-" if value != value else f"{value:.2f}" for value in row])
+    return grid

@@ -1,0 +1,133 @@
+"""Predictions for slides with a saved model: zarr stores, maps and a table of means."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+import histocell as hc
+from histocell._core import keys
+from histocell._core.errors import listing
+from histocell.cli.console import sentence
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+    from histocell.models.base import Model
+
+MEANS = "means.csv"
+
+
+def predict_slides(slides: list[Path], folder: Path, *, out: Path, device: str | None, **options: Any) -> pd.DataFrame:
+    """Tile and embed slides as a model needs it, predict, draw maps.
+
+    Parameters
+    ----------
+    slides, out
+        As in :func:`histocell.pp.embed_cohort`; `out` gets ``<slide>.zarr`` with ``obsm["predicted_abundance"]``,
+        ``<slide>.png`` and ``means.csv``. What is there already of the same model is not done again.
+    folder
+        The model, as ``save`` wrote it.
+    device
+        Torch device.
+    **options
+        More arguments of :func:`histocell.pp.embed_cohort`.
+
+    Returns
+    -------
+    The report of :func:`histocell.pp.embed_cohort`; a slide that cannot be predicted has failed.
+    """
+    model = hc.models.load(folder)
+    report = hc.pp.embed_cohort(slides, out=out, device=device, **embedding_options(model), **options)
+    files = sorted(path for path in folder.iterdir() if path.suffix in {".json", ".safetensors"})
+    fingerprint = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    means = []
+    for number, row in report.iterrows():
+        if row["status"] == "failed":
+            continue
+        try:
+            predicted = predict_slide(Path(row["path"]), Path(row["output"]), model, fingerprint, device=device)
+        except (ValueError, LookupError, OSError) as error:
+            report.loc[number, ["status", "error"]] = "failed", f"{type(error).__name__}: {sentence(error)}"
+        else:
+            means.append({"slide": Path(row["output"]).stem, "n_tiles": len(predicted), **predicted.mean()})
+    partial = out / f"{MEANS}.partial"
+    pd.DataFrame(means, columns=["slide", "n_tiles", *model.targets]).to_csv(partial, index=False)
+    partial.replace(out / MEANS)
+    return report
+
+
+def embedding_options(model: Model) -> dict[str, Any]:
+    """Encoder, size, pooling and stain of the one embedding that a model was fitted on."""
+    if len(model.features) != 1:
+        names = listing(feature["key"] for feature in model.features)
+        msg = (
+            f"the model was fitted on {len(model.features)} embeddings ({names}); `histocell predict` computes one. "
+            "Use hc.pp.embed_image for each and hc.tl.predict_abundance"
+        )
+        raise ValueError(msg)
+    (feature,) = model.features
+    if absent := [fact for fact in ("encoder", "size_um") if fact not in feature]:
+        msg = f"the model does not know the {listing(absent)} of its features {feature['key']!r}, so they cannot be computed"
+        raise ValueError(msg)
+    known = feature["encoder"] in hc.encoders.list_encoders().index
+    encoder = feature["encoder"] if known else f"timm/{feature['encoder']}"  # a model of timm has a name of its own
+    pool, stain = feature.get("pool"), feature.get("stain", "none")
+    return {
+        "encoder": encoder,
+        "size_um": feature["size_um"],
+        "pool": None if pool == hc.encoders.get_spec(encoder).pooling else pool,
+        "stain": None if stain == "none" else stain_normalizer(**stain),
+    }
+
+
+def stain_normalizer(method: Any, target: dict[str, Any] | None) -> hc.encoders.StainNormalizer:
+    """The normaliser that a model's features record."""
+    if target is None:
+        return hc.encoders.StainNormalizer(method)
+    values: dict[str, Any] = {name: tuple(value) for name, value in target.items()}
+    values["vectors"] = tuple(tuple(vector) for vector in target["vectors"])
+    return hc.encoders.StainNormalizer(method, hc.encoders.StainTarget(**values))
+
+
+def predict_slide(slide: Path, output: Path, model: Model, fingerprint: str, *, device: str | None) -> pd.DataFrame:
+    """The predictions of one slide, written into its store and drawn, where this model has not done so before."""
+    from spatialdata import read_zarr
+
+    sdata = read_zarr(output)
+    facts = sdata.attrs[keys.PROVENANCE]
+    picture = output.with_suffix(".png")
+    if facts.get("prediction") != fingerprint:
+        hc.tl.predict_abundance(sdata, model=model, device=device, table_key=keys.TILE_TABLE)
+        facts["prediction"] = fingerprint
+        picture.unlink(missing_ok=True)
+        replace_store(sdata, output)
+    if not picture.exists():
+        draw_map(sdata, slide, picture)
+    return hc.get.abundance(sdata, table_key=keys.TILE_TABLE)
+
+
+def replace_store(sdata: SpatialData, output: Path) -> None:
+    """Write a store anew; a run that is killed leaves the old one, or none and the slide is embedded again."""
+    partial = output.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    sdata.write(partial)
+    shutil.rmtree(output)
+    partial.rename(output)
+
+
+def draw_map(sdata: SpatialData, slide: Path, picture: Path) -> None:
+    """All cell types on the tissue."""
+    import matplotlib.pyplot as plt
+
+    mpp = float(sdata[keys.TILE_TABLE].obs[keys.MPP].iloc[0])
+    sdata.images[keys.IMAGE] = hc.io.slide(slide, mpp=mpp)[keys.IMAGE]  # the store holds a thumbnail only
+    hc.pl.abundance(sdata, table_key=keys.TILE_TABLE, show=False)
+    partial = picture.with_suffix(".partial.png")
+    plt.savefig(partial, dpi=150, bbox_inches="tight")
+    plt.close()
+    partial.replace(picture)
