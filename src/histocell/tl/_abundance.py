@@ -31,7 +31,7 @@ def fit_abundance(
     *,
     model: str | Model = "mlp",
     preset: str | None = None,
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, object] | None = None,
     target: str = keys.ABUNDANCE,
     split_key: str = keys.SPLIT,
     group_key: str | None = None,
@@ -291,10 +291,10 @@ def evaluate_abundance(
 def _settings(
     model: str | Model,
     preset: str | None,
-    config: Mapping[str, Any] | None,
+    config: Mapping[str, object] | None,
     target_transform: str | None,
     interval: float | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Arguments and `config` as one mapping; a model instance brings its own."""
     settings = dict(config or {}) | ({} if preset is None else {"preset": preset})
     if not isinstance(model, str):

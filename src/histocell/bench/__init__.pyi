@@ -1,0 +1,2 @@
+from histocell.bench.protocols import cross_dataset as cross_dataset
+from histocell.bench.protocols import leave_one_group_out as leave_one_group_out

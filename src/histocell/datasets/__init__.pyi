@@ -1,0 +1,3 @@
+from histocell.datasets.download import example_slide as example_slide
+from histocell.datasets.download import her2st as her2st
+from histocell.datasets.synthetic import synthetic_tissue as synthetic_tissue

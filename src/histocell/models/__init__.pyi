@@ -1,0 +1,4 @@
+from histocell.models.registry import load as load
+from histocell.models.regressors.mlp import MLP as MLP
+from histocell.models.regressors.ridge import Mean as Mean
+from histocell.models.regressors.ridge import Ridge as Ridge

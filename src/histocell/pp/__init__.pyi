@@ -1,0 +1,10 @@
+from histocell.pp._embed_cohort import embed_cohort as embed_cohort
+from histocell.pp._embed_image import embed_image as embed_image
+from histocell.pp._embed_patches import embed_patches as embed_patches
+from histocell.pp._normalize_stain import normalize_stain as normalize_stain
+from histocell.pp._patches import patches as patches
+from histocell.pp._split import split as split
+from histocell.pp._tiles import tiles as tiles
+from histocell.pp._tiles import tiles_from_shapes as tiles_from_shapes
+from histocell.pp._tissue import patch_qc as patch_qc
+from histocell.pp._tissue import tissue_mask as tissue_mask

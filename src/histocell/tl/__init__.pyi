@@ -1,0 +1,7 @@
+from histocell.tl._abundance import evaluate_abundance as evaluate_abundance
+from histocell.tl._abundance import fit_abundance as fit_abundance
+from histocell.tl._abundance import predict_abundance as predict_abundance
+from histocell.tl._colocalization.colocalization import colocalization as colocalization
+from histocell.tl._colocalization.difference import colocalization_difference as colocalization_difference
+from histocell.tl._colocalization.evaluation import evaluate_colocalization as evaluate_colocalization
+from histocell.tl._colocalization.result import ColocalizationResult as ColocalizationResult
