@@ -9,7 +9,7 @@ import pandas as pd
 from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.settings import settings
-from histocell.io._st import st
+from histocell.io import st
 from histocell.io.build import concatenate_sections
 
 if TYPE_CHECKING:

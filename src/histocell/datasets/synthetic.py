@@ -92,8 +92,10 @@ def synthetic_tissue(
 
     Examples
     --------
-    >>> sdata = hc.datasets.synthetic_tissue(4, n_patients=2, size_px=1000)
-    >>> sdata["table"].obsm["cell_abundance"]
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(2, n_patients=2, size_px=600)
+    >>> list(sdata["table"].obsm["cell_abundance"].columns)
+    ['tumour', 'fibroblast', 'lymphocyte', 'plasma', 'endothelial', 'myeloid']
     """
     patients = n_sections if n_patients is None else n_patients
     _check(n_sections, patients, size_px, mpp, spot_pitch_um, spot_diameter_um, n_genes, batch_effect)
