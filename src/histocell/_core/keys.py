@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histocell._core.errors import warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from os import PathLike
 
     from anndata import AnnData
 
@@ -60,6 +62,11 @@ def safe_key(name: str) -> str:
         msg = f"{name!r} holds no character that a slot name may hold"
         raise ValueError(msg)
     return key
+
+
+def slide_name(path: str | PathLike[str]) -> str:
+    """Name of a slide file without ``.svs``, ``.tif``, ``.ome.tif`` and the like."""
+    return Path(path).stem.removesuffix(".ome")
 
 
 def safe_names(names: Iterable[Any], *, quiet: bool = False) -> tuple[list[str], dict[str, str]]:

@@ -12,7 +12,6 @@ import pandas as pd
 from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.geometry import mpp_from_pitch
-from histocell.io._slide import slide_name
 from histocell.io.build import Placed, build, place, set_label
 from histocell.tables.access import coordinates, get_table
 from histocell.tables.regions import by_name, check_single_image, entry_of, recorded_mpp
@@ -136,7 +135,7 @@ def _libraries(
 
 def _file_name(image: object) -> str | None:
     """Name of the section by that of its image, where that is a file."""
-    return slide_name(image) if isinstance(image, str | PathLike) else None
+    return keys.slide_name(image) if isinstance(image, str | PathLike) else None
 
 
 def _image_of(name: str, entry: Mapping[str, Any]) -> tuple[Path | NDArray[np.generic] | None, float]:

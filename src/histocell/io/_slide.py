@@ -56,11 +56,6 @@ def slide(path: str | PathLike[str], *, mpp: float | None = None, section: str |
     suffix = "" if section is None else f"-{keys.safe_key(section)}"
     element = image_element(path, mpp=opened.mpp, suffix=suffix)
     name = keys.IMAGE + suffix
-    label = slide_name(path) if section is None else section
+    label = keys.slide_name(path) if section is None else section
     facts = {"mpp_source": opened.mpp_source, "sections": {name: label}}
     return SpatialData(images={name: element}, attrs={keys.PROVENANCE: facts})
-
-
-def slide_name(path: str | PathLike[str]) -> str:
-    """Name of a slide file without ``.svs``, ``.tif``, ``.ome.tif`` and the like."""
-    return Path(path).stem.removesuffix(".ome")

@@ -165,13 +165,7 @@ def embed_image(
 
 
 def write_embedding(
-    table: AnnData,
-    embedding: Features,
-    encoder: Encoder,
-    *,
-    key: str | None,
-    size_um: float,
-    **facts: object,
+    table: AnnData, embedding: Features, encoder: Encoder, *, key: str | None, size_um: float, **facts: object
 ) -> None:
     """Write an embedding into ``obsm``, with its provenance."""
     key = key or f"X_{keys.safe_key(encoder.name)}"
