@@ -46,15 +46,17 @@ def load(
         also ``"attention"`` and ``"projected"``; or ``"nucleus"``, or a :class:`NucleusPooling`: the tokens around the
         centre of the patch. By default as the authors define it.
     device
-        Torch device, or several of them; by default ``hc.settings.device``, else the best there is.
+        Torch device, or several of them, which share the batches; by default ``hc.settings.device``, else the best there
+        is.
     precision
         ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"auto"``: what the encoder is usually run with
         (:func:`histocell.encoders.list_encoders`), where that is a half precision bf16 on processors that have
         instructions for it (AMX, AVX512-bf16) and fp32 on others; fp32 for modules of yours.
     batch_size
-        Patches in one forward pass; found on the device by default.
+        Patches in one forward pass; by default 32 on a processor, and on a GPU as many as make it faster. It is halved when
+        memory does not suffice.
     compile
-        Whether to compile the network with ``torch.compile``.
+        Whether to compile the network with ``torch.compile``: a minute or more at the start, faster afterwards.
     rng
         Seed of ``weights="random"``.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from histocell._core.errors import warn
-from histocell.encoders.inference.batches import read_batches
+from histocell.encoders.inference.batches import Batch, Points, read_batches
 from histocell.encoders.inference.nucleus_tokens import NucleusPooling, pool_tokens
 
 if TYPE_CHECKING:
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from histocell.encoders.inference.batches import Batch, Points
     from histocell.encoders.inference.preprocessing import Preprocessing
     from histocell.encoders.networks.backbone import Backbone
     from histocell.images.patch_source import PatchSource
     from histocell.images.stain.normalize import StainTransform
+
+    type _OnHost = tuple[torch.Tensor, torch.cuda.Event | None]
 
 _CPU_BATCH = 32
 _GPU_BATCHES = (32, 64, 128, 256, 512)
@@ -77,14 +78,16 @@ class Executor:
         patches = read_batches(source, (batch.centers for batch in to_read), pin=on_gpu)
         workers = [ThreadPoolExecutor(1, thread_name_prefix="histocell-run") for _ in self.replicas]
         turns = cycle(zip(workers, self.replicas, strict=True))
-        waiting: deque[tuple[Batch, Future[_Transfer]]] = deque()
+        waiting: deque[tuple[Batch, Future[_OnHost]]] = deque()
 
-        def run(replica: Replica, pixels: torch.Tensor, points: Points | None) -> _Transfer:
-            return _Transfer(self._run(replica, pixels, points, stain))
+        def run(replica: Replica, pixels: torch.Tensor, points: Points | None) -> _OnHost:
+            return _to_host(self._run(replica, pixels, points, stain))
 
         def finish() -> tuple[Batch, NDArray[np.float32]]:
             batch, running = waiting.popleft()
-            features = running.result().wait()
+            features, arrived = running.result()
+            if arrived is not None:
+                arrived.synchronize()
             self._warn_of_memory()
             return batch, features.numpy()
 
@@ -193,24 +196,15 @@ class Replica:
         return tokens if points is None else pool_tokens(tokens, points.patch, points.index, points.weight)
 
 
-class _Transfer:
-    """Embeddings on their way from the device to main memory."""
-
-    def __init__(self, features: torch.Tensor) -> None:
-        self._event: torch.cuda.Event | None = None
-        if features.device.type == "cuda":
-            self._features = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
-            self._features.copy_(features, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(features.device))
-        else:
-            self._features = features.cpu()
-
-    def wait(self) -> torch.Tensor:
-        """The embeddings, once they have arrived."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._features
+def _to_host(features: torch.Tensor) -> _OnHost:
+    """Features in main memory; from a GPU they are there once the event has passed."""
+    if features.device.type != "cuda":
+        return features.cpu(), None
+    host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+    host.copy_(features, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(features.device))
+    return host, arrived
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -43,20 +43,8 @@ class PatchEncoder:
         Input size and normalisation.
     version
         Which weights.
-    pool
-        The definition of the embedding: one of ``backbone.poolings``, ``"nucleus"`` or a :class:`NucleusPooling`; by
-        default that of the authors.
-    device
-        Torch device, or several: batches are dealt out among them.
-    precision
-        ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"auto"``: what the encoder is usually run with
-        (:func:`histocell.encoders.list_encoders`), where that is a half precision bf16 on processors that have
-        instructions for it (AMX, AVX512-bf16) and fp32 on others; fp32 for modules of yours.
-    batch_size
-        Patches in one forward pass; by default 32 on a processor, and on a GPU as many as make it faster. It is halved
-        when memory does not suffice.
-    compile
-        Whether to compile the blocks of the network: a minute or more at the start, faster afterwards.
+    pool, device, precision, batch_size, compile
+        As in :func:`histocell.encoders.load`.
 
     Attributes
     ----------

@@ -157,27 +157,25 @@ class TransformerBackbone(Backbone):
 
 
 class AttentionalPooler(nn.Module):
-    """Learnt queries that attend to all tokens.
+    """A learnt query that attends to all tokens.
 
     Parameters
     ----------
     dim
-        Width of the queries and of the output.
+        Width of the query and of the output.
     context_dim
         Width of the tokens.
-    n_queries
-        Number of queries.
     """
 
-    def __init__(self, dim: int, context_dim: int, n_queries: int = 1) -> None:
+    def __init__(self, dim: int, context_dim: int) -> None:
         super().__init__()
-        self.query = nn.Parameter(torch.randn(n_queries, dim) * dim**-0.5)
+        self.query = nn.Parameter(torch.randn(1, dim) * dim**-0.5)
         self.attn = nn.MultiheadAttention(dim, _POOLER_HEADS, kdim=context_dim, vdim=context_dim, batch_first=True)
         self.ln_q = nn.LayerNorm(dim)
         self.ln_k = nn.LayerNorm(context_dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens, shape ``(n, length, context_dim)``, to ``(n, n_queries, dim)``."""
+        """Tokens, shape ``(n, length, context_dim)``, to ``(n, 1, dim)``."""
         context = self.ln_k(tokens)
         query = self.ln_q(self.query).expand(len(tokens), -1, -1)
         return self.attn(query, context, context, need_weights=False)[0]
@@ -249,7 +247,6 @@ def as_backbone(network: nn.Module, pooling: str = "native") -> Backbone:
     from timm.models.vision_transformer import VisionTransformer
 
     # subclasses order their tokens differently
-    exact = type(network) in (VisionTransformer, Eva)
-    if exact and isinstance(network, VisionTransformer | Eva) and type(network.patch_embed) is PatchEmbed:
-        return TransformerBackbone(network, pooling)
+    if type(network) in (VisionTransformer, Eva) and type(network.patch_embed) is PatchEmbed:
+        return TransformerBackbone(cast("VisionTransformer | Eva", network), pooling)
     return Backbone(network)

@@ -182,7 +182,10 @@ def _fetch(spec: EncoderSpec, names: Sequence[str], *, or_cached: Sequence[str] 
             raise
         except EntryNotFoundError:
             continue
-    msg = f"https://huggingface.co/{spec.hub_id} has none of {listing(names)}"
+    msg = (
+        f"https://huggingface.co/{spec.hub_id} has none of {listing(names)}; give a copy of the weights of {spec.name!r} "
+        "that you have with weights=<file or folder>"
+    )
     raise FileNotFoundError(msg)
 
 
@@ -194,22 +197,22 @@ def _hub_errors(spec: EncoderSpec) -> Iterator[None]:
     page = f"https://huggingface.co/{spec.hub_id}"
     weights = f"the weights of {spec.name!r}"
     log_in = "run `hf auth login` or set HF_TOKEN"
+    offline = (
+        f"{weights} are not in the hub's cache, and {page} cannot be reached (offline, or HF_HUB_OFFLINE is set). "
+        + (f"They are gated: ask for access there, then {log_in}. " if spec.gated else "")
+        + "Load them once with a connection, set HF_HOME to the folder of the cache,"
+    )
+    problems = {  # the first that fits; some are subclasses of others
+        errors.GatedRepoError: f"{weights} are gated: ask for access at {page}, then {log_in};",
+        errors.LocalEntryNotFoundError: offline,
+        errors.OfflineModeIsEnabled: offline,
+        errors.RevisionNotFoundError: f"{page} has no revision {spec.revision!r} (any more);",
+        errors.RepositoryNotFoundError: f"{page} does not exist, or is private: {log_in} if you have access;",
+    }
     try:
         yield
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        if isinstance(error, errors.GatedRepoError):
-            problem = f"{weights} are gated: ask for access at {page}, then {log_in};"
-        elif isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-            problem = (
-                f"{weights} are not in the hub's cache, and {page} cannot be reached (offline, or HF_HUB_OFFLINE is set). "
-                + (f"They are gated: ask for access there, then {log_in}. " if spec.gated else "")
-                + "Load them once with a connection, set HF_HOME to the folder of the cache,"
-            )
-        elif isinstance(error, errors.RevisionNotFoundError):
-            problem = f"{page} has no revision {spec.revision!r} (any more);"
-        elif isinstance(error, errors.RepositoryNotFoundError):
-            problem = f"{page} does not exist, or is private: {log_in} if you have access;"
-        else:
-            problem = f"{weights} could not be downloaded from {page} ({error}); try again,"
+        other = f"{weights} could not be downloaded from {page} ({error}); try again,"
+        problem = next((text for kind, text in problems.items() if isinstance(error, kind)), other)
         msg = f"{problem} or give a copy that you have with weights=<file or folder>"
         raise (PermissionError if isinstance(error, errors.GatedRepoError) else OSError)(msg) from error
