@@ -69,7 +69,7 @@ def slide_name(path: str | PathLike[str]) -> str:
     return Path(path).stem.removesuffix(".ome")
 
 
-def safe_names(names: Iterable[Any], *, quiet: bool = False) -> tuple[list[str], dict[str, str]]:
+def safe_names(names: Iterable[object], *, quiet: bool = False) -> tuple[list[str], dict[str, str]]:
     """Column names without ``/``, which anndata cannot write, and the originals of those that changed.
 
     Warns, unless `quiet`, when a name had to change; raises `ValueError` when two names become the same.
