@@ -91,15 +91,16 @@ def outline_fraction(outlines: Sequence[Geometry], windows: NDArray[np.integer])
     import shapely
 
     tissue = shapely.union_all(shapely.make_valid(np.asarray(outlines, dtype=object)))
+    shapely.prepare(tissue)
     boxes = shapely.box(windows[:, 1], windows[:, 0], windows[:, 3], windows[:, 2])
-    low, high = windows[:, 1].min(), windows[:, 3].max()
-    area = np.zeros(len(windows))
-    rows, row_of = np.unique(windows[:, [0, 2]], axis=0, return_inverse=True)
+    share = shapely.contains(tissue, boxes).astype(np.float64)
+    at_edge = np.flatnonzero((share == 0) & shapely.intersects(tissue, boxes))
+    rows, row_of = np.unique(windows[at_edge][:, [0, 2]], axis=0, return_inverse=True)
     for number, (top, bottom) in enumerate(rows):  # a row of windows sees little of a large outline
-        strip = shapely.clip_by_rect(tissue, low, top, high, bottom)
-        inside = row_of == number
-        area[inside] = shapely.area(shapely.intersection(boxes[inside], strip))
-    return area / shapely.area(boxes)
+        row = at_edge[row_of == number]
+        strip = shapely.clip_by_rect(tissue, windows[row, 1].min(), top, windows[row, 3].max(), bottom)
+        share[row] = shapely.area(shapely.intersection(boxes[row], strip)) / shapely.area(boxes[row])
+    return share
 
 
 def _density(image: SlideImage, shrink: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

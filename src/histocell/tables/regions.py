@@ -265,22 +265,33 @@ def open_slide(data: object, verb: str, image_key: str | None, mpp: float | None
     if key not in images:
         msg = f"image {key!r} not found; available: {listing(images)}"
         raise KeyError(msg)
+    # as hc.io.slide recorded it, else by the name of the image (he-C2: C2)
+    recorded = data.attrs.get(keys.PROVENANCE, {}).get("sections", {})
+    section = recorded.get(key, key.removeprefix(f"{keys.IMAGE}-"))
+    if key not in recorded and section == key and len(recorded) == 1:
+        section = next(iter(recorded.values()))  # another image of the one slide, such as a normalised one
     image = open_image(images[key], mpp=mpp)
     if image.mpp is None:
         msg = f"the resolution of image {key!r} is unknown; give mpp= (um per full-resolution px)"
         raise ValueError(msg)
-    return Slide(key, images[key], image, image.mpp, _slide_section(data, key))
+    return Slide(key, images[key], image, image.mpp, section)
+
+
+def tissue_outlines(sdata: SpatialData, slide: Slide) -> NDArray[np.object_] | None:
+    """Polygons of ``shapes["tissue"]`` in px of a slide, `None` where there are none that lie on it."""
+    import shapely
+
+    shapes = sdata.shapes.get(beside_image(keys.TISSUE, slide.key))
+    matrix = None if shapes is None else matrix_to_image(shapes, slide.element)
+    if shapes is None or matrix is None:
+        return None
+    polygons = shapes.geometry.to_numpy()
+    if (shapely.get_dimensions(polygons) < 2).any():
+        msg = "the shapes of the tissue must be polygons; hc.pp.tissue_mask(data) finds some"
+        raise ValueError(msg)
+    return shapely.transform(polygons, lambda xy: transform_points(xy, matrix))
 
 
 def beside_image(name: str, image_key: str) -> str:
     """Name of an element that belongs to an image: ``tissue`` beside ``he-C2`` is ``tissue-C2``."""
     return name + image_key.removeprefix(keys.IMAGE) if image_key.startswith(f"{keys.IMAGE}-") else name
-
-
-def _slide_section(sdata: SpatialData, image_key: str) -> str:
-    """Section of a slide: as :func:`histocell.io.slide` recorded it, else by the name of the image (``he-C2``: C2)."""
-    recorded = sdata.attrs.get(keys.PROVENANCE, {}).get("sections", {})
-    named = image_key.removeprefix(f"{keys.IMAGE}-")
-    if image_key in recorded or named != image_key or len(recorded) != 1:
-        return recorded.get(image_key, named)
-    return next(iter(recorded.values()))  # another image of the one slide, such as a normalised one
