@@ -21,7 +21,7 @@ from histocell.datasets._tissue.cells import CELL_TYPES, place_cells
 from histocell.datasets._tissue.expression import count_cells, count_spots, draw_genes
 from histocell.datasets._tissue.fields import sample
 from histocell.datasets._tissue.rendering import render
-from histocell.io.elements import transformations
+from histocell.io.elements import coordinate_systems
 
 if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
@@ -230,7 +230,7 @@ def _assemble(
 ) -> sd.SpatialData:
     """One section as SpatialData."""
     spot_table, cell_table = tables
-    systems = transformations(mpp)
+    systems = coordinate_systems(mpp)
     he = Image2DModel.parse(
         np.ascontiguousarray(image.transpose(2, 0, 1)),
         dims=("c", "y", "x"),

@@ -10,10 +10,7 @@ import numpy as np
 from histocell.images.pixels import optical_density
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
-    from shapely import Geometry
 
     from histocell.images.slide_image import SlideImage
 
@@ -86,10 +83,14 @@ def find_tissue(image: SlideImage, *, min_area_um2: float = 20_000.0) -> TissueM
     return TissueMask(~_drop_small(~mask, pixels), (float(shrink), float(shrink)))
 
 
-def outline_fraction(outlines: Sequence[Geometry], windows: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Share of tissue in each window ``(y0, x0, y1, x1)``, by the area of polygons in the same px."""
+def tissue_fraction(
+    image: SlideImage, outlines: NDArray[np.object_] | None, windows: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Share of tissue in each window ``(y0, x0, y1, x1)``: by polygons in px of the image, else found on it."""
     import shapely
 
+    if outlines is None:
+        return find_tissue(image).fraction(windows)
     tissue = shapely.union_all(shapely.make_valid(np.asarray(outlines, dtype=object)))
     shapely.prepare(tissue)
     boxes = shapely.box(windows[:, 1], windows[:, 0], windows[:, 3], windows[:, 2])

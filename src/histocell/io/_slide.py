@@ -15,7 +15,7 @@ from histocell._core import keys
 from histocell._core.errors import listing, missing_key, warn
 from histocell._core.geometry import check_mpp
 from histocell.images.slide_image import open_image
-from histocell.io.elements import image_element, transformations
+from histocell.io.elements import coordinate_systems, image_element
 from histocell.io.tile_table import TILE_ID, tile_table, tile_windows
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def lazyslide(
     images = {} if source is None else {keys.IMAGE: image_element(source, mpp=resolution)}
     shapes = {name: element.copy() for name, element in read.shapes.items()}
     for element in shapes.values():
-        set_transformation(element, transformations(resolution), set_all=True)
+        set_transformation(element, coordinate_systems(resolution), set_all=True)
     windows = tile_windows(shapes[tiles], tiles, shape)
     section = keys.IMAGE if read.path is None else read.path.stem  # wsidata names stores after their slides
     table = tile_table(shapes[tiles], tiles, windows, shape=shape, mpp=resolution, section=section)

@@ -14,7 +14,7 @@ from histocell._core import keys
 from histocell._core.errors import warn
 from histocell._core.geometry import check_inside, check_mpp, mpp_from_pitch, spot_pitch
 from histocell.images.slide_image import open_image
-from histocell.io.elements import image_element, transformations
+from histocell.io.elements import coordinate_systems, image_element
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -173,7 +173,7 @@ def build(table: AnnData, sections: list[Placed]) -> SpatialData:
             geometry=0,
             radius=section.diameter_px / 2,
             index=pd.Index(table.obs_names[section.rows]),
-            transformations=transformations(section.mpp, section.suffix),
+            transformations=coordinate_systems(section.mpp, section.suffix),
         )
     table.uns.pop(TableModel.ATTRS_KEY, None)
     regions = [section.region for section in sections]

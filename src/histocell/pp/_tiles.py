@@ -8,7 +8,7 @@ import numpy as np
 
 from histocell._core import geometry, keys
 from histocell._core.errors import missing_key
-from histocell.images.tissue import find_tissue, outline_fraction
+from histocell.images.tissue import tissue_fraction
 from histocell.images.transformations import transformations
 from histocell.io.tile_table import tile_shapes, tile_table, tile_windows
 from histocell.tables.regions import open_slide, tissue_outlines
@@ -88,8 +88,7 @@ def tiles(
     x, y = np.meshgrid(np.arange(size_px / 2, width, step), np.arange(size_px / 2, height, step))
     centers = np.column_stack([x.ravel(), y.ravel()])
     windows = geometry.square_windows(centers, size_px)
-    outlines = tissue_outlines(data, slide)
-    share = find_tissue(slide.image).fraction(windows) if outlines is None else outline_fraction(outlines, windows)
+    share = tissue_fraction(slide.image, tissue_outlines(data, slide.key), windows)
     kept = share >= min_tissue
     if not kept.any():
         msg = (
