@@ -163,7 +163,7 @@ def _values(table: AnnData, by: str, key: str | None) -> NDArray[np.float64]:
     if key is None:
         key = keys.PREDICTED if keys.PREDICTED in table.obsm else keys.ABUNDANCE
     frame = get.abundance(table, key)
-    choose(by, list(map(str, frame)), "cell type", where=f' in obsm["{key}"]')
+    choose(by, frame.columns, "cell type", where=f' in obsm["{key}"]')
     return frame[by].to_numpy(dtype=np.float64)
 
 
