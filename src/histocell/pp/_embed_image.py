@@ -173,6 +173,7 @@ def write_embedding(
         table,
         key,
         **describe(encoder),
+        library=encoder.spec.library,
         license=encoder.spec.license,
         size_um=round(size_um, 3),
         mpp=encoder.spec.mpp if encoder.spec.library == "builtin" else round(size_um / encoder.spec.input_px, 6),

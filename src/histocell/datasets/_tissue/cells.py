@@ -100,11 +100,8 @@ def _endothelium(vessels: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
         tangent = np.arctan2((short + 1.2) * np.cos(t), -(long + 1.2) * np.sin(t))
         curvature = long * short / ((long * np.sin(t)) ** 2 + (short * np.cos(t)) ** 2) ** 1.5
         cos, sin = np.cos(angle), np.sin(angle)
-        rows.append(
-            np.column_stack(
-                [x + cos * u - sin * v, y + sin * u + cos * v, tangent + angle, np.minimum(curvature, 0.2) / 2]
-            )
-        )
+        bend = np.minimum(curvature, 0.2) / 2
+        rows.append(np.column_stack([x + cos * u - sin * v, y + sin * u + cos * v, tangent + angle, bend]))
     return _lined_up(rows, "endothelial")
 
 
