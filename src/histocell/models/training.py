@@ -116,7 +116,9 @@ def train(
         Text of the progress bar.
     """
     n_epochs = schedule.max_epochs if stop_after is None else min(stop_after, schedule.max_epochs)
-    groups = _parameter_groups(net, schedule.weight_decay)
+    vectors = [p for p in net.parameters() if p.ndim <= 1]  # biases and normalisation weights do not decay
+    matrices = [p for p in net.parameters() if p.ndim > 1]
+    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=schedule.lr, fused=data[0].device.type in _FUSED)
     history, best = History(), None
     small = schedule.batch_size * sum(parameter.numel() for parameter in net.parameters()) < _SMALL_STEP
@@ -186,10 +188,3 @@ def learning_rate(step: int, n_steps: int, schedule: Schedule) -> float:
         return schedule.lr * (step + 1) / warm
     progress = (step - warm) / max(1, n_steps - warm)
     return schedule.min_lr + (schedule.lr - schedule.min_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def _parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay, biases and normalisation weights do not."""
-    matrices = [p for p in net.parameters() if p.ndim > 1]
-    vectors = [p for p in net.parameters() if p.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

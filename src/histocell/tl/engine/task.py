@@ -11,12 +11,11 @@ from histocell._core.errors import listing, warn
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
     import pandas as pd
     from anndata import AnnData
-    from numpy.typing import NDArray
 
-    type Floats = NDArray[np.float64]
+    from histocell._core.types import Floats, Ints
+
     type Score = Callable[..., Floats]
     type Slots = dict[
         tuple[str, str], object
@@ -44,7 +43,7 @@ class Values(NamedTuple):
         """The columns called `names`."""
         return Values(self.array[:, [self.names.index(name) for name in names]], list(names), self.renamed)
 
-    def rows(self, rows: NDArray[np.intp]) -> Values:
+    def rows(self, rows: Ints) -> Values:
         """Some of the rows."""
         return Values(self.array[rows], self.names, self.renamed)
 
