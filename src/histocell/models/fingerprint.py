@@ -43,7 +43,7 @@ class Fingerprint(NamedTuple):
         return np.stack([train, validation & ~train])
 
     def among(self, hashes: Hashes) -> Self:
-        """The part of the fingerprint that is found among `hashes`."""
+        """The part of the fingerprint that is among `hashes`."""
         return type(self)(*(np.intersect1d(known, hashes) for known in self))
 
     def to_text(self) -> dict[str, str]:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    type Loss = Callable[[Tensor, Tensor], Tensor]
+    type Pair = tuple[Tensor, Tensor]  # features and targets
+
 _FUSED = {"cpu", "cuda"}
 _SMALL_STEP = 100_000_000  # parameters times rows of a step
 
@@ -88,11 +91,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def train(
     net: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    data: tuple[Tensor, Tensor],
+    loss: Loss,
+    data: Pair,
     *,
     schedule: Schedule,
-    validation: tuple[Tensor, Tensor] | None = None,
+    validation: Pair | None = None,
     stop_after: int | None = None,
     desc: str = "train",
 ) -> History:
@@ -143,12 +146,7 @@ def train(
 
 
 def _one_epoch(
-    net: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    data: tuple[Tensor, Tensor],
-    schedule: Schedule,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
+    net: nn.Module, loss: Loss, data: Pair, schedule: Schedule, optimizer: torch.optim.Optimizer, epoch: int
 ) -> float:
     """One pass over the rows; the mean loss of its steps."""
     X, Y = data
@@ -174,7 +172,7 @@ def _one_epoch(
     return total / len(X)
 
 
-def evaluate(net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], data: tuple[Tensor, Tensor]) -> float:
+def evaluate(net: nn.Module, loss: Loss, data: Pair) -> float:
     """Loss of the net on rows that it does not learn from."""
     net.eval()
     with torch.no_grad():

@@ -158,7 +158,7 @@ def _rows(
     targets: list[str],
     groups: np.ndarray,
 ) -> pd.DataFrame:
-    """The rows of one metric of one model: each group, then ``all``; with one group they are the same, and stand once."""
+    """The rows of one metric of one model: each group, then ``all``; with one group only ``all``."""
     # The replicate is the group: the mean over targets is taken within each, then over groups.
     value = np.column_stack([values, metrics.nan_mean(values, axis=1)])
     undefined = ~np.isfinite(values)

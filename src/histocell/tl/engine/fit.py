@@ -69,7 +69,7 @@ class Dataset:
 
     @cached_property
     def hashes(self) -> NDArray[np.uint64]:
-        """By which a model knows the rows again."""
+        """Hashes of the rows, by which an evaluation recognises them."""
         return row_hashes(self.table, self.names)
 
     def fingerprint(self, rows: Rows) -> Fingerprint:

@@ -95,7 +95,7 @@ def held_out_groups(sections: Sections, index: Ints, validation: Bools) -> Rows:
 
 
 def row_hashes(table: AnnData, features: Sequence[str]) -> NDArray[np.uint64]:
-    """Hashes of each row, ``(n, 1 or 2)``: of its section and name, and of its features and place if they are there.
+    """Hashes of each row, ``(n, 1 or 2)``: of its section and name, and of its features and coordinates if there are any.
 
     The first survives another embedding of the same row, the second other names, as `anndata.concat` gives them.
     """

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from histocell._core.types import Floats, Ints
 
     type Score = Callable[..., Floats]
-    type Slots = dict[
-        tuple[str, str], object
-    ]  # (container, key), for example ("obsm", "predicted_abundance"), to value
+    # (container, key), for example ("obsm", "predicted_abundance"), to value
+    type Slots = dict[tuple[str, str], object]
 
 
 class Values(NamedTuple):
