@@ -62,7 +62,7 @@ def safe_key(name: str) -> str:
     return key
 
 
-def safe_names(names: Iterable[Any], *, quiet: bool = False) -> tuple[list[str], dict[str, str]]:
+def safe_names(names: Iterable[object], *, quiet: bool = False) -> tuple[list[str], dict[str, str]]:
     """Column names without ``/``, which anndata cannot write, and the originals of those that changed.
 
     Warns, unless `quiet`, when a name had to change; raises `ValueError` when two names become the same.

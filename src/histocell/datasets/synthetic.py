@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -11,7 +12,6 @@ import scipy.sparse as sp
 import spatialdata as sd
 from scipy.spatial import cKDTree
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
-from spatialdata.transformations import Identity, Scale
 
 from histocell._core import keys
 from histocell._core.rng import as_rng
@@ -21,6 +21,7 @@ from histocell.datasets._tissue.cells import CELL_TYPES, place_cells
 from histocell.datasets._tissue.expression import count_cells, count_spots, draw_genes
 from histocell.datasets._tissue.fields import sample
 from histocell.datasets._tissue.rendering import render
+from histocell.io.elements import transformations
 
 if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
@@ -92,8 +93,10 @@ def synthetic_tissue(
 
     Examples
     --------
-    >>> sdata = hc.datasets.synthetic_tissue(4, n_patients=2, size_px=1000)
-    >>> sdata["table"].obsm["cell_abundance"]
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(2, size_px=600)
+    >>> sdata["table"].obsm["cell_abundance"].columns.tolist()
+    ['tumour', 'fibroblast', 'lymphocyte', 'plasma', 'endothelial', 'myeloid']
     """
     patients = n_sections if n_patients is None else n_patients
     _check(n_sections, patients, size_px, mpp, spot_pitch_um, spot_diameter_um, n_genes, batch_effect)
@@ -225,7 +228,7 @@ def _assemble(
     name: str, image: np.ndarray, tables: tuple[ad.AnnData, ad.AnnData], *, mpp: float, spot_radius_px: float
 ) -> sd.SpatialData:
     """One section as SpatialData."""
-    systems = {keys.PIXELS: Identity(), keys.MICRONS: Scale([mpp, mpp], axes=("x", "y"))}
+    systems = transformations(mpp)
     he = Image2DModel.parse(
         np.ascontiguousarray(image.transpose(2, 0, 1)),
         dims=("c", "y", "x"),
@@ -262,5 +265,4 @@ def _assemble(
 
 def _facts(subject: Subject) -> dict[str, Any]:
     """The parameters of a section as plain numbers."""
-    values = {name: getattr(subject, name) for name in subject.__dataclass_fields__}
-    return {name: np.round(value, 5).tolist() for name, value in values.items()}
+    return {name: np.round(value, 5).tolist() for name, value in asdict(subject).items()}

@@ -51,6 +51,11 @@ class Placed:
     image: ImageSource | None = None
     suffix: str = ""
 
+    @property
+    def region(self) -> str:
+        """Name of its shapes."""
+        return keys.SPOTS + self.suffix
+
 
 def place(
     xy: NDArray[np.float64],
@@ -143,7 +148,7 @@ def build(table: AnnData, sections: list[Placed]) -> SpatialData:
     region = np.empty(table.n_obs, dtype=object)
     for section in sections:
         xy[section.rows], mpp[section.rows] = section.xy, section.mpp
-        region[section.rows] = keys.SPOTS + section.suffix
+        region[section.rows] = section.region
     table.obsm[keys.SPATIAL] = xy
     table.obs[keys.MPP] = mpp
     region_key, instance_key = (_free_column(table, name) for name in (keys.REGION, keys.INSTANCE))
@@ -154,7 +159,7 @@ def build(table: AnnData, sections: list[Placed]) -> SpatialData:
         if section.image is not None:
             name = keys.IMAGE + section.suffix
             images[name] = image_element(section.image, mpp=section.mpp, suffix=section.suffix)
-        shapes[keys.SPOTS + section.suffix] = ShapesModel.parse(
+        shapes[section.region] = ShapesModel.parse(
             section.xy,
             geometry=0,
             radius=section.diameter_px / 2,
@@ -162,11 +167,11 @@ def build(table: AnnData, sections: list[Placed]) -> SpatialData:
             transformations=transformations(section.mpp, section.suffix),
         )
     table.uns.pop(TableModel.ATTRS_KEY, None)
-    regions = [keys.SPOTS + section.suffix for section in sections]
+    regions = [section.region for section in sections]
     table = TableModel.parse(
         table, region=regions if len(regions) > 1 else regions[0], region_key=region_key, instance_key=instance_key
     )
-    facts = {keys.SPOTS + section.suffix: [section.mpp, section.mpp_source] for section in sections}
+    facts = {section.region: [section.mpp, section.mpp_source] for section in sections}
     keys.write_provenance(table, keys.MPP, **facts)
     return SpatialData(images=images, shapes=shapes, tables={keys.TABLE: table})
 
