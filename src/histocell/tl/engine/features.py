@@ -78,10 +78,10 @@ def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
     """
     for feature in expected:
         get_obsm(table, feature["key"], _hint(feature["key"]))
-    found = describe(table, [feature["key"] for feature in expected])
+    actual = describe(table, [feature["key"] for feature in expected])
     wrong = [
         f'obsm["{want["key"]}"]: {field} is {have[field]}, the model was fitted with {want[field]}'
-        for want, have in zip(expected, found, strict=True)
+        for want, have in zip(expected, actual, strict=True)
         for field in IDENTITY
         if field in want and field in have and not _equal(want[field], have[field])
     ]
