@@ -118,15 +118,14 @@ def _fill_texture(out: np.ndarray, maps: np.ndarray, tissue: np.ndarray) -> None
 
 def _fill_contrast(out: np.ndarray) -> None:
     """Differences between neighbouring cells of 8, 16 and 32 um: how clustered nuclei and tissue are."""
+    totals = np.stack([out[..., INDEX[name]] for name in ("pixels", "tissue", "h", "nuclei_n")])
     for k in CONTRAST_CELLS:
-        pixels, tissue, h, nuclei = (
-            out[..., INDEX[name]].reshape(out.shape[0] // k, k, out.shape[1] // k, k).sum(axis=(1, 3))
-            for name in ("pixels", "tissue", "h", "nuclei_n")
-        )
+        rows, columns = out.shape[0] // k, out.shape[1] // k
+        pixels, tissue, h, nuclei = totals.reshape(4, rows, k, columns, k).sum(axis=(2, 4))
         h = h / pixels
         tissue = tissue / pixels
         step = np.abs(np.diff(h, axis=0, prepend=h[:1])) + np.abs(np.diff(h, axis=1, prepend=h[:, :1]))
         nuclei = nuclei / k**2
         values = np.stack([h, h**2, step, nuclei**2, tissue**2], axis=-1)
         first = INDEX[f"h_cell{k}"]
-        out[..., first : first + 5] = values.repeat(k, axis=0).repeat(k, axis=1)
+        out.reshape(rows, k, columns, k, -1)[..., first : first + 5] = values[:, None, :, None]
