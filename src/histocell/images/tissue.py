@@ -1,4 +1,4 @@
-"""Tissue masks by optical density."""
+"""Tissue masks by optical density, and the quality of patches: share of background, edges, focus."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MASK_UM = 8.0  # resolution of the tissue mask, to the next power of two: finer than any patch, small for a whole slide
 BLOCK_PX = 4096  # edge of the windows that a slide is read in for its mask
 BLACK = 20  # a px whose largest channel is below this is black fill
+WHITE = 220  # a px whose smallest channel is above this is background of a patch
 
 
 @dataclass(frozen=True)
@@ -134,3 +135,22 @@ def _drop_small(mask: NDArray[np.bool_], pixels: float) -> NDArray[np.bool_]:
     size = np.bincount(labels.ravel())
     size[0] = 0
     return (size >= pixels)[labels]
+
+
+def background_fraction(patch: NDArray[np.uint8]) -> float:
+    """Share of px of a patch (h, w, 3) that are near white, or black."""
+    return float(((patch.min(axis=2) > WHITE) | (patch.max(axis=2) < BLACK)).mean())
+
+
+def mean_edges(patch: NDArray[np.uint8]) -> float:
+    """Mean response of a 3 x 3 edge filter."""
+    from PIL import Image, ImageFilter
+
+    return float(np.asarray(Image.fromarray(patch).filter(ImageFilter.FIND_EDGES), dtype=np.float64).mean())
+
+
+def focus(patch: NDArray[np.uint8]) -> float:
+    """Log variance of the Laplacian of the grey patch; low when blurred."""
+    from scipy import ndimage
+
+    return float(np.log1p(ndimage.laplace(patch.mean(axis=2)).var()))
