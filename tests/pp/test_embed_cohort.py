@@ -98,7 +98,7 @@ def test_the_result_is_that_of_the_single_steps(slides, tmp_path):
 
 def test_tissue_is_found_once(slides, tmp_path, monkeypatch):
     from histocell.images import tissue
-    from histocell.pp import _tiles, _tissue
+    from histocell.pp import _tissue
 
     calls = []
 
@@ -106,7 +106,7 @@ def test_tissue_is_found_once(slides, tmp_path, monkeypatch):
         calls.append(image)
         return find(image, **options)
 
-    for module in (_tiles, _tissue):
+    for module in (tissue, _tissue):
         monkeypatch.setattr(module, "find_tissue", counted)
     hc.pp.embed_cohort(slides[:2], out=tmp_path / "out", size_um=SIZE_UM)
     assert len(calls) == 2

@@ -138,8 +138,7 @@ def test_tiles_lie_on_the_tissue_that_is_there(sdata: SpatialData) -> None:
     boxes = sdata["tiles"].geometry.to_numpy()
     truth = shapely.area(shapely.intersection(boxes, shapely.union_all(sdata["tissue"].geometry))) / 40**2
     np.testing.assert_allclose(outlined, truth)
-    assert abs(len(found) - len(outlined)) <= 0.03 * len(found)
-    assert abs(found.mean() - outlined.mean()) < 0.02
+    np.testing.assert_array_equal(found, outlined)  # the same tiles whether or not the outline was written before
 
     # the right half is deleted by hand; in micrometres, as another tool may write it
     edited = sdata["tissue"].geometry.iloc[0].intersection(shapely.box(0, 0, 450, 700))

@@ -79,20 +79,21 @@ class ArrayLevel:
 
 
 class FileLevel:
-    """An image file that can only be decoded whole: decoded at the first read."""
+    """An image file that can only be decoded whole, at the first read.
+
+    `decode` gives the same array to all threads that ask for it.
+    """
 
     def __init__(self, shape: tuple[int, int], decode: Callable[[], NDArray[np.generic]]) -> None:
         self.shape = shape
         self._decode = decode
-        self._level: ArrayLevel | None = None
-        self._lock = threading.Lock()
+
+    @cached_property
+    def _level(self) -> ArrayLevel:
+        return ArrayLevel(self._decode())
 
     def window(self, y0: int, x0: int, y1: int, x1: int) -> Pixels:
         """Pixels of a window."""
-        if self._level is None:
-            with self._lock:
-                if self._level is None:
-                    self._level = ArrayLevel(self._decode())
         return self._level.window(y0, x0, y1, x1)
 
 
@@ -127,7 +128,7 @@ class BlockCache:
 
     def _fetch(self, level: Hashable, missing: list[Block], fetch: Callable[[list[Block]], list[Pixels]]) -> None:
         try:
-            found = fetch(missing)
+            fetched = fetch(missing)
         except BaseException as error:
             with self._lock:
                 waiting = [self._blocks.pop((level, block)) for block in missing]
@@ -135,7 +136,7 @@ class BlockCache:
                 future.set_exception(error)
             raise
         with self._lock:
-            for block, pixels in zip(missing, found, strict=True):
+            for block, pixels in zip(missing, fetched, strict=True):
                 self._blocks[level, block].set_result(pixels)
                 self._bytes += pixels.nbytes
             for key in list(self._blocks):

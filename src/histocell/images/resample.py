@@ -50,20 +50,13 @@ def weights(n_in: int, start: float, stop: float, n_out: int) -> tuple[NDArray[n
         below = np.floor(centre)
         index = below.astype(np.int64)[:, None] + np.arange(2)
         part = np.stack([1 - (centre - below), centre - below], axis=1)
-    return _shifted_inside(index, part, n_in)
-
-
-def _shifted_inside(
-    index: NDArray[np.int64], part: NDArray[np.float64], n_in: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Taps that all lie in the array; what pointed beyond it falls to the pixel at its border."""
     taps = min(index.shape[1], n_in)
     first = np.clip(index[:, 0], 0, n_in - taps)
-    out = np.zeros((len(index), taps))
-    rows = np.arange(len(index))
-    for tap in range(index.shape[1]):
-        np.add.at(out, (rows, np.clip(np.clip(index[:, tap], 0, n_in - 1) - first, 0, taps - 1)), part[:, tap])
-    return first, out.astype(np.float32)
+    # the weight of what lies beyond the array falls to the pixel at its border
+    tap = np.clip(np.clip(index, 0, n_in - 1) - first[:, None], 0, taps - 1)
+    inside = np.zeros((n_out, taps))
+    np.add.at(inside, (np.arange(n_out)[:, None], tap), part)
+    return first, inside.astype(np.float32)
 
 
 def resample(

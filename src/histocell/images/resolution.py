@@ -11,8 +11,6 @@ from histocell._core.geometry import check_mpp
 from histocell.images.transformations import affine_matrix, is_microns, transformations
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import tifffile
     from xarray import DataArray, DataTree
 
@@ -42,8 +40,8 @@ def element_mpp(element: DataArray | DataTree) -> float | None:
 def tiff_mpp(tiff: tifffile.TiffFile, index: int) -> tuple[float | None, str]:
     """The mpp of the series `index` of a TIFF and which part of the file states it."""
     page = tiff.series[index].keyframe
-    if tiff.is_ome and tiff.ome_metadata and (found := _ome_mpp(tiff.ome_metadata, index)):
-        return found, "ome"
+    if tiff.is_ome and tiff.ome_metadata and (mpp := _ome_mpp(tiff.ome_metadata, index)):
+        return mpp, "ome"
     if tiff.is_svs and (match := re.search(r"MPP\s*=\s*([0-9.]+)", page.description or "")):
         return check_mpp(float(match[1]), source="the Aperio header"), "tiff"
     x, y = (page.tags.valueof(name) for name in ("XResolution", "YResolution"))
@@ -76,11 +74,3 @@ def _ome_mpp(xml: str, index: int) -> float | None:
             return None
         sizes.append(float(size) * unit)
     return isotropic_mpp(sizes[0], sizes[1], "the OME metadata")
-
-
-def openslide_mpp(properties: Mapping[str, str]) -> tuple[float | None, str]:
-    """The mpp that OpenSlide found."""
-    x, y = properties.get("openslide.mpp-x"), properties.get("openslide.mpp-y")
-    if x is None or y is None:
-        return None, "unknown"
-    return isotropic_mpp(float(x), float(y), "the slide"), "openslide"

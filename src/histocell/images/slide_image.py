@@ -138,12 +138,14 @@ class SlideImage:
         if not (height > 0 and width > 0):
             msg = f"the window y {y0:g} to {y1:g}, x {x0:g} to {x1:g} is empty"
             raise ValueError(msg)
-        if out_shape is None:
-            scale = 1.0 if mpp is None else self._known_mpp() / mpp
-            out_shape = (max(1, round(height * scale)), max(1, round(width * scale)))
-        elif mpp is not None:
+        if out_shape is not None and mpp is not None:
             msg = "give out_shape= or mpp=, not both"
             raise ValueError(msg)
+        if mpp is not None and self.mpp is None:
+            msg = f"{self!r} has no resolution to resample from; open it with mpp= (um per px)"
+            raise ValueError(msg)
+        scale = 1.0 if mpp is None or self.mpp is None else self.mpp / mpp
+        out_shape = out_shape or (max(1, round(height * scale)), max(1, round(width * scale)))
         rows, columns = out_shape
         if rows == height and columns == width and y0 % 1 == 0 and x0 % 1 == 0:
             return self.padded(self._levels[0].level, (int(y0), int(x0), int(y1), int(x1)), fill)
@@ -173,12 +175,6 @@ class SlideImage:
     def fingerprint(self) -> str:
         """A short sum over the size and a sample of the pixels, to tell whether this is the same image as before."""
         return f"{self.shape[0]}x{self.shape[1]}-{zlib.crc32(self._sample().tobytes()):08x}"
-
-    def _known_mpp(self) -> float:
-        if self.mpp is None:
-            msg = f"{self!r} has no resolution to resample from; open it with mpp= (um per px)"
-            raise ValueError(msg)
-        return self.mpp
 
     def _resampled(
         self,
@@ -273,14 +269,12 @@ def open_image(source: ImageSource, *, mpp: float | None = None) -> SlideImage:
 
 def _open_path(path: Path, mpp: float | None) -> SlideImage:
     file = open_file(path)
-    if mpp is not None:
-        return SlideImage(file.levels, mpp=mpp, mpp_source="argument", name=path.name)
     try:
-        found, mpp_source = file.resolution()
+        mpp, mpp_source = file.resolution() if mpp is None else (mpp, "argument")
     except ValueError as error:
         msg = f"{path}: {error}"
         raise ValueError(msg) from error
-    return SlideImage(file.levels, mpp=found, mpp_source=mpp_source, name=path.name)
+    return SlideImage(file.levels, mpp=mpp, mpp_source=mpp_source, name=path.name)
 
 
 def _open_element(element: DataArray | DataTree, mpp: float | None) -> SlideImage:

@@ -1,4 +1,4 @@
-"""Tissue masks by optical density."""
+"""Tissue masks by optical density, and the quality of patches: share of background, edges, focus."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MASK_UM = 8.0  # resolution of the tissue mask, to the next power of two: finer than any patch, small for a whole slide
 BLOCK_PX = 4096  # edge of the windows that a slide is read in for its mask
 BLACK = 20  # a px whose largest channel is below this is black fill
+WHITE = 220  # a px whose smallest channel is above this is background of a patch
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,6 @@ class TissueMask:
 
     mask: NDArray[np.bool_]
     scale: tuple[float, float]
-
-    def fraction(self, windows: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Share of tissue in each window ``(y0, x0, y1, x1)``; what lies outside of the slide counts as background."""
-        area = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1), dtype=np.int32)
-        self.mask.cumsum(axis=0, out=area[1:, 1:])
-        area[1:, 1:].cumsum(axis=1, out=area[1:, 1:])
-        scaled = windows / np.array([*self.scale, *self.scale])
-        y0, x0, y1, x1 = np.rint(scaled).astype(np.int64).T
-        y1, x1 = np.maximum(y1, y0 + 1), np.maximum(x1, x0 + 1)
-        full = (y1 - y0) * (x1 - x0)
-        y0, y1 = np.clip([y0, y1], 0, self.mask.shape[0])
-        x0, x1 = np.clip([x0, x1], 0, self.mask.shape[1])
-        return (area[y1, x1] - area[y0, x1] - area[y1, x0] + area[y0, x0]) / full
 
     def polygons(self) -> list[Any]:
         """Outlines in full-resolution px, holes included."""
@@ -86,11 +74,11 @@ def find_tissue(image: SlideImage, *, min_area_um2: float = 20_000.0) -> TissueM
 def tissue_fraction(
     image: SlideImage, outlines: NDArray[np.object_] | None, windows: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """Share of tissue in each window ``(y0, x0, y1, x1)``: by polygons in px of the image, else found on it."""
+    """Share of tissue in each window ``(y0, x0, y1, x1)``, by polygons in px of the image; without them they are found on it."""
     import shapely
 
     if outlines is None:
-        return find_tissue(image).fraction(windows)
+        outlines = np.array(find_tissue(image).polygons(), dtype=object)
     tissue = shapely.union_all(shapely.make_valid(np.asarray(outlines, dtype=object)))
     shapely.prepare(tissue)
     boxes = shapely.box(windows[:, 1], windows[:, 0], windows[:, 3], windows[:, 2])
@@ -136,3 +124,22 @@ def _drop_small(mask: NDArray[np.bool_], pixels: float) -> NDArray[np.bool_]:
     size = np.bincount(labels.ravel())
     size[0] = 0
     return (size >= pixels)[labels]
+
+
+def background_fraction(patch: NDArray[np.uint8]) -> float:
+    """Share of px of a patch (h, w, 3) that are near white, or black."""
+    return float(((patch.min(axis=2) > WHITE) | (patch.max(axis=2) < BLACK)).mean())
+
+
+def mean_edges(patch: NDArray[np.uint8]) -> float:
+    """Mean response of a 3 x 3 edge filter."""
+    from PIL import Image, ImageFilter
+
+    return float(np.asarray(Image.fromarray(patch).filter(ImageFilter.FIND_EDGES), dtype=np.float64).mean())
+
+
+def focus(patch: NDArray[np.uint8]) -> float:
+    """Log variance of the Laplacian of the grey patch; low when blurred."""
+    from scipy import ndimage
+
+    return float(np.log1p(ndimage.laplace(patch.mean(axis=2)).var()))

@@ -31,12 +31,34 @@ def flood(surface: np.ndarray, mask: np.ndarray, depth: float) -> tuple[np.ndarr
     -------
     Labels, shape (h, w), int32 from 1 (0 outside of the mask), and their number.
     """
-    framed = np.pad(mask, 1)  # so that every pixel has 8 neighbours
-    heights = surface[mask]
-    levels = np.clip((heights * (N_LEVELS / 2)).astype(np.int16), 0, N_LEVELS - 1)
-    order = np.argsort(-levels, kind="stable")  # a radix sort
-    labels, n = _basins(np.flatnonzero(framed)[order], heights[order], framed.shape, depth)
+    labels, n = _basins(*_from_highest(surface, mask), (surface.shape[0] + 2, surface.shape[1] + 2), depth)
     return np.ascontiguousarray(labels[1:-1, 1:-1]), n
+
+
+@njit(nogil=True, cache=True)
+def _from_highest(surface: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of a mask from the highest to the lowest, and their heights; a counting sort, faster than numpy's.
+
+    Pixels are flat positions in an array with a frame of one pixel, so that each has 8 neighbours.
+    """
+    height, width = surface.shape
+    levels = np.empty(surface.shape, np.int16)
+    starts = np.zeros(N_LEVELS + 1, np.int64)
+    for y in range(height):
+        for x in range(width):
+            if mask[y, x]:
+                levels[y, x] = N_LEVELS - 1 - min(max(int(surface[y, x] * (N_LEVELS / 2)), 0), N_LEVELS - 1)
+                starts[levels[y, x] + 1] += 1
+    starts = np.cumsum(starts)
+    order = np.empty(starts[-1], np.int64)
+    heights = np.empty(starts[-1], np.float32)
+    for y in range(height):
+        for x in range(width):
+            if mask[y, x]:
+                rank = starts[levels[y, x]]
+                starts[levels[y, x]] += 1
+                order[rank], heights[rank] = (y + 1) * (width + 2) + x + 1, surface[y, x]
+    return order, heights
 
 
 @njit(nogil=True, cache=True)
@@ -74,10 +96,12 @@ def _basins(order: np.ndarray, heights: np.ndarray, shape: tuple[int, int], dept
             label = labels[p + around[k]]
             if label and label != last:
                 last = label
-                met[n_met] = _root(parent, label)
-                if best == 0 or peak[met[n_met]] > peak[best]:
-                    best = met[n_met]
-                n_met += 1
+                root = _root(parent, label)
+                if root != best:
+                    if best == 0 or peak[root] > peak[best]:
+                        best = root
+                    met[n_met] = root
+                    n_met += 1
         # Only basins that meet the one this pixel joins: else the two would not be connected.
         for k in range(n_met):
             if met[k] != best and peak[met[k]] - here < depth:
@@ -94,8 +118,10 @@ def _basins(order: np.ndarray, heights: np.ndarray, shape: tuple[int, int], dept
         if parent[basin] == basin:
             n += 1
             number[basin] = n
+    for basin in range(1, n_basins + 1):
+        number[basin] = number[_root(parent, basin)]
     for p in order:
-        labels[p] = number[_root(parent, labels[p])]
+        labels[p] = number[labels[p]]
     return labels.reshape(shape), n
 
 

@@ -52,4 +52,6 @@ def pool_gaussian(grid: np.ndarray, centers: np.ndarray, sigma: float, reach: fl
 def scatter(grid: np.ndarray, rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
     """Add values, shape (n, channels), to the cells of a grid, shape (h, w, channels), in place."""
     for i in range(rows.size):
-        grid[rows[i], columns[i]] += values[i]
+        cell = grid[rows[i], columns[i]]
+        for k in range(values.shape[1]):
+            cell[k] += values[i, k]

@@ -64,5 +64,6 @@ def nearest_distance(points: NDArray[np.float64], limit: float) -> NDArray[np.fl
     """Distance of each point (n, 2) to the nearest other one, at most `limit`."""
     if len(points) < 2:
         return np.full(len(points), limit)
-    distance, _ = cKDTree(points).query(points, k=2, distance_upper_bound=limit)
-    return np.minimum(distance[:, 1], limit)
+    tree = cKDTree(points, leafsize=8, compact_nodes=False, balanced_tree=False)  # faster to build, no slower to ask
+    distance, _ = tree.query(points, k=[2], distance_upper_bound=limit)
+    return np.minimum(distance[:, 0], limit)

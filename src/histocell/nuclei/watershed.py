@@ -44,4 +44,4 @@ def segment_nuclei(haematoxylin: NDArray[np.float32], *, threshold: float, mpp: 
     smooth = blur(haematoxylin, gaussian_taps(SMOOTH_UM / mpp))
     local = box_mean(smooth, max(1, round(LOCAL_UM / mpp)))
     lowest, highest = (bound * threshold for bound in THRESHOLD_RANGE)
-    return flood(smooth, smooth > np.clip(local, lowest, highest), PEAK_DEPTH * threshold)
+    return flood(smooth, smooth > np.clip(local, lowest, highest, out=local), PEAK_DEPTH * threshold)

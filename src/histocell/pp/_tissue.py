@@ -9,8 +9,7 @@ import numpy as np
 from histocell._core import keys
 from histocell._core.errors import warn
 from histocell._core.settings import logger, progress_bar
-from histocell.images.quality import background_fraction, focus, mean_edges
-from histocell.images.tissue import find_tissue, tissue_fraction
+from histocell.images.tissue import background_fraction, find_tissue, focus, mean_edges, tissue_fraction
 from histocell.images.transformations import transformations
 from histocell.tables.access import get_obsm
 from histocell.tables.regions import beside_image, open_slide, tissue_outlines

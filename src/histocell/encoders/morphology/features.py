@@ -6,14 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocell.encoders.morphology.blocks import (
-    CELL_PX,
-    CHANNELS,
-    CONTRAST_CELLS,
-    DETAIL_UM,
-    GRADIENT_UM,
-    N_BINS,
-)
+from histocell.encoders.morphology.blocks import CELL_PX, CHANNELS, CONTRAST_CELLS, EDGE_UM, LBP_UM, N_BINS, TEXTURE_UM
 from histocell.encoders.morphology.nuclei import AROUND, CLASSES
 from histocell.encoders.morphology.nuclei import SUMS as NUCLEAR_SUMS
 from histocell.kernels.texture import N_LBP
@@ -108,20 +101,20 @@ def _colour(s: Sums) -> Sums:
 
 
 def _texture(s: Sums) -> Sums:
-    f = {f"{k}_detail{um}": np.log(s[f"{k}_detail{um}"] + 2e-3) for um in DETAIL_UM for k in "he"}
-    for um in GRADIENT_UM:
+    f = {f"{k}_detail{um}": np.log(s[f"{k}_detail{um}"] + 2e-3) for um in TEXTURE_UM for k in "he"}
+    for um in TEXTURE_UM:
         f[f"gradient{um}"] = np.log(s[f"gradient{um}"] + 2e-3)
         pull = np.hypot(s[f"tensor_cos{um}"], s[f"tensor_sin{um}"])
         f[f"anisotropy{um}"] = np.sqrt(pull)
         f[f"coherence{um}"] = pull / (s[f"tensor{um}"] + 1e-4)
-    f |= {f"edge{um}": np.sqrt(s[f"edge{um}"]) for um in (1, 2)}
+    f |= {f"edge{um}": np.sqrt(s[f"edge{um}"]) for um in EDGE_UM}
     return f
 
 
 def _patterns(s: Sums) -> Sums:
-    counts = np.stack([s[f"lbp2_{i}"] for i in range(N_LBP)])
-    shares = np.sqrt(counts / (counts.sum(axis=0) + _LITTLE_TISSUE))
-    return {f"lbp2_{i}": shares[i] for i in range(N_LBP)}
+    names = [f"lbp{LBP_UM}_{i}" for i in range(N_LBP)]
+    counts = np.stack([s[name] for name in names])
+    return dict(zip(names, np.sqrt(counts / (counts.sum(axis=0) + _LITTLE_TISSUE)), strict=True))
 
 
 def _nuclei(s: Sums) -> Sums:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import product, repeat
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from histocell.images.stain.estimate import StainEstimate
 
     type Block = tuple[int, int]  # row and column
-    type Grids = dict[Block, tuple[NDArray[np.float32], NDArray[np.float32]]]  # in fine and in coarse cells
+    type Grid = tuple[NDArray[np.float32], NDArray[np.float32]]  # in fine and in coarse cells
+    type Grids = dict[Block, Grid]
 
 # Prefix and definition of the features of each neighbourhood, from the smallest to the widest.
 NEIGHBOURHOODS = (("spot", spot_features), ("near", surroundings_features), ("wide", context_features))
@@ -34,6 +36,7 @@ _REACH = 2.0  # a neighbourhood ends at this many standard deviations
 _COARSE_FROM_UM = 90.0  # wider neighbourhoods are summed over coarse cells
 
 
+@dataclass
 class GridPass:
     """One pass over the blocks of a slide, row by row; a grid is dropped as soon as no point needs it.
 
@@ -49,12 +52,13 @@ class GridPass:
         Standard deviation of each neighbourhood.
     """
 
-    def __init__(self, image: SlideImage, stains: StainEstimate, *, mpp: float, radii_um: tuple[float, ...]) -> None:
-        self._image = image
-        self._stains = stains
-        self._mpp = mpp
-        self._radii = radii_um
-        self._reach_um = _REACH * max(radii_um)
+    image: SlideImage
+    stains: StainEstimate
+    mpp: float
+    radii_um: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        self._reach_um = _REACH * max(self.radii_um)
         self._margin = int(np.ceil(self._reach_um / _BLOCK_UM))
 
     def features(self, points: NDArray[np.float64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
@@ -65,7 +69,7 @@ class GridPass:
         needed = self._needed(points)
         rows = sorted(needed)
         grids: Grids = {}
-        started: dict[int, dict[Block, Future[tuple[NDArray[np.float32], NDArray[np.float32]]]]] = {}
+        started: dict[int, dict[Block, Future[Grid]]] = {}
         with ThreadPoolExecutor(numba.get_num_threads()) as pool:
             for position, row in enumerate(rows):
                 for ahead in rows[position : position + 2]:  # no thread waits for the end of a row
@@ -91,20 +95,20 @@ class GridPass:
                 needed[row].add((row, column))
         return needed
 
-    def _grid(self, block: Block) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _grid(self, block: Block) -> Grid:
         """The sums of a block in fine and in coarse cells."""
         side = (BLOCK_CELLS + 2 * HALO_CELLS) * CELL_PX
-        y0, x0 = ((index * _BLOCK_UM - HALO_CELLS * _CELL_UM) / self._mpp for index in block)
-        length = side * MPP / self._mpp
-        rgb = self._image.read(y0, x0, y0 + length, x0 + length, out_shape=(side, side))
-        fine = block_sums(rgb, self._stains)
+        y0, x0 = ((index * _BLOCK_UM - HALO_CELLS * _CELL_UM) / self.mpp for index in block)
+        length = side * MPP / self.mpp
+        rgb = self.image.read(y0, x0, y0 + length, x0 + length, out_shape=(side, side))
+        fine = block_sums(rgb, self.stains)
         n = BLOCK_CELLS // COARSE
         return fine, fine.reshape(n, COARSE, n, COARSE, -1).mean(axis=(1, 3), dtype=np.float32)
 
     def _pool(self, points: NDArray[np.float64], block: Block, grids: Grids) -> NDArray[np.float64]:
         """Features of the points of one block."""
         columns: list[NDArray[np.float64]] = []
-        for radius, (_, derive) in zip(self._radii, NEIGHBOURHOODS, strict=True):
+        for radius, (_, derive) in zip(self.radii_um, NEIGHBOURHOODS, strict=True):
             level = int(radius >= _COARSE_FROM_UM)
             cell_um = _CELL_UM * COARSE if level else _CELL_UM
             margin = int(np.ceil(_REACH * radius / cell_um))

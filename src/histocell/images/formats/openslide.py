@@ -10,9 +10,10 @@ import numpy as np
 from histocell._core.errors import import_optional
 from histocell.images.levels import ImageFile
 from histocell.images.pixels import to_rgb
-from histocell.images.resolution import openslide_mpp
+from histocell.images.resolution import isotropic_mpp
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import openslide
@@ -44,4 +45,11 @@ def open_openslide(path: Path) -> ImageFile:
         msg = f"{path} is no slide that OpenSlide reads ({error})"
         raise ValueError(msg) from error
     levels = [OpenSlideLevel(slide, number) for number in range(slide.level_count)]
-    return ImageFile(levels, partial(openslide_mpp, slide.properties))
+    return ImageFile(levels, partial(_mpp, slide.properties))
+
+
+def _mpp(properties: Mapping[str, str]) -> tuple[float | None, str]:
+    x, y = properties.get("openslide.mpp-x"), properties.get("openslide.mpp-y")
+    if x is None or y is None:
+        return None, "unknown"
+    return isotropic_mpp(float(x), float(y), "the slide"), "openslide"
