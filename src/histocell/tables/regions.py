@@ -283,18 +283,15 @@ def open_slide(data: object, verb: str, image_key: str | None, mpp: float | None
 
 
 def tissue_outlines(data: Data, image_key: str | None) -> NDArray[np.object_] | None:
-    """Polygons of ``shapes["tissue"]`` in px of an image, `None` where there are none."""
+    """Polygons of ``shapes["tissue"]`` in px of an image, `None` where there are none that lie on it."""
     import shapely
 
     if image_key is None or not is_spatialdata(data):
         return None
     shapes = data.shapes.get(beside_image(keys.TISSUE, image_key))
-    if shapes is None:
+    matrix = None if shapes is None else matrix_to_image(shapes, data.images[image_key])
+    if shapes is None or matrix is None:  # outlines without a shared coordinate system are those of another slide
         return None
-    matrix = matrix_to_image(shapes, data.images[image_key])
-    if matrix is None:
-        msg = f"shapes {beside_image(keys.TISSUE, image_key)!r} and image {image_key!r} share no coordinate system; delete them, or run hc.pp.tissue_mask(data)"
-        raise ValueError(msg)
     polygons = shapes.geometry.to_numpy()
     if (shapely.get_dimensions(polygons) < 2).any():
         msg = "the shapes of the tissue must be polygons; hc.pp.tissue_mask(data) finds some"
