@@ -124,6 +124,12 @@ class TestMLP:
         epochs = int(np.median(model.history["best_epoch"])) + 1
         assert model.history["refit_loss"].shape == (2, epochs)
 
+    def test_members_are_drawn_apart_and_predict_without_dropout(self, cohort):
+        model = MLP(**TINY, dropout=0.5).fit(cohort.X, cohort.Y, groups=cohort.groups, rng=0)
+        first, second = model.weights["layers.0.weight"]
+        assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.5
+        np.testing.assert_array_equal(model.predict(cohort.X), model.predict(cohort.X))
+
     def test_validation_rows_are_never_fitted(self, cohort):
         validation = cohort.groups == "g0"
         model = MLP(**TINY, target_transform="none").fit(

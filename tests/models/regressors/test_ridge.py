@@ -6,6 +6,7 @@ import pytest
 from histocell import metrics
 from histocell.models import Mean, Ridge
 from histocell.models.folds import FitRows
+from histocell.models.regressors import ridge
 from histocell.models.regressors.ridge import Path, _solve
 
 
@@ -75,6 +76,14 @@ def test_score_is_the_correlation():
     found = Ridge()._score(predicted, truth)
     assert found[0] == pytest.approx(np.corrcoef(predicted[:, 0], truth[:, 0])[0, 1])
     assert np.isnan(found[1])
+
+
+@pytest.mark.parametrize("criterion", ["pearson", "mse"])
+def test_penalties_scored_together_or_one_by_one(cohort, criterion, monkeypatch):
+    together = Ridge(criterion=criterion).fit(cohort.X, cohort.Y, groups=cohort.groups)
+    monkeypatch.setattr(ridge, "_ENTRIES", 1)
+    apart = Ridge(criterion=criterion).fit(cohort.X, cohort.Y, groups=cohort.groups)
+    np.testing.assert_array_equal(together.history["cv_score"], apart.history["cv_score"])
 
 
 def test_zero_variance_target_is_predicted_as_constant(cohort):
