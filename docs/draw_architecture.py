@@ -29,7 +29,7 @@ def content(package: str) -> str:
     """First line of the docstring."""
     path = next((path for path in files(package) if path.parent.name == package and path.stem == "__init__"), None)
     docstring = ast.get_docstring(ast.parse((path or files(package)[0]).read_text())) or ""
-    return textwrap.shorten(docstring.splitlines()[0].replace("`", "").rstrip("."), 68, placeholder=" ...")
+    return textwrap.shorten(docstring.splitlines()[0].replace("`", "").rstrip("."), 80, placeholder=" ...")
 
 
 def imports(package: str) -> Counter[str]:
@@ -52,8 +52,8 @@ def draw(path: Path) -> None:
     """One row for each package with its content, and a dot under each package that it imports."""
     rows = layers()
     packages = [package for row in rows for package in row]
-    n, left = len(packages), 18  # of the matrix, in heights of a row
-    figure = Figure(figsize=(9.2, 0.27 * (n + 3)), layout="tight")
+    n, left = len(packages), 20  # of the matrix, in heights of a row
+    figure = Figure(figsize=(9.6, 0.27 * (n + 3)), layout="tight")
     ax = figure.subplots()
     top = 0
     for index, row in enumerate(rows):

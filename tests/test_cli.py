@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import histocell as hc
 from histocell.cli import app
+from histocell.cli.predict import encoder_name
 from histocell.images.slide_image import open_image
 from histocell.images.stain.normalize import TYPICAL, StainNormalizer
 
@@ -183,13 +184,33 @@ def test_predict_embeds_as_the_model_was_fitted(slide, tmp_path, stain):
     hc.pp.split(sdata, block_um=100, fractions=(0.9, 0, 0.1), rng=0)
     with pytest.warns(UserWarning, match="one group"):
         hc.tl.fit_abundance(sdata, model="ridge", rng=0)
-    hc.models.load(sdata).save(tmp_path / "model")
+    model = hc.models.load(sdata)
+    assert model.features[0]["library"] == "timm"
+    model.save(tmp_path / "model")
     arguments = [*predict_arguments(slide, tmp_path / "model", tmp_path / "out"), "--precision", "fp32"]
     result = run(*arguments, "--weights", "random")
     assert result.exit_code == 0, result.output
     found = read_zarr(tmp_path / "out" / "a.zarr")["tile_table"]
     np.testing.assert_allclose(found.obsm[KEY], table.obsm[KEY], atol=1e-4)
     assert np.isfinite(found.obsm["predicted_abundance"]).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "library", "name"),
+    [
+        ("uni", "timm", "uni"),
+        ("resnet18", "timm", "timm/resnet18"),
+        ("lazyslide-plip", "lazyslide", "lazyslide:plip"),
+        ("plip", "lazyslide", "lazyslide:plip"),
+    ],
+)
+def test_predict_finds_the_encoder_again(encoder, library, name):
+    assert encoder_name({"encoder": encoder, "library": library}) == name
+
+
+def test_predict_cannot_find_a_module_again():
+    with pytest.raises(ValueError, match="'mine', which `histocell predict` cannot load"):
+        encoder_name({"encoder": "mine", "library": "module"})
 
 
 @pytest.mark.parametrize("step", ["replace_store", "draw_map"])

@@ -1,4 +1,4 @@
-"""Slots as data frames: copies, indexed by the names of the rows."""
+"""Copies of slots as data frames, indexed by the names of the rows."""
 
 from __future__ import annotations
 
@@ -45,6 +45,15 @@ def embedding(data: Data, key: str, *, table_key: str | None = None) -> pd.DataF
     ------
     KeyError
         If the slot is not there.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.pp.patches(sdata, size_um=56)
+    >>> hc.pp.embed_image(sdata, "morphology")
+    >>> len(hc.get.embedding(sdata, "morphology")) == sdata["table"].n_obs
+    True
     """
     table = get_table(data, table_key)
     if key not in table.obsm and f"X_{key}" in table.obsm:
@@ -75,6 +84,13 @@ def abundance(data: Data, key: str = keys.PREDICTED, *, table_key: str | None = 
     ------
     KeyError
         If the slot is not there.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.get.abundance(sdata, "cell_abundance").columns[0]
+    'tumour'
     """
     table = get_table(data, table_key)
     values = get_obsm(table, key, _RUN.get(key, _interval_hint(key)))
@@ -101,6 +117,11 @@ def scores(data: Data, key: str = keys.EVALUATION, *, table_key: str | None = No
     ------
     KeyError
         If the slot is not there.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> hc.get.scores(sdata).query("metric == 'cc'")  # doctest: +SKIP
     """
     table = get_table(data, table_key)
     if key not in table.uns:
@@ -129,6 +150,14 @@ def provenance(data: Data, slot: str, *, table_key: str | None = None) -> dict[s
     ------
     KeyError
         If nothing is recorded for the slot.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.pp.patches(sdata, size_um=56)
+    >>> hc.get.provenance(sdata, "patches")["size_um"]
+    56.0
     """
     table = get_table(data, table_key)
     recorded = table.uns.get(keys.PROVENANCE, {})
@@ -168,10 +197,10 @@ def colocalization(
     Examples
     --------
     >>> import histocell as hc
-    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
-    >>> hc.tl.colocalization(sdata)
-    >>> hc.get.colocalization(sdata)[["x", "y", "R"]].shape
-    (30, 3)
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600, spot_pitch_um=50, spot_diameter_um=50)
+    >>> hc.tl.colocalization(sdata, "cell_abundance")
+    >>> hc.get.colocalization(sdata).columns[:3].tolist()
+    ['x', 'y', 'R']
     """
     table = get_table(data, table_key)
     if key not in table.uns:
@@ -198,7 +227,7 @@ def _interval_hint(key: str) -> str:
     return _RUN[keys.PREDICTED]
 
 
-def _frame(values: Any, index: pd.Index, names: list[str] | None) -> pd.DataFrame:
+def _frame(values: object, index: pd.Index, names: list[str] | None) -> pd.DataFrame:
     """A copy as a data frame; arrays get `names` where there is one for each column."""
     if isinstance(values, pd.DataFrame):
         return values.copy()

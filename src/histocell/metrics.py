@@ -11,11 +11,10 @@ from histocell._core.rng import as_rng
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from histocell._core.rng import RNGLike, SeedLike
-
-    type Floats = NDArray[np.float64]
+    from histocell._core.types import Bools, Floats
 
 _BLOCK = 4_000_000  # counts of resampled rows held at a time
 
@@ -141,7 +140,7 @@ def covered(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> Floats:
            [0.]])
     """
     y_true, lower, upper = _matrices(y_true, lower, upper)
-    finite = np.isfinite(y_true) & np.isfinite(lower) & np.isfinite(upper)
+    finite = np.isfinite([y_true, lower, upper]).all(axis=0)
     return np.where(finite, (lower <= y_true) & (y_true <= upper), np.nan)
 
 
@@ -269,34 +268,39 @@ def percentile_interval(replicates: Floats, level: float = 0.95) -> tuple[Floats
     >>> low, high
     (array([5.]), array([95.]))
     """
-    flat = replicates.reshape(len(replicates), int(np.prod(replicates.shape[1:])))
-    low, high = np.full(flat.shape[1], np.nan), np.full(flat.shape[1], np.nan)
-    for column in np.flatnonzero(np.isfinite(flat).any(axis=0)):
-        values = flat[:, column]
-        low[column], high[column] = np.quantile(values[np.isfinite(values)], [(1 - level) / 2, (1 + level) / 2])
-    return low.reshape(replicates.shape[1:]), high.reshape(replicates.shape[1:])
+    bounds = np.full((2, *replicates.shape[1:]), np.nan)
+    for column in np.ndindex(replicates.shape[1:]):
+        values = replicates[:, *column]
+        if np.isfinite(values).any():
+            bounds[:, *column] = np.quantile(values[np.isfinite(values)], [(1 - level) / 2, (1 + level) / 2])
+    return bounds[0], bounds[1]
 
 
 def _pearson(y_true: Floats, y_pred: Floats) -> Floats:
     finite = np.isfinite(y_true) & np.isfinite(y_pred)
     x, y = _standardized(y_true, finite), _standardized(y_pred, finite)
     defined = x.any(axis=0) & y.any(axis=0)
-    r = (x * y).sum(axis=0) / np.maximum(finite.sum(axis=0), 1)
+    x *= y
+    r = x.sum(axis=0) / np.maximum(finite.sum(axis=0), 1)
     return np.where(defined, np.clip(r, -1, 1), np.nan)
 
 
-def _standardized(values: Floats, finite: NDArray[np.bool_]) -> Floats:
+def _standardized(values: Floats, finite: Bools) -> Floats:
     """Columns with mean 0 and standard deviation 1 over their finite entries; 0 elsewhere and where constant."""
     count = np.maximum(finite.sum(axis=0), 1)
-    low = np.where(finite, values, np.inf).min(axis=0, initial=np.inf)
-    high = np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf)
+    low = values.min(axis=0, where=finite, initial=np.inf)
+    high = values.max(axis=0, where=finite, initial=-np.inf)
     varies = low < high
+    used = finite & varies
     origin = np.where(varies, low, 0.0)
+    # In place, because new arrays of the size of a slide cost more time than the arithmetic.
+    out = np.subtract(values, origin, out=np.zeros_like(values), where=used)
     # Scaling by the range first keeps the squares of tiny and of huge values finite.
-    scaled = np.where(finite & varies, (values - origin) / np.where(varies, high - origin, 1.0), 0.0)
-    centered = np.where(finite & varies, scaled - scaled.sum(axis=0) / count, 0.0)
-    spread = np.sqrt((centered**2).sum(axis=0) / count)
-    return centered / np.where(spread > 0, spread, 1.0)
+    out /= np.where(varies, high - origin, 1.0)
+    np.subtract(out, out.sum(axis=0) / count, out=out, where=used)
+    spread = np.sqrt((out**2).sum(axis=0) / count)
+    out /= np.where(spread > 0, spread, 1.0)
+    return out
 
 
 def _resamples(n: int, n_bootstrap: int, rng: SeedLike | RNGLike | None) -> Iterator[Floats]:
@@ -318,7 +322,7 @@ def _matrices(*arrays: ArrayLike) -> list[Floats]:
     return out
 
 
-def _by_group(groups: ArrayLike | None, n: int, score: Callable[[NDArray[np.bool_]], Floats]) -> Floats:
+def _by_group(groups: ArrayLike | None, n: int, score: Callable[[Bools], Floats]) -> Floats:
     if groups is None:
         return score(np.ones(n, dtype=bool))
     groups = np.asarray(groups)

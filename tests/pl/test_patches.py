@@ -77,9 +77,11 @@ def test_sections(two_sections, picture):
 
 
 def test_errors_say_what_to_run(spots, picture):
-    with pytest.raises(KeyError, match="spots not found: 9x9"):
+    with pytest.raises(KeyError, match="spot 9x9 not found; available: 0x0"):
         hc.pl.patches(spots, spots=["0x0", "9x9"], image=picture)
-    with pytest.raises(KeyError, match="cell type 'B-cells' not found"):
+    with pytest.raises(
+        KeyError, match=r'cell type B-cells not found in obsm\["predicted_abundance"\]; available: Tumour'
+    ):
         hc.pl.patches(spots, by="B-cells", image=picture)
     with pytest.raises(ValueError, match="no image for S1"):
         hc.pl.patches(spots)

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import anndata as ad
+import geopandas as gpd
 import numpy as np
 import pytest
+import shapely
 from spatialdata import SpatialData
-from spatialdata.models import Image2DModel
+from spatialdata.models import Image2DModel, ShapesModel
 from spatialdata.transformations import Identity, Scale, get_transformation
 
 import histocell as hc
 from histocell.images.slide_image import open_image
-from histocell.images.tissue import TissueMask, find_tissue
+from histocell.images.tissue import TissueMask, find_tissue, tissue_fraction
 
 GLASS, PINK = (242, 240, 243), (205, 130, 180)
 
@@ -118,6 +120,33 @@ def test_qc_flags_glass_and_not_tissue(rule):
     assert adata.obs["patch_background"].tolist() == [False, True]
     assert adata.obs["tissue_fraction"].tolist() == [1.0, 0.0]
     assert adata.obs["focus"].iloc[0] > adata.obs["focus"].iloc[1]
+
+
+def test_qc_measures_on_the_tissue_that_was_drawn():
+    sdata = as_slide(slide())
+    left = gpd.GeoDataFrame(geometry=[shapely.box(0, 0, 800, 1200)])
+    sdata.shapes["tissue"] = ShapesModel.parse(left, transformations=get_transformation(sdata["he"], get_all=True))
+    hc.pp.tiles(sdata, size_um=200, overlap=0.5, min_tissue=0.0)
+    table = sdata["tile_table"]
+    laid = table.obs["tissue_fraction"].copy()
+    assert set(laid) == {0.0, 0.5, 1.0}
+    hc.pp.patch_qc(sdata)
+    np.testing.assert_array_equal(table.obs["tissue_fraction"], laid)
+
+
+def test_fraction_by_outlines_equals_a_mask():
+    image = open_image(slide(), mpp=1.0)
+    outlines = np.array([shapely.Point(500, 500).buffer(300, quad_segs=500), shapely.box(700, 100, 900, 1000)])
+    y, x = np.mgrid[:1200, :1600] + 0.5
+    mask = (np.hypot(y - 500, x - 500) < 300) | ((x > 700) & (x < 900) & (y > 100) & (y < 1000))
+    start = np.random.default_rng(0).integers(0, 1000, (200, 2))
+    windows = np.hstack([start, start + 120])
+    expected = [mask[y0:y1, x0:x1].mean() for y0, x0, y1, x1 in windows]
+    share = tissue_fraction(image, outlines, windows)
+    np.testing.assert_allclose(share, expected, atol=2e-3)
+    assert {0.0, 1.0} < set(share)
+    assert tissue_fraction(image, outlines, np.array([[1100, 1500, 1110, 1510]])).tolist() == [0.0]
+    assert tissue_fraction(image, outlines[:0], windows).max() == 0
 
 
 def test_focus_falls_with_blur():

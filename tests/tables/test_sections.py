@@ -81,10 +81,11 @@ def test_mpp_by_argument_then_column_then_image(tissue):
     np.testing.assert_array_equal(Sections(table).mpp(required=False), [0.5, 0.5, np.nan, 0.7])
     with pytest.raises(ValueError, match=r'unknown in 1 of 4 rows: obs\["mpp"\]'):
         Sections(table).coordinates_um()
-    with pytest.raises(ValueError, match="between 0.05 and 100"):
-        Sections(table, mpp=1000).mpp()
-    labelled = make(section=list("aabb"), mpp=[0.5, 0.5, 0.5, 0.7])
-    assert [Sections(labelled).section_mpp(i) for i in (0, 1)] == [0.5, None]
+    for unit in (1000, 0.001):  # coordinates in mm and in nm
+        assert Sections(table, mpp=unit).mpp().tolist() == [unit] * 4
+    for wrong in (0, -1, np.nan, np.inf):
+        with pytest.raises(ValueError, match="mpp must be a positive number"):
+            Sections(table, mpp=wrong).mpp()
     expected = tissue["table"].obsm["spatial"] * 0.5
     del tissue["table"].obs["mpp"]
     np.testing.assert_allclose(Sections(tissue).coordinates_um(), expected)

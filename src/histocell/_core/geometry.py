@@ -1,4 +1,4 @@
-"""Between micrometres and pixels: pitch, resolution, square windows around points."""
+"""Geometry of points and pixels: pitch, resolution, square windows."""
 
 from __future__ import annotations
 

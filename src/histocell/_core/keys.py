@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histocell._core.errors import warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from os import PathLike
 
     from anndata import AnnData
 
@@ -62,7 +64,12 @@ def safe_key(name: str) -> str:
     return key
 
 
-def safe_names(names: Iterable[Any], *, quiet: bool = False) -> tuple[list[str], dict[str, str]]:
+def slide_name(path: str | PathLike[str]) -> str:
+    """Name of a slide file without ``.svs``, ``.tif``, ``.ome.tif`` and the like."""
+    return Path(path).stem.removesuffix(".ome")
+
+
+def safe_names(names: Iterable[object], *, quiet: bool = False) -> tuple[list[str], dict[str, str]]:
     """Column names without ``/``, which anndata cannot write, and the originals of those that changed.
 
     Warns, unless `quiet`, when a name had to change; raises `ValueError` when two names become the same.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,27 +16,43 @@ from histocell.tables.access import row_labels
 from histocell.tables.sections import Sections
 from histocell.tl.engine import features as _features
 from histocell.tl.engine.abundance import ABUNDANCE
-from histocell.tl.engine.evaluate import warn_of_training_rows
+from histocell.tl.engine.evaluate import ALL, score_table
 from histocell.tl.engine.fit import Dataset, fit
 from histocell.tl.engine.rows import held_out_groups
-from histocell.tl.engine.scores import ALL, score_table
 from histocell.tl.engine.task import shared_targets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
-    from numpy.typing import NDArray
 
     from histocell._core.rng import RNGLike, SeedLike
+    from histocell._core.types import Bools, Floats, Ints
     from histocell.models.base import Model
     from histocell.tables.access import Data
     from histocell.tl.engine.rows import Rows
-    from histocell.tl.engine.task import Task
+    from histocell.tl.engine.task import Task, Values
 
-    type Outputs = dict[str, dict[str, NDArray[np.float64]]]  # by model, then by the ending of the slot
 
 _MODELS = ("mean", "ridge", "mlp")
+
+
+class Predicted(NamedTuple):
+    """Predictions of several models for the same rows.
+
+    Attributes
+    ----------
+    rows
+        Positions in the table.
+    outputs
+        By model, then by the ending of the slot.
+    seen
+        Whether the models were fitted on each row, and whether it chose their settings, ``(2, n)``.
+    """
+
+    rows: Ints
+    outputs: dict[str, dict[str, Floats]]
+    seen: Bools
 
 
 def leave_one_group_out(
@@ -111,28 +127,13 @@ def leave_one_group_out(
         msg = f'obs["{group_key}"] has {len(groups)} level with a known target; at least two are needed'
         raise ValueError(msg)
     named = _named_models(models, config)
-    outputs: Outputs = {name: {} for name in named}
-    seen = np.zeros((2, len(labels)), dtype=bool)
     children = as_rng(rng).spawn(len(groups) + 1)
+    parts = []
     for group, child in zip(progress_bar(groups, desc="leave one out", unit="group"), children, strict=False):
-        held = np.flatnonzero(labels == group)
-        train = _inner_groups(dataset, rows[labels[rows] != group], group_key)
-        found, seen[:, held] = _fit_predict(task, named, dataset, train, dataset, held, draw_seed(child), device)
-        for name, endings in found.items():
-            for ending, values in endings.items():
-                outputs[name].setdefault(ending, np.full(dataset.truth.array.shape, np.nan))[held] = values
-    outputs = {name: {ending: values[rows] for ending, values in each.items()} for name, each in outputs.items()}
-    warn_of_training_rows(*seen[:, rows])
-    return score_table(
-        task,
-        dataset.truth.rows(rows),
-        outputs,
-        groups=labels[rows],
-        slides=sections.labels[rows],
-        trained=seen[0, rows],
-        n_bootstrap=n_bootstrap,
-        rng=children[-1],
-    )
+        held = labels[rows] == group
+        train = _inner_groups(dataset, rows[~held], group_key)
+        parts.append(_fit_predict(task, named, (dataset, train), (dataset, rows[held]), draw_seed(child), device))
+    return _score(task, sections, dataset.truth, labels, parts, n_bootstrap, children[-1])
 
 
 def cross_dataset(
@@ -208,31 +209,23 @@ def cross_dataset(
     known, new = (Dataset.read(task, each.table, names, target, standardize_by) for each in (source, goal))
     shared = shared_targets(known.truth, new.truth, "the two")
     known, new = (replace(dataset, truth=dataset.truth.select(shared)) for dataset in (known, new))
-    inner, rows = _inner_groups(known, _known_rows(known), group_key), _known_rows(new)
+    train = _inner_groups(known, _known_rows(known), group_key)
     generator = as_rng(rng)
     named = _named_models(models, config)
-    outputs, seen = _fit_predict(task, named, known, inner, new, rows, draw_seed(generator), device)
-    warn_of_training_rows(*seen)
-    return score_table(
-        task,
-        new.truth.rows(rows),
-        outputs,
-        groups=row_labels(new.table, group_key)[rows] if group_key in new.table.obs else np.full(len(rows), ALL),
-        slides=goal.labels[rows],
-        trained=seen[0],
-        n_bootstrap=n_bootstrap,
-        rng=generator,
-    )
+    part = _fit_predict(task, named, (known, train), (new, _known_rows(new)), draw_seed(generator), device)
+    obs = new.table.obs
+    labels = row_labels(new.table, group_key) if group_key in obs else np.full(len(obs), ALL)
+    return _score(task, goal, new.truth, labels, [part], n_bootstrap, generator)
 
 
-def _known_rows(dataset: Dataset) -> NDArray[np.intp]:
+def _known_rows(dataset: Dataset) -> Ints:
     if not dataset.known.any():
         msg = "no row has a known target"
         raise ValueError(msg)
     return np.flatnonzero(dataset.known)
 
 
-def _inner_groups(dataset: Dataset, rows: NDArray[np.intp], group_key: str) -> Rows:
+def _inner_groups(dataset: Dataset, rows: Ints, group_key: str) -> Rows:
     """Groups for what a model chooses for itself: those of the protocol while two are left, else the next finer ones."""
     obs = dataset.table.obs
     usable = group_key in obs and obs[group_key].iloc[rows].nunique() > 1
@@ -261,17 +254,42 @@ def _named_models(
 def _fit_predict(
     task: Task,
     models: Mapping[str, Model],
-    known: Dataset,
-    train: Rows,
-    new: Dataset,
-    rows: NDArray[np.intp],
+    known: tuple[Dataset, Rows],
+    new: tuple[Dataset, Ints],
     seed: int,
     device: str | None,
-) -> tuple[Outputs, NDArray[np.bool_]]:
-    """What each model says of rows of `new`, and which of them it was fitted on or chose settings by, ``(2, n)``."""
-    outputs: Outputs = {}
+) -> Predicted:
+    """Models fitted on rows of one dataset, and what they say of rows of another."""
+    dataset, rows = new
+    outputs = {}
     for name, model in models.items():
         # Baselines are models of the protocol like all others.
-        fit(task, model, known, train, rng=seed, device=device, baselines=False)
-        outputs[name] = model.outputs(new.X[rows], device=device)
-    return outputs, np.array(known.fingerprint(train).contains(new.hashes[rows]))
+        fit(task, model, *known, rng=seed, device=device, baselines=False)
+        outputs[name] = model.outputs(dataset.X[rows], device=device)
+    return Predicted(rows, outputs, known[0].fingerprint(known[1]).contains(dataset.hashes[rows]))
+
+
+def _score(
+    task: Task,
+    sections: Sections,
+    truth: Values,
+    labels: np.ndarray,
+    parts: Sequence[Predicted],
+    n_bootstrap: int,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """The table of scores of all rows that were predicted, with the replicate of each row of the table in `labels`."""
+    rows = np.concatenate([part.rows for part in parts])
+    return score_table(
+        task,
+        truth.rows(rows),
+        {
+            name: {ending: np.concatenate([part.outputs[name][ending] for part in parts]) for ending in endings}
+            for name, endings in parts[0].outputs.items()
+        },
+        groups=labels[rows],
+        slides=sections.labels[rows],
+        seen=np.hstack([part.seen for part in parts]),
+        n_bootstrap=n_bootstrap,
+        rng=rng,
+    )

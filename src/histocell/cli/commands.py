@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 import histocell as hc
-from histocell.cli.console import console, report_slides, sentences
+from histocell.cli.console import console, encoder_facts, encoder_table, report_slides, sentences
 from histocell.cli.demo import run_demo
-from histocell.cli.encoders import encoder_facts, encoder_table
 from histocell.cli.predict import MEANS, predict_slides
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     import distributed
+    import pandas as pd
 
 app = typer.Typer(
     help="From an H&E image to the cells in it.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
@@ -88,25 +90,7 @@ def embed(
     overwrite: Overwrite = False,
 ) -> None:
     """Tile and embed slides, into one SpatialData each. Started again, it goes on where it was."""
-    with sentences(), ExitStack() as stack:
-        report = hc.pp.embed_cohort(
-            slides,
-            encoder,
-            out=out,
-            size_um=size_um,
-            overlap=overlap,
-            min_tissue=min_tissue,
-            mpp=mpp,
-            weights=weights,
-            pool=pool,
-            stain=stain,
-            precision=precision,
-            batch_size=batch_size,
-            device=device,
-            client=local_client(min(workers, len(slides)), stack),
-            overwrite=overwrite,
-        )
-    report_slides(report, out)
+    run_slides(hc.pp.embed_cohort, **locals())
 
 
 @app.command()
@@ -125,40 +109,31 @@ def predict(
     overwrite: Overwrite = False,
 ) -> None:
     """Predict cell abundances on slides, tiled and embedded as the model needs it. Started again, it goes on where it was."""
-    with sentences(), ExitStack() as stack:
-        report = predict_slides(
-            slides,
-            model,
-            out=out,
-            overlap=overlap,
-            min_tissue=min_tissue,
-            mpp=mpp,
-            weights=weights,
-            precision=precision,
-            batch_size=batch_size,
-            device=device,
-            client=local_client(min(workers, len(slides)), stack),
-            overwrite=overwrite,
-        )
+    run_slides(predict_slides, **locals())
+
+
+def run_slides(
+    work: Callable[..., pd.DataFrame], *, slides: list[Path], out: Path, workers: int, **options: object
+) -> None:
+    """Embed or predict slides with the options of the command, and print the report."""
+    with sentences(), local_client(min(workers, len(slides))) as client:
+        report = work(slides, out=out, client=client, **options)
     report_slides(report, out)
 
 
-def local_client(n: int, stack: ExitStack) -> distributed.Client | None:
-    """Worker processes on this machine, which end with the stack; none for one."""
+@contextmanager
+def local_client(n: int) -> Iterator[distributed.Client | None]:
+    """Worker processes on this machine; none for one."""
     if n == 1:
-        return None
+        yield None
+        return
     from distributed import Client, LocalCluster
 
     threads = str(max(1, (os.cpu_count() or 1) // n))  # dask gives a worker one otherwise
-    cluster = LocalCluster(
-        n_workers=n,
-        threads_per_worker=1,
-        memory_limit=0,
-        host="127.0.0.1",
-        dashboard_address=None,
-        env={"OMP_NUM_THREADS": threads},
-    )
-    return stack.enter_context(Client(stack.enter_context(cluster)))
+    network = {"host": "127.0.0.1", "dashboard_address": None}
+    workers = {"n_workers": n, "threads_per_worker": 1, "memory_limit": 0, "env": {"OMP_NUM_THREADS": threads}}
+    with LocalCluster(**workers, **network) as cluster, Client(cluster) as client:
+        yield client
 
 
 @app.command()

@@ -11,7 +11,6 @@ import histocell as hc
 from histocell.cli.console import console
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     import pandas as pd
@@ -30,7 +29,12 @@ def run_demo(section: str | None, training: list[str], *, model: str, rng: int, 
     else:
         sdata = hc.datasets.her2st([*training, section])
         source = "her2st (Andersson et al. 2021)"
-    journey(sdata, section, model=model, rng=rng)
+    hc.pp.patches(sdata, size_um=112)
+    hc.pp.embed_image(sdata, "morphology")
+    hc.pp.split(sdata, by="section", test=[section])
+    hc.tl.fit_abundance(sdata, "X_morphology", model=model, standardize_by="section", rng=rng)
+    hc.tl.predict_abundance(sdata)
+    hc.tl.evaluate_abundance(sdata, rng=rng)
     scores = hc.get.scores(sdata)
     write_results(sdata, scores, section, out)
     n_spots = sdata["table"].obs["split"].value_counts()
@@ -47,16 +51,6 @@ def run_demo(section: str | None, training: list[str], *, model: str, rng: int, 
     )
 
 
-def journey(sdata: SpatialData, section: str, *, model: str, rng: int) -> None:
-    """From images to scored predictions, as the README shows it."""
-    hc.pp.patches(sdata, size_um=112)
-    hc.pp.embed_image(sdata, "morphology")
-    hc.pp.split(sdata, by="section", test=[section])
-    hc.tl.fit_abundance(sdata, "X_morphology", model=model, standardize_by="section", rng=rng)
-    hc.tl.predict_abundance(sdata)
-    hc.tl.evaluate_abundance(sdata, rng=rng)
-
-
 def write_results(sdata: SpatialData, scores: pd.DataFrame, section: str, out: Path) -> None:
     """The table, the scores and the figures; the table is renamed into place, so a killed run leaves no half file."""
     partial = out / "spots.partial.h5ad"
@@ -65,14 +59,9 @@ def write_results(sdata: SpatialData, scores: pd.DataFrame, section: str, out: P
     scores.to_csv(out / "scores.csv", index=False)
     import matplotlib.pyplot as plt
 
-    figures: dict[str, Callable[[], object]] = {
-        "abundance": lambda: hc.pl.abundance(sdata, section=section, show=False),
-        "patches": lambda: hc.pl.patches(sdata, section=section, show=False),
-        "scores": lambda: hc.pl.scores(sdata, show=False),
-        "history": lambda: hc.pl.history(sdata, show=False),
-    }
-    for name, draw in figures.items():
-        draw()
+    one = {"section": section}
+    for name, options in {"abundance": one, "patches": one, "scores": {}, "history": {}}.items():
+        getattr(hc.pl, name)(sdata, show=False, **options)
         plt.savefig(out / f"{name}.png", dpi=150, bbox_inches="tight")
         plt.close()
 

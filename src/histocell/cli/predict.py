@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MEANS = "means.csv"
 
 
-def predict_slides(slides: list[Path], folder: Path, *, out: Path, device: str | None, **options: Any) -> pd.DataFrame:
+def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | None, **options: Any) -> pd.DataFrame:
     """Tile and embed slides as a model needs it, predict, draw maps.
 
     Parameters
@@ -30,8 +30,8 @@ def predict_slides(slides: list[Path], folder: Path, *, out: Path, device: str |
     slides, out
         As in :func:`histocell.pp.embed_cohort`; `out` gets ``<slide>.zarr`` with ``obsm["predicted_abundance"]``,
         ``<slide>.png`` and ``means.csv``. What is there already of the same model is not done again.
-    folder
-        The model, as ``save`` wrote it.
+    model
+        Folder of the model, as ``save`` wrote it.
     device
         Torch device.
     **options
@@ -41,22 +41,22 @@ def predict_slides(slides: list[Path], folder: Path, *, out: Path, device: str |
     -------
     The report of :func:`histocell.pp.embed_cohort`; a slide that cannot be predicted has failed.
     """
-    model = hc.models.load(folder)
-    report = hc.pp.embed_cohort(slides, out=out, device=device, **embedding_options(model), **options)
-    files = sorted(path for path in folder.iterdir() if path.suffix in {".json", ".safetensors"})
+    loaded = hc.models.load(model)
+    report = hc.pp.embed_cohort(slides, out=out, device=device, **embedding_options(loaded), **options)
+    files = sorted(path for path in model.iterdir() if path.suffix in {".json", ".safetensors"})
     fingerprint = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     means = []
     for number, row in report.iterrows():
         if row["status"] == "failed":
             continue
         try:
-            predicted = predict_slide(Path(row["path"]), Path(row["output"]), model, fingerprint, device=device)
+            predicted = predict_slide(Path(row["path"]), Path(row["output"]), loaded, fingerprint, device=device)
         except (ValueError, LookupError, OSError) as error:
             report.loc[number, ["status", "error"]] = "failed", f"{type(error).__name__}: {sentence(error)}"
         else:
             means.append({"slide": Path(row["output"]).stem, "n_tiles": len(predicted), **predicted.mean()})
     partial = out / f"{MEANS}.partial"
-    pd.DataFrame(means, columns=["slide", "n_tiles", *model.targets]).to_csv(partial, index=False)
+    pd.DataFrame(means, columns=["slide", "n_tiles", *loaded.targets]).to_csv(partial, index=False)
     partial.replace(out / MEANS)
     return report
 
@@ -74,8 +74,7 @@ def embedding_options(model: Model) -> dict[str, Any]:
     if absent := [fact for fact in ("encoder", "size_um") if fact not in feature]:
         msg = f"the model does not know the {listing(absent)} of its features {feature['key']!r}, so they cannot be computed"
         raise ValueError(msg)
-    known = feature["encoder"] in hc.encoders.list_encoders().index
-    encoder = feature["encoder"] if known else f"timm/{feature['encoder']}"  # a model of timm has a name of its own
+    encoder = encoder_name(feature)
     pool, stain = feature.get("pool"), feature.get("stain", "none")
     return {
         "encoder": encoder,
@@ -83,6 +82,22 @@ def embedding_options(model: Model) -> dict[str, Any]:
         "pool": None if pool == hc.encoders.get_spec(encoder).pooling else pool,
         "stain": None if stain == "none" else stain_normalizer(**stain),
     }
+
+
+def encoder_name(feature: dict[str, Any]) -> str:
+    """The name that loads the encoder of a feature again; with its library where it is not registered."""
+    name, library = str(feature["encoder"]), feature.get("library", "timm")
+    if name in hc.encoders.list_encoders().index:
+        return name
+    if library == "timm":
+        return f"timm/{name}"
+    if library == "lazyslide":
+        return f"lazyslide:{name.removeprefix('lazyslide-')}"
+    msg = (
+        f"the model was fitted on features of {name!r}, which `histocell predict` cannot load by its name. "
+        "Use hc.pp.embed_image and hc.tl.predict_abundance"
+    )
+    raise ValueError(msg)
 
 
 def stain_normalizer(method: Any, target: dict[str, Any] | None) -> hc.encoders.StainNormalizer:
@@ -100,14 +115,14 @@ def predict_slide(slide: Path, output: Path, model: Model, fingerprint: str, *, 
 
     sdata = read_zarr(output)
     facts = sdata.attrs[keys.PROVENANCE]
-    picture = output.with_suffix(".png")
+    figure = output.with_suffix(".png")
     if facts.get("prediction") != fingerprint:
         hc.tl.predict_abundance(sdata, model=model, device=device, table_key=keys.TILE_TABLE)
         facts["prediction"] = fingerprint
-        picture.unlink(missing_ok=True)
+        figure.unlink(missing_ok=True)
         replace_store(sdata, output)
-    if not picture.exists():
-        draw_map(sdata, slide, picture)
+    if not figure.exists():
+        draw_map(sdata, slide, figure)
     return hc.get.abundance(sdata, table_key=keys.TILE_TABLE)
 
 
@@ -120,14 +135,14 @@ def replace_store(sdata: SpatialData, output: Path) -> None:
     partial.rename(output)
 
 
-def draw_map(sdata: SpatialData, slide: Path, picture: Path) -> None:
+def draw_map(sdata: SpatialData, slide: Path, figure: Path) -> None:
     """All cell types on the tissue."""
     import matplotlib.pyplot as plt
 
     mpp = float(sdata[keys.TILE_TABLE].obs[keys.MPP].iloc[0])
     sdata.images[keys.IMAGE] = hc.io.slide(slide, mpp=mpp)[keys.IMAGE]  # the store holds a thumbnail only
     hc.pl.abundance(sdata, table_key=keys.TILE_TABLE, show=False)
-    partial = picture.with_suffix(".partial.png")
+    partial = figure.with_suffix(".partial.png")
     plt.savefig(partial, dpi=150, bbox_inches="tight")
     plt.close()
-    partial.replace(picture)
+    partial.replace(figure)

@@ -1,4 +1,4 @@
-"""Published sections and a slide: from the data folder, else downloaded into it."""
+"""Published sections and a slide, read from the data folder or downloaded into it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.settings import settings
-from histocell.io._st import st
+from histocell.io import st
 from histocell.io.build import concatenate_sections
 
 if TYPE_CHECKING:
@@ -75,6 +75,13 @@ def her2st(section: str | Sequence[str] = "C2", *, tier: str = "major") -> Spati
     ----------
     A. Andersson et al., Spatial deconvolution of HER2-positive breast cancer delineates tumor-associated cell type
     interactions, Nature Communications 12, 6012 (2021), doi:10.1038/s41467-021-26271-2. Data doi:10.5281/zenodo.3957257.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.her2st(["C2", "C3"])  # doctest: +SKIP
+    >>> sdata["table"].obs["section"].cat.categories.tolist()  # doctest: +SKIP
+    ['C2', 'C3']
     """
     if tier not in _PROPORTIONS:
         msg = f"tier {tier!r} does not exist; available: {listing(_PROPORTIONS)}"
@@ -108,6 +115,11 @@ def example_slide() -> Path:
     References
     ----------
     https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.io.slide(hc.datasets.example_slide())  # doctest: +SKIP
     """
     path = settings.data_dir / "slides" / "CMU-1-Small-Region.svs"
     _download(_SLIDE, path, known_hash=f"sha256:{_SLIDE_SHA256}")

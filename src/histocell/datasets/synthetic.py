@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -11,7 +12,6 @@ import scipy.sparse as sp
 import spatialdata as sd
 from scipy.spatial import cKDTree
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
-from spatialdata.transformations import Identity, Scale
 
 from histocell._core import keys
 from histocell._core.rng import as_rng
@@ -21,10 +21,11 @@ from histocell.datasets._tissue.cells import CELL_TYPES, place_cells
 from histocell.datasets._tissue.expression import count_cells, count_spots, draw_genes
 from histocell.datasets._tissue.fields import sample
 from histocell.datasets._tissue.rendering import render
+from histocell.io.elements import coordinate_systems
 
 if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
-    from histocell.datasets._tissue.anatomy import Anatomy, Subject
+    from histocell.datasets._tissue.anatomy import Anatomy
     from histocell.datasets._tissue.expression import Genes
 
 CELL_TABLE = "cell_table"
@@ -92,11 +93,23 @@ def synthetic_tissue(
 
     Examples
     --------
-    >>> sdata = hc.datasets.synthetic_tissue(4, n_patients=2, size_px=1000)
-    >>> sdata["table"].obsm["cell_abundance"]
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(2, size_px=600)
+    >>> sdata["table"].obsm["cell_abundance"].columns.tolist()
+    ['tumour', 'fibroblast', 'lymphocyte', 'plasma', 'endothelial', 'myeloid']
     """
     patients = n_sections if n_patients is None else n_patients
-    _check(n_sections, patients, size_px, mpp, spot_pitch_um, spot_diameter_um, n_genes, batch_effect)
+    parameters: dict[str, Any] = {
+        "n_sections": n_sections,
+        "n_patients": patients,
+        "size_px": size_px,
+        "mpp": mpp,
+        "spot_pitch_um": spot_pitch_um,
+        "spot_diameter_um": spot_diameter_um,
+        "n_genes": n_genes,
+        "batch_effect": batch_effect,
+    }
+    _check(**parameters)
     gene_rng, patient_root = as_rng(rng).spawn(2)
     genes = draw_genes(n_genes, rng=gene_rng)
     shares = [len(part) for part in np.array_split(np.arange(n_sections), patients)]
@@ -114,36 +127,26 @@ def synthetic_tissue(
                 spots = _spots(anatomy, pitch_um=spot_pitch_um, diameter_um=spot_diameter_um)
                 tables = _tables(cells, spots, spot_diameter_um / 2, genes, mpp, batch_effect, section_rng)
                 sections[name] = _assemble(name, image, tables, mpp=mpp, spot_radius_px=spot_diameter_um / 2 / mpp)
-                facts[name] = _facts(subject)
+                facts[name] = {key: np.round(value, 5).tolist() for key, value in asdict(subject).items()}
                 bar.update()
     if n_sections == 1:
         sdata = next(iter(sections.values()))
     else:
         sdata = sd.concatenate(sections, concatenate_tables=True, merge_coordinate_systems_on_name=False)
-    parameters = {
-        "n_sections": n_sections,
-        "n_patients": patients,
-        "size_px": size_px,
-        "mpp": mpp,
-        "spot_pitch_um": spot_pitch_um,
-        "spot_diameter_um": spot_diameter_um,
-        "n_genes": n_genes,
-        "batch_effect": batch_effect,
-    }
     for table in sdata.tables.values():
         keys.write_provenance(table, "synthetic", **parameters, sections=facts)
     return sdata
 
 
 def _check(
+    *,
     n_sections: int,
     n_patients: int,
     size_px: int,
     mpp: float,
-    pitch_um: float,
-    diameter_um: float,
     n_genes: int,
     batch_effect: float,
+    **lengths_um: float,
 ) -> None:
     if n_sections < 1:
         msg = f"n_sections must be at least 1, not {n_sections}"
@@ -151,14 +154,15 @@ def _check(
     if not 1 <= n_patients <= n_sections:
         msg = f"n_patients must lie between 1 and n_sections={n_sections}, not {n_patients}"
         raise ValueError(msg)
-    for name, value in {"mpp": mpp, "spot_pitch_um": pitch_um, "spot_diameter_um": diameter_um}.items():
+    for name, value in {"mpp": mpp, **lengths_um}.items():
         if not (np.isfinite(value) and value > 0):
             msg = f"{name} must be positive, not {value}"
             raise ValueError(msg)
-    if size_px * mpp < max(2 * diameter_um, 100.0):
+    least_um = max(2 * lengths_um["spot_diameter_um"], 100.0)
+    if size_px * mpp < least_um:
         msg = (
-            f"size_px={size_px} at mpp={mpp} is {size_px * mpp:g} um: too small for a spot of {diameter_um:g} um; "
-            f"use size_px >= {int(np.ceil(max(2 * diameter_um, 100.0) / mpp))}"
+            f"size_px={size_px} at mpp={mpp} is {size_px * mpp:g} um: too small for a spot of "
+            f"{lengths_um['spot_diameter_um']:g} um; use size_px >= {int(np.ceil(least_um / mpp))}"
         )
         raise ValueError(msg)
     if n_genes < len(CELL_TYPES):
@@ -225,7 +229,8 @@ def _assemble(
     name: str, image: np.ndarray, tables: tuple[ad.AnnData, ad.AnnData], *, mpp: float, spot_radius_px: float
 ) -> sd.SpatialData:
     """One section as SpatialData."""
-    systems = {keys.PIXELS: Identity(), keys.MICRONS: Scale([mpp, mpp], axes=("x", "y"))}
+    spot_table, cell_table = tables
+    systems = coordinate_systems(mpp)
     he = Image2DModel.parse(
         np.ascontiguousarray(image.transpose(2, 0, 1)),
         dims=("c", "y", "x"),
@@ -233,7 +238,6 @@ def _assemble(
         chunks=(3, 2048, 2048),
         transformations=dict(systems),
     )
-    spot_table, cell_table = tables
     radii = {
         keys.SPOTS: np.full(spot_table.n_obs, spot_radius_px),
         "cells": np.sqrt(cell_table.obs["nucleus_area_um2"].to_numpy() / np.pi) / mpp,
@@ -258,9 +262,3 @@ def _assemble(
             transformations=dict(systems),
         )
     return sd.SpatialData(images={keys.IMAGE: he}, shapes=shapes, tables=parsed)
-
-
-def _facts(subject: Subject) -> dict[str, Any]:
-    """The parameters of a section as plain numbers."""
-    values = {name: getattr(subject, name) for name in subject.__dataclass_fields__}
-    return {name: np.round(value, 5).tolist() for name, value in values.items()}

@@ -13,358 +13,293 @@ from histocell.encoders.spec import EncoderSpec
 
 type Facts = dict[str, Any]  # of any type that a field of EncoderSpec has
 
-# Licences and who grants access
-_APACHE: Facts = {"license": "Apache-2.0", "commercial": True}
-_BSD: Facts = {"license": "BSD-3-Clause", "commercial": True}
-_CC_BY_NC_ND: Facts = {"license": "CC-BY-NC-ND-4.0", "commercial": False}
+_COMMERCIAL = ("Apache-2.0", "BSD-3-Clause", "MIT")  # licences that allow commercial use
+
+# Arguments of architectures
+_DYNAMIC: Facts = {"dynamic_img_size": True}
+_SCALED: Facts = {"img_size": 224, "init_values": 1e-5}
+_SWIGLU: Facts = {"img_size": 224, "mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
+_UNI2_SIZES: Facts = {"depth": 24, "num_heads": 24, "embed_dim": 1536, "mlp_ratio": 5.33334, "reg_tokens": 8}
+_UNI2_ARGUMENTS: Facts = {**_SCALED, **_SWIGLU, **_DYNAMIC, **_UNI2_SIZES, "no_embed_class": True}
+_VIRCHOW_ARGUMENTS: Facts = {**_SCALED, **_SWIGLU, **_DYNAMIC, "mlp_ratio": 5.3375}
+
+# Vision transformers: the width of a token and millions of parameters
+_SIZES = {
+    "small": (384, 21.7),
+    "base": (768, 85.8),
+    "large": (1024, 303.4),
+    "huge": (1280, 631.2),
+    "giant": (1536, 1134.8),
+}
 
 # Normalisation of the channels
 _CLIP: Facts = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 _HALF: Facts = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-
-# Arguments of architectures
-_SWIGLU: Facts = {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
-_SCALED: Facts = {"img_size": 224, "init_values": 1e-5}
-
-# Architectures, the width of the embedding and millions of parameters
-_VIT_S16: Facts = {"arch": "vit_small_patch16_224", "dim": 384, "params": 21.7}
-_VIT_S8: Facts = {"arch": "vit_small_patch8_224", "dim": 384, "params": 21.7}
-_VIT_B16: Facts = {"arch": "vit_base_patch16_224", "dim": 768, "params": 85.8}
-_VIT_L16: Facts = {"arch": "vit_large_patch16_224", "dim": 1024, "params": 303.4}
-_VIT_B14_REG4: Facts = {"arch": "vit_base_patch14_reg4_dinov2", "dim": 768, "params": 85.7}
-_VIT_L14_REG4: Facts = {"arch": "vit_large_patch14_reg4_dinov2", "dim": 1024, "params": 303.7}
-_VIT_G14_REG4: Facts = {"arch": "vit_giant_patch14_reg4_dinov2", "dim": 1536, "params": 1134.8}
-_VIT_H14: Facts = {"arch": "vit_huge_patch14_224", "pooling": "cls_mean", "dim": 2560, "params": 631.2}
+_LUNIT: Facts = {"mean": (0.70322989, 0.53606487, 0.66096631), "std": (0.21716536, 0.26081574, 0.20723464)}
 
 # Families: what their encoders share
-_MAHMOOD: Facts = {**_CC_BY_NC_ND, "license": "CC-BY-NC-ND-4.0, derivatives only with permission", "gated": True}
+_MAHMOOD: Facts = {
+    "filename": "pytorch_model.bin",
+    "license": "CC-BY-NC-ND-4.0, derivatives only with permission",
+    "gated": True,
+}
 _CONCH: Facts = {**_MAHMOOD, "library": "coca", "pooling": "attention", "input_px": 448}
 _UNI: Facts = {
     **_MAHMOOD,
-    "filename": "pytorch_model.bin",
     "interpolation": "bilinear",
     "citation": "Chen et al. 2024, Nat Med, doi:10.1038/s41591-024-02857-3",
 }
-_VIRCHOW: Facts = {**_VIT_H14, "precision": "fp16", "gated": True}
-_VIRCHOW_ARGUMENTS: Facts = {**_SWIGLU, **_SCALED, "mlp_ratio": 5.3375, "dynamic_img_size": True}
+_VIRCHOW: Facts = {"pooling": "cls_mean", "precision": "fp16", "gated": True}
 _BIOPTIMUS: Facts = {"precision": "fp16", "mean": (0.707223, 0.578729, 0.703617), "std": (0.211883, 0.230117, 0.177517)}
-_H_OPTIMUS: Facts = {**_VIT_G14_REG4, **_BIOPTIMUS, "arch_kwargs": _SCALED}
-_OWKIN: Facts = {"library": "transformers", "license": "Owkin non-commercial", "commercial": False, "gated": False}
+_H_OPTIMUS: Facts = {**_BIOPTIMUS, "arch": "vit_giant_patch14_reg4_dinov2", "arch_kwargs": _SCALED}
+_OWKIN: Facts = {"library": "transformers", "license": "Owkin non-commercial"}
 _HIBOU: Facts = {
-    **_APACHE,
     "library": "transformers",
     "mean": (0.7068, 0.5755, 0.722),
     "std": (0.195, 0.2316, 0.1816),
+    "license": "Apache-2.0",
     "gated": True,
     "citation": "Nechaev et al. 2024, arXiv:2406.05074",
 }
 _KAIKO: Facts = {
     **_HALF,
     "license": "Kaiko non-commercial",
-    "commercial": False,
-    "arch_kwargs": {"dynamic_img_size": True},
-    "gated": False,
     "citation": "kaiko.ai et al. 2024, arXiv:2404.15217",
     "summary": "DINO and DINOv2 on TCGA, at several magnifications.",
 }
+_DINOV2: Facts = {
+    "precision": "bf16",
+    "license": "Apache-2.0",
+    "citation": "Oquab et al. 2023, arXiv:2304.07193",
+    "summary": "Self-supervised on natural images: how far one gets without pathology.",
+}
 _RESNET50: Facts = {
-    **_BSD,
-    "library": "timm",
     "hub_id": "timm/resnet50.tv_in1k",
     "arch": "resnet50.tv_in1k",
+    "pooling": "native",
     "interpolation": "bilinear",
-    "gated": False,
+    "license": "BSD-3-Clause",
     "citation": "He et al. 2016, CVPR, arXiv:1512.03385",
 }
 
 
-def _vit(name: str, arch: str, **facts: Any) -> EncoderSpec:
-    """A vision transformer of timm; the name of its architecture and its arguments say which tokens it has."""
-    arguments = facts.get("arch_kwargs", {})
-    registers = re.search(r"_reg(\d+)", arch)
-    tokens: Facts = {
-        "patch_px": arguments.get("patch_size", int(re.findall(r"patch(\d+)", arch)[0])),
-        "prefix_tokens": 1 + (int(registers[1]) if registers else arguments.get("reg_tokens", 0)),
-    }
-    return EncoderSpec(name=name, arch=arch, **{"library": "timm", "pooling": "cls", **tokens, **facts})
+def _hub(hub_id: str, filename: str = "", **facts: Any) -> Facts:
+    """The repository of the weights, and the file in it where it is not the usual one."""
+    return {"hub_id": hub_id, **({"filename": filename} if filename else {}), **facts}
 
 
-def _kaiko(name: str, size: str, **facts: Any) -> EncoderSpec:
-    hub_id = f"1aurent/vit_{size}_224.kaiko_ai_towards_large_pathology_fms"
-    return _vit(name, **{"arch": f"vit_{size}_224", "hub_id": hub_id, **_KAIKO, **facts})
+def _vit(size: str, arguments: Facts | None = None, **facts: Any) -> Facts:
+    """A vision transformer of timm and its arguments."""
+    return {"arch": f"vit_{size}", "arch_kwargs": arguments or {}, **facts}
 
 
-def _dinov2(letter: str, size: str, dim: int, params: float) -> EncoderSpec:
-    arch = f"vit_{size}_patch14_dinov2"
-    return _vit(
-        f"dinov2-{letter}",
-        arch,
-        hub_id=f"timm/{arch}.lvd142m",
-        arch_kwargs={"img_size": 224},
-        dim=dim,
-        params=params,
-        precision="bf16",
-        gated=False,
-        citation="Oquab et al. 2023, arXiv:2304.07193",
-        summary="Self-supervised on natural images: how far one gets without pathology.",
-        **_APACHE,
-    )
+def _encoder(name: str, *families: Facts, **own: Any) -> EncoderSpec:
+    """An encoder with the facts of its families and its own, and with what follows from them."""
+    facts: Facts = {"library": "timm", "pooling": "cls", "gated": False}
+    for family in (*families, own):
+        facts |= family
+    derived: Facts = {"commercial": facts["license"] in _COMMERCIAL}
+    if vit := re.match(r"vit_([a-z]+)_patch(\d+)_(?:reg(\d+))?", facts.get("arch", "")):
+        arguments = facts.get("arch_kwargs", {})
+        width, derived["params"] = _SIZES[vit[1]]
+        derived["dim"] = 2 * width if facts["pooling"] == "cls_mean" else width
+        derived["patch_px"] = arguments.get("patch_size", int(vit[2]))
+        derived["prefix_tokens"] = 1 + int(vit[3] or arguments.get("reg_tokens", 0))
+    return EncoderSpec(name=name, **(derived | facts))
+
+
+def _dinov2(name: str, size: str, **own: Any) -> EncoderSpec:
+    return _encoder(name, _DINOV2, _hub(f"timm/vit_{size}.lvd142m"), _vit(size, {"img_size": 224}), **own)
+
+
+def _kaiko(name: str, size: str, *facts: Facts, **own: Any) -> EncoderSpec:
+    hub = _hub(f"1aurent/vit_{size}_224.kaiko_ai_towards_large_pathology_fms")
+    return _encoder(name, _KAIKO, hub, _vit(f"{size}_224", _DYNAMIC), *facts, **own)
 
 
 CATALOG = (
-    EncoderSpec(
-        name="morphology",
-        library="builtin",
+    _encoder(
+        "morphology",
         revision="1",
-        gated=False,
+        license="BSD-3-Clause",
+        library="builtin",
+        pooling="native",
         summary="Stain, texture, nuclei and surroundings computed from the image: no download, no GPU.",
-        **_BSD,
     ),
-    _vit(
+    _encoder(
         "conch",
-        "vit_base_patch16_224",
-        hub_id="MahmoodLab/conch",
-        filename="pytorch_model.bin",
-        arch_kwargs={"img_size": 448, "dynamic_img_size": True},
-        dim=512,
-        params=87.8,
+        _CONCH,
+        _CLIP,
+        _hub("MahmoodLab/conch"),
+        _vit("base_patch16_224", {"img_size": 448, **_DYNAMIC}, dim=512, params=87.8),
         citation="Lu et al. 2024, Nat Med, doi:10.1038/s41591-024-02856-4",
         summary="Image and text; 448 px are usually patches of 512 px at 0.5 um. pool='projected' compares with text.",
-        **_CLIP,
-        **_CONCH,
     ),
-    _vit(
+    _encoder(
         "conch-v1.5",
-        "vit_large_patch16_224",
-        hub_id="MahmoodLab/conchv1_5",
-        filename="pytorch_model_vision.bin",
-        arch_kwargs={"img_size": 448, "init_values": 1.0, "dynamic_img_size": True, "projected": False},
+        _CONCH,
+        _hub("MahmoodLab/conchv1_5", "pytorch_model_vision.bin"),
+        _vit("large_patch16_224", {"img_size": 448, "init_values": 1.0, "projected": False, **_DYNAMIC}, params=306.7),
         dim=768,
-        params=306.7,
         interpolation="bilinear",
         precision="fp16",
         citation="Ding et al. 2024, arXiv:2411.19666",
         summary="The patch encoder of TITAN; it was trained on patches of 512 px at 0.5 um.",
-        **_CONCH,
     ),
-    _vit(
+    _encoder(
         "uni",
-        hub_id="MahmoodLab/UNI",
-        arch_kwargs={**_SCALED, "dynamic_img_size": True},
-        precision="fp16",
+        _UNI,
+        _hub("MahmoodLab/UNI"),
+        _vit("large_patch16_224", _SCALED | _DYNAMIC, precision="fp16"),
         summary="DINOv2 on 100,000 slides of many tissues.",
-        **_VIT_L16,
-        **_UNI,
     ),
-    _vit(
+    _encoder(
         "uni2-h",
-        "vit_giant_patch14_224",
-        hub_id="MahmoodLab/UNI2-h",
-        arch_kwargs={
-            **_SWIGLU,
-            **_SCALED,
-            "depth": 24,
-            "num_heads": 24,
-            "embed_dim": 1536,
-            "mlp_ratio": 5.33334,
-            "no_embed_class": True,
-            "reg_tokens": 8,
-            "dynamic_img_size": True,
-        },
-        dim=1536,
-        params=681.4,
-        precision="bf16",
+        _UNI,
+        _hub("MahmoodLab/UNI2-h"),
+        _vit("giant_patch14_224", _UNI2_ARGUMENTS, params=681.4, precision="bf16"),
         summary="The successor of UNI: larger, on H&E and IHC.",
-        **_UNI,
     ),
-    _vit(
+    _encoder(
         "virchow",
-        hub_id="paige-ai/Virchow",
-        arch_kwargs=_VIRCHOW_ARGUMENTS,
+        _VIRCHOW,
+        _hub("paige-ai/Virchow", license="Apache-2.0"),
+        _vit("huge_patch14_224", _VIRCHOW_ARGUMENTS),
         citation="Vorontsov et al. 2024, Nat Med, doi:10.1038/s41591-024-03141-0",
         summary="DINOv2 on 1.5 million slides.",
-        **_VIRCHOW,
-        **_APACHE,
     ),
-    _vit(
+    _encoder(
         "virchow2",
-        hub_id="paige-ai/Virchow2",
-        arch_kwargs={**_VIRCHOW_ARGUMENTS, "reg_tokens": 4},
+        _VIRCHOW,
+        _hub("paige-ai/Virchow2", license="CC-BY-NC-ND-4.0"),
+        _vit("huge_patch14_224", {**_VIRCHOW_ARGUMENTS, "reg_tokens": 4}),
         citation="Zimmermann et al. 2024, arXiv:2408.00738",
         summary="DINOv2 on 3.1 million slides, at 5x to 40x.",
-        **_VIRCHOW,
-        **_CC_BY_NC_ND,
     ),
-    _vit(
+    _encoder(
         "h-optimus-0",
-        hub_id="bioptimus/H-optimus-0",
-        gated=False,
+        _H_OPTIMUS,
+        _hub("bioptimus/H-optimus-0", license="Apache-2.0"),
         citation="Saillard et al. 2024, github.com/bioptimus/releases",
         summary="DINOv2 on 500,000 slides; free for commercial use.",
-        **_H_OPTIMUS,
-        **_APACHE,
     ),
-    _vit(
+    _encoder(
         "h-optimus-1",
-        hub_id="bioptimus/H-optimus-1",
-        gated=True,
+        _H_OPTIMUS,
+        _hub("bioptimus/H-optimus-1", license="CC-BY-NC-ND-4.0", gated=True),
         citation="Bioptimus 2025, huggingface.co/bioptimus/H-optimus-1",
         summary="The successor of H-optimus-0, on more slides.",
-        **_H_OPTIMUS,
-        **_CC_BY_NC_ND,
     ),
-    _vit(
+    _encoder(
         "h0-mini",
-        hub_id="bioptimus/H0-mini",
-        arch_kwargs={**_SWIGLU, "img_size": 224, "mlp_ratio": 5.33334},
-        pooling="cls_mean",
-        gated=True,
+        _BIOPTIMUS,
+        _hub("bioptimus/H0-mini", license="CC-BY-NC-ND-4.0", gated=True),
+        _vit("base_patch14_reg4_dinov2", {**_SWIGLU, "mlp_ratio": 5.33334}, pooling="cls_mean", params=85.7),
         citation="Filiot et al. 2025, arXiv:2501.16239",
         summary="H-optimus-0 distilled to a tenth of its size, robust to scanners.",
-        **{**_VIT_B14_REG4, **_BIOPTIMUS, **_CC_BY_NC_ND, "dim": 1536},
     ),
-    _vit(
+    _encoder(
         "phikon",
-        hub_id="owkin/phikon",
-        interpolation="bilinear",
+        _OWKIN,
+        _hub("owkin/phikon"),
+        _vit("base_patch16_224", interpolation="bilinear"),
         citation="Filiot et al. 2023, medRxiv, doi:10.1101/2023.07.21.23292757",
         summary="iBOT on 6,000 slides of TCGA.",
-        **_VIT_B16,
-        **_OWKIN,
     ),
-    _vit(
+    _encoder(
         "phikon-v2",
-        hub_id="owkin/phikon-v2",
-        arch_kwargs={"init_values": 1.0},
+        _OWKIN,
+        _hub("owkin/phikon-v2"),
+        _vit("large_patch16_224", {"init_values": 1.0}),
         citation="Filiot et al. 2024, arXiv:2409.09173",
         summary="DINOv2 on 58,000 public slides.",
-        **_VIT_L16,
-        **_OWKIN,
     ),
-    _vit(
+    _encoder(
         "gigapath",
-        "vit_giant_patch14_dinov2",
-        hub_id="prov-gigapath/prov-gigapath",
-        filename="pytorch_model.bin",
-        arch_kwargs={"img_size": 224, "patch_size": 16, "mlp_ratio": 5.33334},
-        dim=1536,
-        params=1135.0,
+        _hub("prov-gigapath/prov-gigapath", "pytorch_model.bin", license="Apache-2.0 with conditions", gated=True),
+        _vit("giant_patch14_dinov2", {"img_size": 224, "patch_size": 16, "mlp_ratio": 5.33334}, params=1135.0),
         precision="fp16",
-        license="Apache-2.0 with conditions",
-        commercial=False,
-        gated=True,
         citation="Xu et al. 2024, Nature, doi:10.1038/s41586-024-07441-w",
         summary="The patch encoder of Prov-GigaPath: DINOv2 on 171,000 slides.",
     ),
-    _vit(
+    _encoder(
         "hibou-b",
-        hub_id="histai/hibou-b",
-        revision="7fdc8cce365ebfd9e7e60ee6ee9a8d4d59388f3c",
-        arch_kwargs={**_SWIGLU, "img_size": 224, "mlp_ratio": 4096 / 768},
+        _HIBOU,
+        _hub("histai/hibou-b", revision="7fdc8cce365ebfd9e7e60ee6ee9a8d4d59388f3c"),
+        _vit("base_patch14_reg4_dinov2", {**_SWIGLU, "mlp_ratio": 4096 / 768}, params=85.7),
         summary="DINOv2 with registers on 1.1 million slides; small and free for commercial use.",
-        **_VIT_B14_REG4,
-        **_HIBOU,
     ),
-    _vit(
+    _encoder(
         "hibou-l",
-        hub_id="histai/hibou-L",
-        arch_kwargs={**_SWIGLU, "img_size": 224, "mlp_ratio": 5472 / 1024},
+        _HIBOU,
+        _hub("histai/hibou-L"),
+        _vit("large_patch14_reg4_dinov2", {**_SWIGLU, "mlp_ratio": 5472 / 1024}, params=303.7),
         summary="DINOv2 with registers on 1.1 million slides; free for commercial use.",
-        **_VIT_L14_REG4,
-        **_HIBOU,
     ),
-    _kaiko("kaiko-s16", "small_patch16", revision="48560ea39969fe44b7b2ab057de01484243a7d43", **_VIT_S16),
-    _kaiko("kaiko-s8", "small_patch8", revision="003775444da0119f90ca63e2b86e454fd06ba797", **_VIT_S8),
-    _kaiko("kaiko-b16", "base_patch16", revision="797c524a94c7fdae8ea33064d0ac6966ed8956bb", **_VIT_B16),
-    _kaiko("kaiko-b8", "base_patch8", dim=768, params=85.8),
+    _kaiko("kaiko-s16", "small_patch16", revision="48560ea39969fe44b7b2ab057de01484243a7d43"),
+    _kaiko("kaiko-s8", "small_patch8", revision="003775444da0119f90ca63e2b86e454fd06ba797"),
+    _kaiko("kaiko-b16", "base_patch16", revision="797c524a94c7fdae8ea33064d0ac6966ed8956bb"),
+    _kaiko("kaiko-b8", "base_patch8"),
     _kaiko(
         "kaiko-l14",
         "large_patch14_reg4",
+        _vit("large_patch14_reg4_dinov2", {"img_size": 518, **_DYNAMIC}, params=304.4),
         revision="210b2c4261e3372b2fba6085b1daccaa04869372",
-        arch_kwargs={"img_size": 518, "dynamic_img_size": True},
-        **{**_VIT_L14_REG4, "params": 304.4},
     ),
-    _vit(
+    _encoder(
         "midnight",
-        "vit_giant_patch14_dinov2",
-        library="transformers",
-        hub_id="kaiko-ai/midnight",
-        arch_kwargs={"img_size": 224},
-        pooling="cls_mean",
-        dim=3072,
-        params=1134.8,
+        _HALF,
+        _hub("kaiko-ai/midnight", license="MIT", gated=None),
+        _vit("giant_patch14_dinov2", {"img_size": 224}, library="transformers", pooling="cls_mean", precision="bf16"),
         interpolation="bilinear",
-        precision="bf16",
-        license="MIT",
-        commercial=True,
         citation="Karasikov et al. 2025, arXiv:2504.05186",
         summary="Midnight-12k: DINOv2 on 12,000 slides of TCGA; free for commercial use.",
-        **_HALF,
     ),
-    _vit(
+    _encoder(
         "gpfm",
-        "vit_large_patch14_dinov2",
-        library="dinov2",
-        hub_id="majiabo/GPFM",
-        filename="GPFM.pth",
-        arch_kwargs=_SCALED,
-        dim=1024,
-        params=303.2,
-        precision="fp16",
-        gated=False,
+        _hub("majiabo/GPFM", "GPFM.pth", license="CC-BY-NC-ND-4.0"),
+        _vit("large_patch14_dinov2", _SCALED, library="dinov2", params=303.2, precision="fp16"),
         citation="Ma et al. 2025, Nat Biomed Eng, doi:10.1038/s41551-025-01488-4",
         summary="Distilled from several pathology encoders.",
-        **_CC_BY_NC_ND,
     ),
-    _vit(
+    _encoder(
         "lunit-s8",
-        hub_id="1aurent/vit_small_patch8_224.lunit_dino",
-        revision="c23bc01cfbe022bc1f2a8a9306125a07818e4eb4",
-        arch_kwargs={"dynamic_img_size": True},
-        mean=(0.70322989, 0.53606487, 0.66096631),
-        std=(0.21716536, 0.26081574, 0.20723464),
+        _hub("1aurent/vit_small_patch8_224.lunit_dino", revision="c23bc01cfbe022bc1f2a8a9306125a07818e4eb4"),
+        _LUNIT,
+        _vit("small_patch8_224", _DYNAMIC),
         license="Lunit non-commercial",
-        commercial=False,
-        gated=False,
         citation="Kang et al. 2023, CVPR, arXiv:2212.04690",
         summary="DINO on 37,000 slides; small, with fine tokens of 8 px.",
-        **_VIT_S8,
     ),
-    _vit(
+    _encoder(
         "omiclip",
-        "vit_large_patch14_clip_224",
+        _CLIP,
+        _hub("WangGuangyuLab/Loki", "checkpoint.pt", license="BSD-3-Clause", gated=True),
+        _vit("large_patch14_clip_224", {"norm_eps": 1e-5, "final_norm": False, **_DYNAMIC}, dim=768, params=306.5),
         library="coca",
-        hub_id="WangGuangyuLab/Loki",
-        filename="checkpoint.pt",
-        arch_kwargs={"norm_eps": 1e-5, "final_norm": False, "dynamic_img_size": True},
         pooling="projected",
-        dim=768,
-        params=306.5,
-        gated=True,
         citation="Chen et al. 2025, Nat Methods, doi:10.1038/s41592-025-02707-1",
         summary="The image side of Loki: images aligned with the genes expressed there.",
-        **_CLIP,
-        **_BSD,
     ),
-    EncoderSpec(
-        name="resnet50",
+    _encoder(
+        "resnet50",
+        _RESNET50,
         dim=2048,
         params=23.5,
         summary="ResNet-50 trained on ImageNet: the usual baseline without pathology in it.",
-        **_RESNET50,
     ),
-    EncoderSpec(
-        name="resnet50-layer3",
+    _encoder(
+        "resnet50-layer3",
+        _RESNET50,
         arch_kwargs={"features_only": True, "out_indices": [3]},
         dim=1024,
         params=8.5,
         summary="The same up to its third stage, averaged: as the pipelines of CLAM and HEST have it.",
-        **_RESNET50,
     ),
-    _dinov2("s", "small", 384, 21.6),
-    _dinov2("b", "base", 768, 85.7),
-    _dinov2("l", "large", 1024, 303.2),
-    _dinov2("g", "giant", 1536, 1134.8),
+    _dinov2("dinov2-s", "small_patch14_dinov2", params=21.6),
+    _dinov2("dinov2-b", "base_patch14_dinov2", params=85.7),
+    _dinov2("dinov2-l", "large_patch14_dinov2", params=303.2),
+    _dinov2("dinov2-g", "giant_patch14_dinov2"),
 )
 
 # Other names that people type.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from histocell._core.errors import MissingKeyError, listing
 from histocell.encoders.spec import EncoderSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
 
 _REGISTRY: dict[str, EncoderSpec] = {}
@@ -100,24 +98,18 @@ def _timm_spec(name: str) -> EncoderSpec:
         near = timm.list_models(f"*{model.partition('.')[0]}*")[:8]
         msg = f"timm has no model {model!r}; similar: {listing(near)}"
         raise MissingKeyError(msg)
+    facts: dict[str, Any] = {"input_px": config.input_size[-1], "mean": tuple(config.mean), "std": tuple(config.std)}
     return EncoderSpec(
         name=model,
         library="timm",
         arch=model,
-        input_px=int(config.input_size[-1]),
-        mean=_rgb(config.mean),
-        std=_rgb(config.std),
         interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",
         precision="bf16",
         revision=config.tag or "",
         license=config.license or "",
         summary="a model of timm",
+        **facts,
     )
-
-
-def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return red, green, blue
 
 
 _COLUMNS = (

@@ -10,10 +10,7 @@ import numpy as np
 from histocell.images.pixels import optical_density
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
-    from shapely import Geometry
 
     from histocell.images.slide_image import SlideImage
 
@@ -87,20 +84,25 @@ def find_tissue(image: SlideImage, *, min_area_um2: float = 20_000.0) -> TissueM
     return TissueMask(~_drop_small(~mask, pixels), (float(shrink), float(shrink)))
 
 
-def outline_fraction(outlines: Sequence[Geometry], windows: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Share of tissue in each window ``(y0, x0, y1, x1)``, by the area of polygons in the same px."""
+def tissue_fraction(
+    image: SlideImage, outlines: NDArray[np.object_] | None, windows: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Share of tissue in each window ``(y0, x0, y1, x1)``: by polygons in px of the image, else found on it."""
     import shapely
 
+    if outlines is None:
+        return find_tissue(image).fraction(windows)
     tissue = shapely.union_all(shapely.make_valid(np.asarray(outlines, dtype=object)))
+    shapely.prepare(tissue)
     boxes = shapely.box(windows[:, 1], windows[:, 0], windows[:, 3], windows[:, 2])
-    low, high = windows[:, 1].min(), windows[:, 3].max()
-    area = np.zeros(len(windows))
-    rows, row_of = np.unique(windows[:, [0, 2]], axis=0, return_inverse=True)
+    share = shapely.contains(tissue, boxes).astype(np.float64)
+    at_edge = np.flatnonzero((share == 0) & shapely.intersects(tissue, boxes))
+    rows, row_of = np.unique(windows[at_edge][:, [0, 2]], axis=0, return_inverse=True)
     for number, (top, bottom) in enumerate(rows):  # a row of windows sees little of a large outline
-        strip = shapely.clip_by_rect(tissue, low, top, high, bottom)
-        inside = row_of == number
-        area[inside] = shapely.area(shapely.intersection(boxes[inside], strip))
-    return area / shapely.area(boxes)
+        row = at_edge[row_of == number]
+        strip = shapely.clip_by_rect(tissue, windows[row, 1].min(), top, windows[row, 3].max(), bottom)
+        share[row] = shapely.area(shapely.intersection(boxes[row], strip)) / shapely.area(boxes[row])
+    return share
 
 
 def _density(image: SlideImage, shrink: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

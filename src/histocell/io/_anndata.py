@@ -12,8 +12,7 @@ import pandas as pd
 from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.geometry import mpp_from_pitch
-from histocell.io._slide import slide_name
-from histocell.io.build import Placed, build, place, set_label
+from histocell.io.build import Placed, build, place, set_label, warn_of_hires
 from histocell.tables.access import coordinates, get_table
 from histocell.tables.regions import by_name, check_single_image, entry_of, recorded_mpp
 from histocell.tables.sections import Sections
@@ -58,8 +57,9 @@ def from_anndata(
         Column of ``obs`` that names the library (section, slide) of each row. Elements of several libraries are called
         ``he-<library>`` and ``spots-<library>``.
     section
-        Label for ``obs["section"]``; by default the column stays as it is, else it is the library, the name of the image
-        file, or ``"section"``.
+        Label for ``obs["section"]``. By default the column stays as it is, else it is the library (`library_key`, the key
+        of ``uns["spatial"]``), else the name of the image file, else ``"section"``. Name sections whose tables will be
+        concatenated: rows with one label count as one section, and are standardised together.
 
     Returns
     -------
@@ -93,20 +93,20 @@ def from_anndata(
     sections: list[Placed] = []
     for name, rows in groups.items():
         entry = spatial.get(name, {})
-        source, scale = (
-            _image_of(name, entry) if image is None else (cast("ImageSource", entry_of(image, name, "image")), 1.0)
-        )
+        given = None if image is None else cast("ImageSource", entry_of(image, name, "image"))
+        source, scale = _image_of(name, entry) if given is None else (given, 1.0)
         resolution = recorded_mpp(adata, rows) if mpp is None else entry_of(mpp, name, "mpp")
         diameter_px = entry.get("scalefactors", {}).get("spot_diameter_fullres")
         if scale != 1:
             table.uns["spatial"][name] = _rescaled(entry, scale)
+        centers = xy[rows] * scale
         placed = place(
-            xy[rows] * scale,
+            centers,
             name=name,
             rows=rows,
             image=source,
             mpp=None if resolution is None else resolution / scale,
-            pitch_mpp=None if spot_pitch_um is None else mpp_from_pitch(xy[rows] * scale, spot_pitch_um),
+            pitch_mpp=None if spot_pitch_um is None else mpp_from_pitch(centers, spot_pitch_um),
             diameter_um=spot_diameter_um,
             diameter_px=None if diameter_px is None else float(diameter_px) * scale,
             suffix=f"-{keys.safe_key(name)}" if len(groups) > 1 else "",
@@ -115,7 +115,8 @@ def from_anndata(
     if not table.uns["spatial"]:
         del table.uns["spatial"]
     if section is not None or (keys.SECTION not in table.obs and library_key is None):
-        set_label(table, keys.SECTION, section or next(iter(spatial), None) or _file_name(image) or keys.SECTION)
+        file_name = keys.slide_name(image) if isinstance(image, str | PathLike) else keys.SECTION
+        set_label(table, keys.SECTION, section or next(iter(spatial), file_name))
     elif keys.SECTION not in table.obs:
         table.obs[keys.SECTION] = pd.Categorical(table.obs[library_key].astype(str).to_numpy())
     return build(table, sections)
@@ -134,11 +135,6 @@ def _libraries(
     return dict(zip(sections.names, sections.rows, strict=True))
 
 
-def _file_name(image: object) -> str | None:
-    """Name of the section by that of its image, where that is a file."""
-    return slide_name(image) if isinstance(image, str | PathLike) else None
-
-
 def _image_of(name: str, entry: Mapping[str, Any]) -> tuple[Path | NDArray[np.generic] | None, float]:
     """The image that ``uns["spatial"]`` knows for a library, and the size of a full-resolution px in its px."""
     path = entry.get("metadata", {}).get("source_image_path")
@@ -149,11 +145,7 @@ def _image_of(name: str, entry: Mapping[str, Any]) -> tuple[Path | NDArray[np.ge
     if hires is None or scale is None:
         warn(f"no image for {name}: give image= (a path or an array); going on without")
         return None, 1.0
-    warn(
-        f"no full-resolution image for {name}: using the downscaled hires image of {hires.shape[1]} x {hires.shape[0]} px, "
-        f"one of its px is {1 / float(scale):.3g} full-resolution px, too coarse to see nuclei. Coordinates are in its px. "
-        "Give image= for the full-resolution one."
-    )
+    warn_of_hires(float(scale), f" for {name}")
     return np.asarray(hires), float(scale)
 
 
@@ -161,10 +153,8 @@ def _rescaled(entry: Mapping[str, Any], scale: float) -> dict[str, Any]:
     """An entry of ``uns["spatial"]`` for coordinates in px of the hires image."""
     factors = dict(entry["scalefactors"])
     for key, value in factors.items():
-        if key.endswith("_scalef"):
-            factors[key] = float(value) / scale
-        elif key.endswith("_fullres"):
-            factors[key] = float(value) * scale
+        if key.endswith(("_scalef", "_fullres")):
+            factors[key] = float(value) * scale if key.endswith("_fullres") else float(value) / scale
     return {**entry, "scalefactors": factors}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -217,8 +216,7 @@ def _place(
         msg = f"the resolution of {name} is stated nowhere; give mpp= (um per full-resolution px)"
         raise ValueError(msg)
     diameter = _number(facts, "spot_diameter")
-    placed = place(xy, name=name, image=slide, mpp=chosen, diameter_um=diameter)
-    return replace(placed, mpp_source=source)
+    return place(xy, name=name, image=slide, mpp=chosen, mpp_source=source, diameter_um=diameter)
 
 
 def _number(facts: dict[str, str], key: str) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell.images.transformations import affine_matrix
-from histocell.io.build import build, grid_mpp, place, set_label
+from histocell.io.build import build, grid_mpp, place, set_label, warn_of_hires
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -124,8 +124,5 @@ def _image(folder: Path, read: SpatialData, image: ImageSource | None) -> tuple[
     element = read.images[hires]
     system = next(name for name in read.coordinate_systems if not name.endswith(("_hires", "_lowres")))
     scale = 1 / float(affine_matrix(element, system)[0, 0])
-    warn(
-        f"no full-resolution image: using the downscaled hires image, one of its px is {1 / scale:.3g} full-resolution px, "
-        "too coarse to see nuclei. Coordinates are in its px. Give image= for the full-resolution one."
-    )
+    warn_of_hires(scale)
     return np.asarray(element.data), scale

@@ -14,7 +14,7 @@ from histocell._core import keys
 from histocell._core.errors import warn
 from histocell._core.geometry import check_inside, check_mpp, mpp_from_pitch, spot_pitch
 from histocell.images.slide_image import open_image
-from histocell.io.elements import image_element, transformations
+from histocell.io.elements import coordinate_systems, image_element
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -51,6 +51,11 @@ class Placed:
     image: ImageSource | None = None
     suffix: str = ""
 
+    @property
+    def region(self) -> str:
+        """Name of its shapes."""
+        return keys.SPOTS + self.suffix
+
 
 def place(
     xy: NDArray[np.float64],
@@ -59,6 +64,7 @@ def place(
     rows: NDArray[np.intp] | None = None,
     image: ImageSource | None = None,
     mpp: float | None = None,
+    mpp_source: str = "argument",
     pitch_mpp: float | None = None,
     diameter_um: float | None = None,
     diameter_px: float | None = None,
@@ -76,8 +82,8 @@ def place(
         Positions of its spots in the table, all by default.
     image
         What `histocell.images.slide_image.open_image` opens, or `None`.
-    mpp
-        Micrometres per px; wins over what the image says, which wins over the pitch.
+    mpp, mpp_source
+        Micrometres per px, which wins over what the image says, which wins over the pitch; and what says so.
     pitch_mpp
         Micrometres per px by the known distance between spots.
     diameter_um, diameter_px
@@ -92,11 +98,11 @@ def place(
         if not inside.all():
             warn(f"{(~inside).sum()} of {len(xy)} spots of {name} lie outside of its image; their rows are kept")
     if mpp is not None:
-        mpp, source = check_mpp(mpp), "argument"
+        mpp = check_mpp(mpp)
     elif opened is not None and opened.mpp is not None:
-        mpp, source = opened.mpp, opened.mpp_source
+        mpp, mpp_source = opened.mpp, opened.mpp_source
     elif pitch_mpp is not None:
-        mpp, source = pitch_mpp, "spot pitch"
+        mpp, mpp_source = pitch_mpp, "spot pitch"
     else:
         msg = (
             f"the resolution of {name} is unknown: neither its image nor an argument says it. Give mpp= (um per "
@@ -105,14 +111,22 @@ def place(
         raise ValueError(msg)
     if pitch_mpp is not None and not 0.9 < mpp / pitch_mpp < 1.1:
         warn(
-            f"{name}: {mpp:.3g} um per px by the {source}, but {pitch_mpp:.3g} by the distance between spots; "
+            f"{name}: {mpp:.3g} um per px by the {mpp_source}, but {pitch_mpp:.3g} by the distance between spots; "
             f"going on with {mpp:.3g}. Give mpp= where this is wrong."
         )
     if diameter_um is not None:
         diameter_px = diameter_um / mpp
     elif diameter_px is None:
         diameter_px = spot_pitch(xy) / 2 if len(xy) > 1 else 100 / mpp
-    return Placed(rows, xy, mpp, source, diameter_px, image, suffix)
+    return Placed(rows, xy, mpp, mpp_source, diameter_px, image, suffix)
+
+
+def warn_of_hires(scale: float, subject: str = "") -> None:
+    """Say that the image is the downscaled one, with `scale` of its px per full-resolution px."""
+    warn(
+        f"no full-resolution image{subject}: using the downscaled hires image, one of its px is {1 / scale:.3g} "
+        "full-resolution px, too coarse to see nuclei. Coordinates are in its px. Give image= for the full-resolution one."
+    )
 
 
 def grid_mpp(xy: NDArray[np.float64], grid_um: NDArray[np.float64]) -> float:
@@ -143,7 +157,7 @@ def build(table: AnnData, sections: list[Placed]) -> SpatialData:
     region = np.empty(table.n_obs, dtype=object)
     for section in sections:
         xy[section.rows], mpp[section.rows] = section.xy, section.mpp
-        region[section.rows] = keys.SPOTS + section.suffix
+        region[section.rows] = section.region
     table.obsm[keys.SPATIAL] = xy
     table.obs[keys.MPP] = mpp
     region_key, instance_key = (_free_column(table, name) for name in (keys.REGION, keys.INSTANCE))
@@ -154,19 +168,19 @@ def build(table: AnnData, sections: list[Placed]) -> SpatialData:
         if section.image is not None:
             name = keys.IMAGE + section.suffix
             images[name] = image_element(section.image, mpp=section.mpp, suffix=section.suffix)
-        shapes[keys.SPOTS + section.suffix] = ShapesModel.parse(
+        shapes[section.region] = ShapesModel.parse(
             section.xy,
             geometry=0,
             radius=section.diameter_px / 2,
             index=pd.Index(table.obs_names[section.rows]),
-            transformations=transformations(section.mpp, section.suffix),
+            transformations=coordinate_systems(section.mpp, section.suffix),
         )
     table.uns.pop(TableModel.ATTRS_KEY, None)
-    regions = [keys.SPOTS + section.suffix for section in sections]
+    regions = [section.region for section in sections]
     table = TableModel.parse(
         table, region=regions if len(regions) > 1 else regions[0], region_key=region_key, instance_key=instance_key
     )
-    facts = {keys.SPOTS + section.suffix: [section.mpp, section.mpp_source] for section in sections}
+    facts = {section.region: [section.mpp, section.mpp_source] for section in sections}
     keys.write_provenance(table, keys.MPP, **facts)
     return SpatialData(images=images, shapes=shapes, tables={keys.TABLE: table})
 
@@ -178,11 +192,12 @@ def concatenate_sections(sections: dict[str, SpatialData]) -> SpatialData:
     a section lacks are 0.
     """
     merged = concatenate(sections, concatenate_tables=True, join="outer", fill_value=0, uns_merge="first")
-    facts = {}
-    for name, sdata in sections.items():
-        for region, fact in keys.read_provenance(sdata.tables[keys.TABLE], keys.MPP).items():
-            if isinstance(fact, list):
-                facts[f"{region}-{name}"] = fact
+    facts = {
+        f"{region}-{name}": fact
+        for name, sdata in sections.items()
+        for region, fact in keys.read_provenance(sdata.tables[keys.TABLE], keys.MPP).items()
+        if isinstance(fact, list)
+    }
     keys.write_provenance(merged.tables[keys.TABLE], keys.MPP, **facts)
     return merged
 

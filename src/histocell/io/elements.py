@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     type Pixels = NDArray[np.generic] | da.Array
 
 
-def transformations(mpp: float | None, suffix: str = "") -> dict[str, BaseTransformation]:
+def coordinate_systems(mpp: float | None, suffix: str = "") -> dict[str, BaseTransformation]:
     """Identity to the px system and, where the mpp is known, a scale to the micrometre system."""
     systems: dict[str, BaseTransformation] = {keys.PIXELS + suffix: Identity()}
     if mpp is not None:
@@ -55,7 +55,7 @@ def image_element(source: ImageSource, *, mpp: float | None, suffix: str = "") -
         scales = [_channels_first(next(iter(source[name].data_vars.values()))) for name in source.children]
     else:
         scales = [_channels_first(cast("Pixels | DataArray", source))]
-    systems = transformations(mpp, suffix)
+    systems = coordinate_systems(mpp, suffix)
     if len(scales) == 1:
         return Image2DModel.parse(scales[0], dims=("c", "y", "x"), c_coords=_names(scales[0]), transformations=systems)
     return _multiscale(scales, systems)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import shapely
 from anndata import AnnData
-from spatialdata.models import TableModel
+from spatialdata.models import ShapesModel, TableModel
 
 from histocell._core import keys
 from histocell._core.errors import listing
@@ -16,8 +16,11 @@ from histocell._core.geometry import check_inside, windows_inside
 from histocell.images.transformations import matrix_to_image, transform_points, transformations
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import geopandas as gpd
     from numpy.typing import NDArray
+    from spatialdata.transformations import BaseTransformation
     from xarray import DataArray, DataTree
 
 TILE_ID = "tile_id"
@@ -94,6 +97,18 @@ def _complete(
     return np.where(cut & (low > 0.5), high - size, low)
 
 
+def tile_shapes(
+    windows: NDArray[np.int32], share: NDArray[np.float64], systems: Mapping[str, BaseTransformation]
+) -> gpd.GeoDataFrame:
+    """Tiles as polygons with their share of tissue, in the coordinate systems of the image."""
+    import geopandas as gpd
+
+    ids = [f"tile_{i}" for i in range(len(windows))]
+    boxes = shapely.box(windows[:, 1], windows[:, 0], windows[:, 3], windows[:, 2])
+    frame = gpd.GeoDataFrame({TILE_ID: ids, keys.TISSUE_FRACTION: share}, geometry=boxes, index=ids)
+    return ShapesModel.parse(frame, transformations=dict(systems))
+
+
 def tile_table(
     shapes: gpd.GeoDataFrame,
     name: str,
@@ -102,7 +117,7 @@ def tile_table(
     shape: tuple[int, int],
     mpp: float,
     section: str,
-    size_um: float,
+    size_um: float | None = None,
     centers: NDArray[np.float64] | None = None,
 ) -> AnnData:
     """The table that annotates tiles: ``obsm["patches"]``, ``obsm["spatial"]`` and columns of ``obs``.
@@ -118,13 +133,14 @@ def tile_table(
     shape
         Height and width of the image.
     mpp, size_um
-        Micrometres per px of the image; edge of the tiles in micrometres.
+        Micrometres per px of the image; edge of the tiles in micrometres, by default that of the windows.
     section
         Label of the slide for ``obs["section"]``, where the shapes have no such column of their own.
     centers
         Exact centres (x, y) in px, where the windows were rounded.
     """
     ids = tile_ids(shapes, name)
+    size_um = float(windows[0, 2] - windows[0, 0]) * mpp if size_um is None else float(size_um)
     obs = pd.DataFrame(shapes.drop(columns=shapes.geometry.name))
     obs[keys.REGION] = pd.Categorical([name] * len(ids))
     obs[TILE_ID] = ids.to_numpy()
@@ -139,5 +155,5 @@ def tile_table(
     table = AnnData(obs=obs.set_index(pd.Index(ids.astype(str).to_numpy())))
     table.obsm[keys.SPATIAL] = windows.reshape(-1, 2, 2).mean(axis=1)[:, ::-1] if centers is None else centers
     table.obsm[keys.PATCHES] = windows
-    keys.write_provenance(table, keys.PATCHES, size_um=float(size_um))
+    keys.write_provenance(table, keys.PATCHES, size_um=size_um)
     return TableModel.parse(table, region=name, region_key=keys.REGION, instance_key=instance_key)

@@ -1,4 +1,4 @@
-"""Null distributions by moving values about: permutations of the points, and rigid shifts of whole fields."""
+"""Null distributions by resampling: permutations of the points, and rigid shifts of whole fields."""
 
 from __future__ import annotations
 

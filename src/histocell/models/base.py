@@ -18,13 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from histocell._core.rng import RNGLike, SeedLike
+    from histocell._core.types import Floats
     from histocell.models.files import JSON, Arrays
     from histocell.models.fingerprint import Fingerprint
-
-    type Floats = NDArray[np.float64]
 
 
 FINGERPRINT, BASELINE = "rows.", "baseline_{}."  # beginnings of names of arrays

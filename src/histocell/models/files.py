@@ -121,11 +121,13 @@ def _checked(state: State) -> State:
             "use the version of histocell that wrote it, or fit again"
         )
         raise ValueError(msg)
-    listed, found = state.config["arrays"], _with_arrays(state)["arrays"]
+    listed, actual = state.config["arrays"], _with_arrays(state)["arrays"]
     wrong = [
-        f"{name}: {found.get(name, 'missing')}, not {what}" for name, what in listed.items() if found.get(name) != what
+        f"{name}: {actual.get(name, 'missing')}, not {what}"
+        for name, what in listed.items()
+        if actual.get(name) != what
     ]
-    wrong += [f"{name}: not in the config" for name in found if name not in listed]
+    wrong += [f"{name}: not in the config" for name in actual if name not in listed]
     if wrong:
         msg = f"the weights are not those of this model: {listing(wrong, 5)}"
         raise ValueError(msg)

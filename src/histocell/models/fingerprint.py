@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histocell._core.types import Bools
+
     type Hashes = NDArray[np.uint64]
 
 
@@ -31,17 +33,17 @@ class Fingerprint(NamedTuple):
     validation: Hashes
 
     @classmethod
-    def of(cls, hashes: Hashes, validation: NDArray[np.bool_]) -> Self:
+    def of(cls, hashes: Hashes, validation: Bools) -> Self:
         """Fingerprint of rows with `hashes`, shape ``(n, n_hashes)``, of which some only validate."""
         return cls(np.unique(hashes[~validation]), np.unique(hashes[validation]))
 
-    def contains(self, hashes: Hashes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which rows with `hashes`, shape ``(n, n_hashes)``, were fitted, and which validated."""
+    def contains(self, hashes: Hashes) -> Bools:
+        """Whether rows with `hashes`, shape ``(n, n_hashes)``, were fitted, and whether they only validated: ``(2, n)``."""
         train, validation = (np.isin(hashes, known).any(axis=1) for known in self)
-        return train, validation & ~train
+        return np.stack([train, validation & ~train])
 
     def among(self, hashes: Hashes) -> Self:
-        """The part of the fingerprint that is found among `hashes`."""
+        """The part of the fingerprint that is among `hashes`."""
         return type(self)(*(np.intersect1d(known, hashes) for known in self))
 
     def to_text(self) -> dict[str, str]:

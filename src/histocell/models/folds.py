@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from histocell._core.types import Bools, Floats, Ints
 
 _ROW_BLOCKS = 5
 
@@ -15,8 +15,8 @@ _ROW_BLOCKS = 5
 class Fold(NamedTuple):
     """Rows to fit on and rows to look at, both as positions."""
 
-    fit: NDArray[np.intp]
-    held: NDArray[np.intp]
+    fit: Ints
+    held: Ints
 
 
 class FitRows(NamedTuple):
@@ -30,48 +30,35 @@ class FitRows(NamedTuple):
         Group of each row.
     """
 
-    train: NDArray[np.bool_]
+    train: Bools
     groups: np.ndarray
 
     def folds(self, *, max_folds: int) -> list[Fold]:
-        """Groups of the training rows, each left out once."""
+        """Leave out each group of the training rows, or, with more than `max_folds` groups, bundles of similar size.
+
+        A single group makes blocks of consecutive rows.
+
+        Raises
+        ------
+        ValueError
+            When there are fewer than two rows to divide.
+        """
         rows = np.flatnonzero(self.train)
-        folds = group_folds(self.groups[rows], len(rows), max_folds=max_folds)
-        return [Fold(rows[fold.fit], rows[fold.held]) for fold in folds]
+        if len(rows) < 2:
+            msg = f"{len(rows)} training rows cannot be divided into rows to fit and rows to look at"
+            raise ValueError(msg)
+        labels = np.unique(self.groups[rows], return_inverse=True)[1]
+        if labels.max() == 0:
+            labels = np.arange(len(rows)) * min(_ROW_BLOCKS, len(rows)) // len(rows)
+        bundle = _bundles(np.bincount(labels), max_folds)[labels]
+        return [Fold(rows[bundle != index], rows[bundle == index]) for index in range(bundle.max() + 1)]
 
     def validation_fold(self) -> list[Fold]:
         """All training rows against the validation rows, if there are any."""
         return [] if self.train.all() else [Fold(np.flatnonzero(self.train), np.flatnonzero(~self.train))]
 
 
-def group_folds(groups: ArrayLike | None, n: int, *, max_folds: int = 10) -> list[Fold]:
-    """Leave one group out, or, with more than `max_folds` groups, one bundle of groups.
-
-    Parameters
-    ----------
-    groups
-        Group of each row. `None`, or a single group, makes blocks of consecutive rows.
-    n
-        Number of rows.
-    max_folds
-        Most folds that are made; groups are bundled so that the folds are of similar size.
-
-    Raises
-    ------
-    ValueError
-        When there are fewer than two rows to divide.
-    """
-    if n < 2:
-        msg = f"{n} training rows cannot be divided into rows to fit and rows to look at"
-        raise ValueError(msg)
-    labels = np.zeros(n, dtype=int) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    if labels.max() == 0:
-        labels = np.arange(n) * min(_ROW_BLOCKS, n) // n
-    bundle = _bundles(np.bincount(labels), max_folds)[labels]
-    return [Fold(np.flatnonzero(bundle != index), np.flatnonzero(bundle == index)) for index in range(bundle.max() + 1)]
-
-
-def spatial_blocks(xy: NDArray[np.float64], n_blocks: int) -> NDArray[np.intp]:
+def spatial_blocks(xy: Floats, n_blocks: int) -> Ints:
     """Compact blocks of equal size: the points halved along their longer side again and again."""
     labels = np.zeros(len(xy), dtype=np.intp)
     parts = [np.arange(len(xy))]
@@ -87,7 +74,7 @@ def spatial_blocks(xy: NDArray[np.float64], n_blocks: int) -> NDArray[np.intp]:
     return labels
 
 
-def _bundles(sizes: NDArray[np.intp], max_folds: int) -> NDArray[np.intp]:
+def _bundles(sizes: Ints, max_folds: int) -> Ints:
     """Fold of each group: the largest groups first, each to the fold that is smallest so far."""
     if len(sizes) <= max_folds:
         return np.arange(len(sizes))

@@ -22,15 +22,14 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
+    from histocell._core.types import Floats, Ints
 
-    type Floats = NDArray[np.float64]
 
 _ROWS_PER_BIN = 100
 _MAX_BINS = 8
 
 
-def fit_interval(y_true: Floats, y_held: Floats, level: float) -> dict[str, NDArray[np.float64]]:
+def fit_interval(y_true: Floats, y_held: Floats, level: float) -> dict[str, Floats]:
     """Offsets that turn a prediction into an interval, for each target and bin of the predicted value.
 
     Parameters
@@ -62,30 +61,24 @@ def fit_interval(y_true: Floats, y_held: Floats, level: float) -> dict[str, NDAr
     n_bins = int(np.clip(len(y_true) // _ROWS_PER_BIN, 1, _MAX_BINS))
     edges = np.quantile(y_held, np.linspace(0, 1, n_bins + 1)[1:-1], axis=0).T.reshape(y_true.shape[1], n_bins - 1)
     low, high = np.zeros((2, y_true.shape[1], n_bins))
-    for target in range(y_true.shape[1]):
-        error = y_true[:, target] - y_held[:, target]
-        bins = _bins(y_held[:, target], edges[target])
-        for index in range(n_bins):
-            inside = error[bins == index]
-            # Ties can empty a bin; all errors are then the safe choice.
-            low[target, index], high[target, index] = _error_bounds(inside if len(inside) else error, level)
+    bins, errors = _bins(y_held, edges), y_true - y_held
+    for target, index in np.ndindex(low.shape):
+        inside = errors[bins[:, target] == index, target]
+        # Ties can empty a bin; all errors are then the safe choice.
+        low[target, index], high[target, index] = _error_bounds(inside if len(inside) else errors[:, target], level)
     return {"interval_edges": edges, "interval_low": low, "interval_high": high}
 
 
 def apply_interval(y_pred: Floats, arrays: Mapping[str, np.ndarray]) -> tuple[Floats, Floats]:
     """Lower and upper bound of each prediction, shape ``(n, n_targets)``; the prediction lies between them."""
-    lower, upper = np.full(y_pred.shape, np.nan), np.full(y_pred.shape, np.nan)
-    finite = np.isfinite(y_pred).all(axis=1)
-    for target in range(y_pred.shape[1]):
-        values = y_pred[finite, target]
-        bins = _bins(values, arrays["interval_edges"][target])
-        lower[finite, target] = values + arrays["interval_low"][target, bins]
-        upper[finite, target] = values + arrays["interval_high"][target, bins]
+    bins = _bins(y_pred, arrays["interval_edges"])
+    lower, upper = (y_pred + np.take_along_axis(arrays[f"interval_{end}"], bins.T, axis=1).T for end in ("low", "high"))
     return lower, upper
 
 
-def _bins(values: Floats, edges: Floats) -> NDArray[np.intp]:
-    return np.searchsorted(edges, values, side="right")
+def _bins(values: Floats, edges: Floats) -> Ints:
+    """Bin of each value, ``(n, n_targets)``, by the edges of its target, ``(n_targets, n_bins - 1)``."""
+    return (values[:, :, None] >= edges).sum(axis=2)
 
 
 def _error_bounds(error: Floats, level: float) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ def make_model(model: str | Model, config: Mapping[str, object]) -> Model:
     if config:
         msg = f"settings belong into the model when one is given: {type(model).__name__}({listing(config)})"
         raise TypeError(msg)
-    return type(model)(**{field.name: getattr(model.config, field.name) for field in fields(model.config)})
+    return type(model)(**asdict(model.config))
 
 
 def load(

@@ -9,15 +9,20 @@ import numpy as np
 from histocell._core.errors import listing, warn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
+    from histocell._core.types import Bools, Floats
     from histocell.models.files import Arrays
 
-    type Floats = NDArray[np.float64]
-
-TRANSFORMS = ("none", "log1p", "sqrt", "standard")
+_FORWARD: dict[str, Callable[[Floats], Floats]] = {"none": np.positive, "log1p": np.log1p, "sqrt": np.sqrt}
+_INVERSE: dict[str, Callable[[Floats], Floats]] = {
+    "none": np.positive,
+    "log1p": np.expm1,
+    "sqrt": lambda Z: np.maximum(Z, 0.0) ** 2,
+}
+TRANSFORMS = (*_FORWARD, "standard")
 _FEW_ROWS = 20
 
 
@@ -101,27 +106,19 @@ def fit_target(Y: Floats, transform: str) -> Arrays:
 
 def forward_target(Y: Floats, transform: str, arrays: Mapping[str, np.ndarray]) -> Floats:
     """Targets as the model learns them."""
-    if transform == "log1p":
-        return np.log1p(Y)
-    if transform == "sqrt":
-        return np.sqrt(Y)
     if transform == "standard":
         return (Y - arrays["target_mean"]) / arrays["target_std"]
-    return Y
+    return _FORWARD[transform](Y)
 
 
 def inverse_target(Z: Floats, transform: str, arrays: Mapping[str, np.ndarray]) -> Floats:
     """Predictions in the units of the target."""
-    if transform == "log1p":
-        return np.expm1(Z)
-    if transform == "sqrt":
-        return np.maximum(Z, 0.0) ** 2
     if transform == "standard":
         return Z * arrays["target_std"] + arrays["target_mean"]
-    return Z
+    return _INVERSE[transform](Z)
 
 
-def constant_columns(Y: np.ndarray) -> NDArray[np.bool_]:
+def constant_columns(Y: np.ndarray) -> Bools:
     """Columns whose values are all the same."""
     return Y.max(axis=0) == Y.min(axis=0)
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    type Loss = Callable[[Tensor, Tensor], Tensor]
+    type Pair = tuple[Tensor, Tensor]  # features and targets
+
 _FUSED = {"cpu", "cuda"}
 _SMALL_STEP = 100_000_000  # parameters times rows of a step
 
@@ -88,11 +91,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def train(
     net: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    data: tuple[Tensor, Tensor],
+    loss: Loss,
+    data: Pair,
     *,
     schedule: Schedule,
-    validation: tuple[Tensor, Tensor] | None = None,
+    validation: Pair | None = None,
     stop_after: int | None = None,
     desc: str = "train",
 ) -> History:
@@ -116,7 +119,9 @@ def train(
         Text of the progress bar.
     """
     n_epochs = schedule.max_epochs if stop_after is None else min(stop_after, schedule.max_epochs)
-    groups = _parameter_groups(net, schedule.weight_decay)
+    vectors = [p for p in net.parameters() if p.ndim <= 1]  # biases and normalisation weights do not decay
+    matrices = [p for p in net.parameters() if p.ndim > 1]
+    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=schedule.lr, fused=data[0].device.type in _FUSED)
     history, best = History(), None
     small = schedule.batch_size * sum(parameter.numel() for parameter in net.parameters()) < _SMALL_STEP
@@ -141,12 +146,7 @@ def train(
 
 
 def _one_epoch(
-    net: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    data: tuple[Tensor, Tensor],
-    schedule: Schedule,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
+    net: nn.Module, loss: Loss, data: Pair, schedule: Schedule, optimizer: torch.optim.Optimizer, epoch: int
 ) -> float:
     """One pass over the rows; the mean loss of its steps."""
     X, Y = data
@@ -172,7 +172,7 @@ def _one_epoch(
     return total / len(X)
 
 
-def evaluate(net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], data: tuple[Tensor, Tensor]) -> float:
+def evaluate(net: nn.Module, loss: Loss, data: Pair) -> float:
     """Loss of the net on rows that it does not learn from."""
     net.eval()
     with torch.no_grad():
@@ -186,10 +186,3 @@ def learning_rate(step: int, n_steps: int, schedule: Schedule) -> float:
         return schedule.lr * (step + 1) / warm
     progress = (step - warm) / max(1, n_steps - warm)
     return schedule.min_lr + (schedule.lr - schedule.min_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def _parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay, biases and normalisation weights do not."""
-    matrices = [p for p in net.parameters() if p.ndim > 1]
-    vectors = [p for p in net.parameters() if p.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -10,11 +10,10 @@ import pandas as pd
 
 from histocell import get
 from histocell._core import keys
-from histocell._core.errors import listing, missing_key
 from histocell._core.rng import as_rng
 from histocell.pl._choices import choose
 from histocell.pl._style import MUTED, PALETTE, add_bar, finish, hide_frame, new_axes, styled
-from histocell.tables.access import get_obsm, get_table
+from histocell.tables.access import get_obsm
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
@@ -117,21 +116,23 @@ def patches(
     >>> ax.get_xlabel()
     'patches of 112 µm'
     """
-    table = get_table(data, table_key)
+    sections = Sections(data, table_key=table_key)
+    table = sections.table
     windows = np.asarray(get_obsm(table, keys.PATCHES, "Run hc.pp.patches(data) first."))
     values = None if by is None else _values(table, by, key)
     if n < 1:
         msg = f"n must be at least 1, not {n}"
         raise ValueError(msg)
     if spots is not None:
-        groups = [_Group("", _rows_by_name(table, spots))]
+        groups = [_Group("", table.obs_names.get_indexer(pd.Index(choose(spots, table.obs_names, "spot"))))]
     elif values is None:
-        rows = _rows(table, section)
+        rows = _rows(sections, section)
         groups = [_Group("", np.sort(as_rng(rng).choice(rows, size=min(n, len(rows)), replace=False)))]
     else:
-        groups = _extremes(_rows(table, section), values, n, str(by))
-    regions = Sections(data, table_key=table_key).regions(image=image)
-    images = {row: region.image for region in regions for row in region.rows if region.image is not None}
+        groups = _extremes(_rows(sections, section), values, n, str(by))
+    images = {
+        row: region.image for region in sections.regions(image=image) for row in region.rows if region.image is not None
+    }
     if ncols is None:
         ncols = _patches_per_row(max(len(group.rows) for group in groups), several=len(groups) > 1)
     height = sum(-(-len(group.rows) // ncols) * (1 + CAPTION) + (HEADING if group.heading else 0) for group in groups)
@@ -162,30 +163,15 @@ def _values(table: AnnData, by: str, key: str | None) -> NDArray[np.float64]:
     if key is None:
         key = keys.PREDICTED if keys.PREDICTED in table.obsm else keys.ABUNDANCE
     frame = get.abundance(table, key)
-    if by not in frame:
-        msg = f"cell type {by!r} not found in obsm[{key!r}]; available: {listing(frame.columns, 30)}"
-        raise KeyError(msg)
+    choose(by, frame.columns, "cell type", where=f' in obsm["{key}"]')
     return frame[by].to_numpy(dtype=np.float64)
 
 
-def _rows_by_name(table: AnnData, spots: Sequence[str]) -> NDArray[np.intp]:
-    rows = table.obs_names.get_indexer(pd.Index(spots))
-    if (rows < 0).any():
-        msg = f"spots not found: {listing(np.asarray(spots, dtype=object)[rows < 0])}; names are those of obs_names"
-        raise KeyError(msg)
-    return rows
-
-
-def _rows(table: AnnData, section: str | Sequence[str] | None) -> NDArray[np.intp]:
-    """Rows of the sections whose patches lie inside of the image, all of them where none does."""
-    kept = np.ones(table.n_obs, dtype=bool)
-    if section is not None:
-        if keys.SECTION not in table.obs:
-            raise missing_key("obs", keys.SECTION, table.obs.columns, "section= chooses by it.")
-        labels = table.obs[keys.SECTION].astype(str)
-        kept = labels.isin(choose(section, labels.unique(), "section")).to_numpy()
-    if keys.INSIDE in table.obs:
-        inside = kept & np.asarray(table.obs[keys.INSIDE], dtype=bool)
+def _rows(sections: Sections, wanted: str | Sequence[str] | None) -> NDArray[np.intp]:
+    """Rows of the wanted sections whose patches lie inside of the image, all of them where none does."""
+    kept = np.isin(sections.labels, sections.names if wanted is None else choose(wanted, sections.names, "section"))
+    if keys.INSIDE in sections.table.obs:
+        inside = kept & np.asarray(sections.table.obs[keys.INSIDE], dtype=bool)
         kept = inside if inside.any() else kept
     return np.flatnonzero(kept)
 

@@ -60,8 +60,7 @@ def styled(created: bool) -> Iterator[None]:
 
 def new_axes(figsize: tuple[float, float]) -> Axes:
     """The only axes of a new figure."""
-    _, ax = plt.subplots(figsize=figsize, layout="constrained")
-    return ax
+    return plt.subplots(figsize=figsize, layout="constrained")[1]
 
 
 def check_axes(

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from histocell.encoders.spec import Encoder, EncoderSpec
     from histocell.images.stain.normalize import StainNormalizer
 
+type Report = dict[str, object]  # of one slide: path, output, status, n_tiles, seconds, error
+
 THUMBNAIL, THUMBNAIL_PX = "thumbnail", 1024
 _ONE_SLIDE = threading.Lock()  # a worker of several threads takes one slide at a time: they share memory and device
 
@@ -41,8 +43,8 @@ class Cohort:
 
     Attributes
     ----------
-    encoder, spec, loading
-        Name of the encoder, its spec, and the options of :func:`histocell.encoders.load`.
+    spec, loading
+        The encoder, and the arguments of :func:`histocell.encoders.load`.
     tiling
         Options of :func:`histocell.pp.tiles`.
     stain
@@ -53,25 +55,12 @@ class Cohort:
         All that the results depend on, as JSON can hold it.
     """
 
-    encoder: str
     spec: EncoderSpec
     loading: dict[str, Any]
     tiling: dict[str, Any]
     stain: StainNormalizer | None
     mpp: float | None
     settings: dict[str, object]
-
-
-@dataclass(frozen=True)
-class SlideReport:
-    """A row of the report."""
-
-    path: str
-    output: str
-    status: str
-    n_tiles: int = 0
-    seconds: float = 0.0
-    error: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,17 +90,18 @@ class SlideTask:
         size = self.slide.stat().st_size if self.slide.exists() else None
         return {"slide": self.slide.name, "bytes": size, **self.cohort.settings}
 
-    def report(self, status: str, *, n_tiles: int = 0, seconds: float = 0.0, error: object = "") -> SlideReport:
+    def report(self, status: str, *, n_tiles: int = 0, seconds: float = 0.0, error: object = "") -> Report:
         """The row of the slide in the report."""
         text = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else str(error)
-        return SlideReport(str(self.slide), str(self.output), status, n_tiles, round(seconds, 2), text)
+        facts = {"path": str(self.slide), "output": str(self.output), "status": status, "n_tiles": n_tiles}
+        return {**facts, "seconds": round(seconds, 2), "error": text}
 
 
-def embed_on_worker(task: SlideTask) -> SlideReport:
+def embed_on_worker(task: SlideTask) -> Report:
     """Embed a slide on a worker of dask."""
     import dask
 
-    if task.cohort.encoder == task.cohort.spec.name:
+    if task.cohort.loading["encoder"] == task.cohort.spec.name:
         register(task.cohort.spec, overwrite=True)  # it may be known to the user's process alone
     # Arrays are computed here: were they sent to the scheduler, this task would wait for a thread that it holds itself.
     # In a thread of a worker `dask.array.store` makes a client, which overrides the setting; so it is another thread.
@@ -130,12 +120,12 @@ def _no_progress() -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def cached_encoder(encoder: str, **options: Any) -> Encoder:
+def cached_encoder(**loading: Any) -> Encoder:
     """The encoder, loaded once for all slides of a process."""
-    return load(encoder, **options)
+    return load(**loading)
 
 
-def embed(task: SlideTask) -> SlideReport:
+def embed(task: SlideTask) -> Report:
     """Embed a slide; an error ends up in its report."""
     start = time.perf_counter()
     try:
@@ -152,8 +142,7 @@ def _write_result(task: SlideTask) -> int:
         with folder_lock(task.store):
             sdata = _embedded(task)
             partial = task.store / "result.partial"
-            if partial.exists():
-                shutil.rmtree(partial)
+            shutil.rmtree(partial, ignore_errors=True)
             sdata.write(partial)
             if task.output.exists():
                 shutil.rmtree(task.output)
@@ -172,7 +161,7 @@ def _embedded(task: SlideTask) -> SpatialData:
     tissue_mask(sdata)
     tiles(sdata, **cohort.tiling)
     table = sdata.tables[keys.TILE_TABLE]
-    encoder = cached_encoder(cohort.encoder, **cohort.loading)
+    encoder = cached_encoder(**cohort.loading)
     embed_image(sdata, encoder, stain=cohort.stain, store=task.store, lazy=True, table_key=keys.TILE_TABLE)
     _replace_image_by_thumbnail(sdata)
     sdata.attrs[keys.PROVENANCE] |= {"slide": str(task.slide), "n_tiles": table.n_obs, "settings": task.settings}

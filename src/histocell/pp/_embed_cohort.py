@@ -16,7 +16,7 @@ from histocell._core.settings import progress_bar, settings
 from histocell.encoders.inference.store import differences
 from histocell.encoders.networks.weights import local_weights
 from histocell.encoders.registry import get_spec
-from histocell.pp._cohort_slide import Cohort, SlideReport, SlideTask, cached_encoder, embed, embed_on_worker
+from histocell.pp._cohort_slide import Cohort, Report, SlideTask, cached_encoder, embed, embed_on_worker
 from histocell.pp._embed_image import as_normalizer
 
 if TYPE_CHECKING:
@@ -117,29 +117,24 @@ def embed_cohort(
     device = settings.device if device is None else device
     spec, normalizer = get_spec(encoder), as_normalizer(stain)
     tiling = {"size_um": float(size_um), "overlap": float(overlap), "min_tissue": float(min_tissue)}
-    cohort = Cohort(
-        encoder=encoder,
-        spec=spec,
-        loading={
-            "weights": None if weights is None else str(weights),
-            "pool": pool,
-            "precision": precision,
-            "batch_size": batch_size,
-            "device": device if device is None or isinstance(device, str) else tuple(device),
-        },
-        tiling=tiling,
-        stain=normalizer,
-        mpp=mpp,
-        settings={
-            "encoder": encoder,
-            "weights": _version(weights, spec),
-            "pool": None if pool is None else str(pool),
-            "stain": None if normalizer is None else asdict(normalizer),
-            "precision": precision,
-            **tiling,
-            "mpp": mpp,
-        },
-    )
+    loading = {
+        "encoder": encoder,
+        "weights": None if weights is None else str(weights),
+        "pool": pool,
+        "precision": precision,
+        "batch_size": batch_size,
+        "device": device if device is None or isinstance(device, str) else tuple(device),
+    }
+    facts: dict[str, object] = {
+        "encoder": encoder,
+        "weights": _version(weights, spec),
+        "pool": None if pool is None else str(pool),
+        "stain": None if normalizer is None else asdict(normalizer),
+        "precision": precision,
+        **tiling,
+        "mpp": mpp,
+    }
+    cohort = Cohort(spec=spec, loading=loading, tiling=tiling, stain=normalizer, mpp=mpp, settings=facts)
     tasks = _tasks([paths] if isinstance(paths, str | os.PathLike) else paths, Path(out), cohort)
     reports = {task: report for task in tasks if (report := _skipped(task, overwrite=overwrite))}
     todo = [task for task in tasks if task not in reports]
@@ -169,7 +164,7 @@ def _tasks(paths: Sequence[str | PathLike[str]], out: Path, cohort: Cohort) -> l
         msg = "no slides: paths is empty. Does the pattern that it comes from match the files?"
         raise ValueError(msg)
     slides = [Path(path).expanduser().absolute() for path in paths]
-    names = [slide.stem.removesuffix(".ome") for slide in slides]
+    names = [keys.slide_name(slide) for slide in slides]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         msg = f"several slides are called {listing(repeated)}, but results are named after them; use one out= for each group"
         raise ValueError(msg)
@@ -178,7 +173,7 @@ def _tasks(paths: Sequence[str | PathLike[str]], out: Path, cohort: Cohort) -> l
     return [SlideTask(slide, out / f"{name}.zarr", cohort) for slide, name in zip(slides, names, strict=True)]
 
 
-def _skipped(task: SlideTask, *, overwrite: bool) -> SlideReport | None:
+def _skipped(task: SlideTask, *, overwrite: bool) -> Report | None:
     """The report of a slide that is done already, `None` where there is something to do."""
     import zarr
 
@@ -189,33 +184,28 @@ def _skipped(task: SlideTask, *, overwrite: bool) -> SlideReport | None:
         if not isinstance(facts, dict) or "settings" not in facts:
             msg = f"{task.output} exists and was not made by hc.pp.embed_cohort; choose another out="
             raise FileExistsError(msg)
-    if overwrite:
-        shutil.rmtree(task.store, ignore_errors=True)
-    if overwrite or facts is None:
-        return None
-    if different := differences(facts["settings"], task.settings):
+    if facts and not overwrite and (different := differences(facts["settings"], task.settings)):
         msg = (
             f"{task.output} was made with other settings: {'; '.join(different)}. "
             "Choose another out=, or overwrite=True to do it anew"
         )
         raise ValueError(msg)
-    shutil.rmtree(task.store, ignore_errors=True)  # left by a run that was killed between its last two steps
-    return task.report("skipped", n_tiles=facts["n_tiles"])
+    if facts or overwrite:  # a run that was killed between its last two steps leaves a store, too
+        shutil.rmtree(task.store, ignore_errors=True)
+    return None if overwrite or not facts else task.report("skipped", n_tiles=facts["n_tiles"])
 
 
-def _in_turn(tasks: list[SlideTask]) -> Iterator[tuple[SlideTask, SlideReport]]:
+def _in_turn(tasks: list[SlideTask]) -> Iterator[tuple[SlideTask, Report]]:
     """The slides one after the other, in this process."""
     try:
         for task in tasks:
-            cached_encoder(
-                task.cohort.encoder, **task.cohort.loading
-            )  # an error of the encoder is not one of the slide
+            cached_encoder(**task.cohort.loading)  # an error of the encoder is not one of the slide
             yield task, embed(task)
     finally:
         cached_encoder.cache_clear()
 
 
-def _on_workers(tasks: list[SlideTask], client: distributed.Client) -> Iterator[tuple[SlideTask, SlideReport]]:
+def _on_workers(tasks: list[SlideTask], client: distributed.Client) -> Iterator[tuple[SlideTask, Report]]:
     """The slides as the workers complete them."""
     from distributed import as_completed
 

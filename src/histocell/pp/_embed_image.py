@@ -14,7 +14,7 @@ from histocell._core.settings import progress_bar
 from histocell.encoders.inference.slides import describe, embed_slide
 from histocell.encoders.loading import resolve_encoder
 from histocell.tables.access import get_obsm
-from histocell.tables.regions import record_mpp
+from histocell.tables.regions import Region, record_mpp
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from histocell.encoders.spec import Encoder
     from histocell.images.slide_image import ImageSource, SlideImage
     from histocell.images.stain.normalize import Method, StainNormalizer
-    from histocell.tables.regions import Region
 
     type Features = NDArray[np.float32] | da.Array
 
@@ -137,7 +136,7 @@ def embed_image(
         encoder, weights=weights, pool=pool, precision=precision, batch_size=batch_size, device=device
     )
     normalizer = as_normalizer(stain)
-    centers = np.column_stack([windows[:, [1, 3]].mean(axis=1), windows[:, [0, 2]].mean(axis=1)])
+    centers = (windows[:, [1, 0]] + windows[:, [3, 2]]) / 2  # x, y
     parts: list[tuple[NDArray[np.intp], Features]] = []
     fits: dict[str, dict[str, object]] = {}
     with progress_bar(total=len(windows), desc=f"embedding with {resolved.name}", unit="patch") as bar:
@@ -165,13 +164,7 @@ def embed_image(
 
 
 def write_embedding(
-    table: AnnData,
-    embedding: Features,
-    encoder: Encoder,
-    *,
-    key: str | None,
-    size_um: float,
-    **facts: object,
+    table: AnnData, embedding: Features, encoder: Encoder, *, key: str | None, size_um: float, **facts: object
 ) -> None:
     """Write an embedding into ``obsm``, with its provenance."""
     key = key or f"X_{keys.safe_key(encoder.name)}"
@@ -180,6 +173,7 @@ def write_embedding(
         table,
         key,
         **describe(encoder),
+        library=encoder.spec.library,
         license=encoder.spec.license,
         size_um=round(size_um, 3),
         mpp=encoder.spec.mpp if encoder.spec.library == "builtin" else round(size_um / encoder.spec.input_px, 6),

@@ -12,6 +12,7 @@ from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.settings import progress_bar
 from histocell.encoders.inference.patch_encoder import encode
+from histocell.encoders.inference.slides import check_finite
 from histocell.encoders.loading import resolve_encoder
 from histocell.pp._embed_image import write_embedding
 from histocell.tables.access import get_table
@@ -100,10 +101,7 @@ def embed_patches(
     names, has_patch = _names(table), np.zeros(table.n_obs, dtype=bool)
     for path, rows in files:
         embedding[rows], has_patch[rows] = _embed_file(path, names[rows], resolved)
-    bad = has_patch & ~np.isfinite(embedding).all(axis=1)
-    if bad.any():
-        msg = f"encoder {resolved.name!r} gave NaN or infinite values in {bad.sum()} rows"
-        raise ValueError(msg)
+    check_finite(embedding[has_patch], resolved)
     if not has_patch.all():
         warn(f"{(~has_patch).sum()} of {len(embedding)} rows have no patch; their embedding is NaN")
     if not inplace:

@@ -18,15 +18,14 @@ from histocell.tables.sections import Sections
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anndata import AnnData
-    from numpy.typing import NDArray
-    from spatialdata import SpatialData
+    from numpy.typing import ArrayLike, NDArray
 
     from histocell._core.rng import RNGLike, SeedLike
+    from histocell.tables.access import Data
 
 
 def split(
-    data: AnnData | SpatialData,
+    data: Data,
     *,
     by: str | None = None,
     block_um: float | None = None,
@@ -87,10 +86,13 @@ def split(
     sections = Sections(data, table_key=table_key)
     table = sections.table
     named = test is not None or val is not None
-    if block_um is not None and (by is not None or named):
+    if block_um is None:
+        labels = row_labels(table, by or _default_column(sections))
+    elif by is None and not named:
+        labels = _blocks(sections, block_um)
+    else:
         msg = "block_um divides tissue into squares; it goes with fractions, not with by, test or val"
         raise ValueError(msg)
-    labels = _blocks(sections, block_um) if block_um is not None else row_labels(table, by or _default_column(sections))
     parts = _named(labels, _names(test), _names(val)) if named else _drawn(labels, fractions, as_rng(rng))
     _drop_overlaps(sections, parts)
     present = [name for name in (TRAIN, VAL, TEST, DROPPED) if name in (TRAIN, VAL, TEST) or (parts == name).any()]
@@ -136,9 +138,7 @@ def _named(labels: NDArray[np.object_], test: list[str], val: list[str]) -> NDAr
     if both := sorted(set(test) & set(val)):
         msg = f"{listing(both)} cannot be for test and for validation at once"
         raise ValueError(msg)
-    parts = np.full(len(labels), TRAIN, dtype=object)
-    parts[np.isin(labels, val)] = VAL
-    parts[np.isin(labels, test)] = TEST
+    parts = _parts(labels, test, val)
     if not (parts == TRAIN).any():
         msg = f"no group is left for training; there are: {listing(there)}"
         raise ValueError(msg)
@@ -163,10 +163,11 @@ def _drawn(labels: NDArray[np.object_], fractions: Sequence[float], rng: np.rand
     while counts[1:].sum() > len(groups) - 1:
         counts[1 + counts[1:].argmax()] -= 1
     order = rng.permutation(groups)
-    parts = np.full(len(labels), TRAIN, dtype=object)
-    parts[np.isin(labels, order[: counts[2]])] = TEST
-    parts[np.isin(labels, order[counts[2] : counts[2] + counts[1]])] = VAL
-    return parts
+    return _parts(labels, order[: counts[2]], order[counts[2] : counts[2] + counts[1]])
+
+
+def _parts(labels: NDArray[np.object_], test: ArrayLike, val: ArrayLike) -> NDArray[np.object_]:
+    return np.select([np.isin(labels, test), np.isin(labels, val)], [TEST, VAL], TRAIN).astype(object)
 
 
 def _drop_overlaps(sections: Sections, parts: NDArray[np.object_]) -> None:

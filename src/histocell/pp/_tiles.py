@@ -5,23 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import shapely
 
 from histocell._core import geometry, keys
 from histocell._core.errors import missing_key
-from histocell.images.tissue import find_tissue, outline_fraction
-from histocell.images.transformations import matrix_to_image, transform_points, transformations
-from histocell.io.tile_table import TILE_ID, tile_table, tile_windows
-from histocell.tables.regions import beside_image, open_slide
+from histocell.images.tissue import tissue_fraction
+from histocell.images.transformations import transformations
+from histocell.io.tile_table import tile_shapes, tile_table, tile_windows
+from histocell.tables.regions import open_slide, tissue_outlines
 
 if TYPE_CHECKING:
-    import geopandas as gpd
     from anndata import AnnData
-    from numpy.typing import NDArray
     from spatialdata import SpatialData
-    from xarray import DataArray, DataTree
-
-    from histocell.tables.regions import Slide
 
 MIN_TILE_PX = 8
 
@@ -94,8 +88,7 @@ def tiles(
     x, y = np.meshgrid(np.arange(size_px / 2, width, step), np.arange(size_px / 2, height, step))
     centers = np.column_stack([x.ravel(), y.ravel()])
     windows = geometry.square_windows(centers, size_px)
-    outlines = data.shapes.get(beside_image(keys.TISSUE, slide.key))
-    share = _tissue_fraction(slide, outlines, windows)
+    share = tissue_fraction(slide.image, tissue_outlines(data, slide.key), windows)
     kept = share >= min_tissue
     if not kept.any():
         msg = (
@@ -103,7 +96,7 @@ def tiles(
             "hc.pp.tissue_mask(data), or lower min_tissue or size_um"
         )
         raise ValueError(msg)
-    shapes = _tile_shapes(slide.element, windows[kept], share[kept])
+    shapes = tile_shapes(windows[kept], share[kept], transformations(slide.element))
     table = tile_table(
         shapes,
         keys.TILES,
@@ -120,33 +113,6 @@ def tiles(
         return SpatialData(shapes={keys.TILES: shapes}, tables={keys.TILE_TABLE: table})
     data.shapes[keys.TILES], data.tables[keys.TILE_TABLE] = shapes, table
     return None
-
-
-def _tissue_fraction(
-    slide: Slide, outlines: gpd.GeoDataFrame | None, windows: NDArray[np.int32]
-) -> NDArray[np.float64]:
-    """Share of tissue in each window: by the outlines where they lie on the slide, else found on it."""
-    matrix = None if outlines is None else matrix_to_image(outlines, slide.element)
-    if outlines is None or matrix is None:
-        return find_tissue(slide.image).fraction(windows)
-    polygons = outlines.geometry.to_numpy()
-    if (shapely.get_dimensions(polygons) < 2).any():
-        msg = "the shapes of the tissue must be polygons; hc.pp.tissue_mask(data) finds some"
-        raise ValueError(msg)
-    return outline_fraction(shapely.transform(polygons, lambda xy: transform_points(xy, matrix)), windows)
-
-
-def _tile_shapes(
-    image: DataArray | DataTree, windows: NDArray[np.int32], share: NDArray[np.float64]
-) -> gpd.GeoDataFrame:
-    """Tiles as polygons in the coordinate systems of the image."""
-    import geopandas as gpd
-    from spatialdata.models import ShapesModel
-
-    ids = [f"tile_{i}" for i in range(len(windows))]
-    boxes = shapely.box(windows[:, 1], windows[:, 0], windows[:, 3], windows[:, 2])
-    frame = gpd.GeoDataFrame({TILE_ID: ids, keys.TISSUE_FRACTION: share}, geometry=boxes, index=ids)
-    return ShapesModel.parse(frame, transformations=dict(transformations(image)))
 
 
 def tiles_from_shapes(
@@ -202,10 +168,7 @@ def tiles_from_shapes(
         raise missing_key("shapes", shapes, data.shapes, "hc.pp.tiles(data) lays tiles over the tissue.")
     frame = data.shapes[shapes]
     windows = tile_windows(frame, shapes, slide.image.shape, image=slide.element)
-    size_um = float(windows[0, 2] - windows[0, 0]) * slide.mpp
-    table = tile_table(
-        frame, shapes, windows, shape=slide.image.shape, mpp=slide.mpp, section=slide.section, size_um=size_um
-    )
+    table = tile_table(frame, shapes, windows, shape=slide.image.shape, mpp=slide.mpp, section=slide.section)
     if not inplace:
         return table
     data.tables[keys.TILE_TABLE] = table

@@ -9,10 +9,10 @@ import numpy as np
 from histocell._core import keys
 from histocell._core.errors import warn
 from histocell._core.settings import logger, progress_bar
-from histocell.images.tissue import background_fraction, find_tissue, focus, mean_edges
+from histocell.images.tissue import background_fraction, find_tissue, focus, mean_edges, tissue_fraction
 from histocell.images.transformations import transformations
 from histocell.tables.access import get_obsm
-from histocell.tables.regions import beside_image, open_slide
+from histocell.tables.regions import beside_image, open_slide, tissue_outlines
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def patch_qc(
     Parameters
     ----------
     data
-        Reads ``obsm["patches"]`` and the images.
+        Reads ``obsm["patches"]``, the images and, as :func:`histocell.pp.tiles` does, ``shapes["tissue"]`` where it is
+        there.
     rule
         What counts as a background patch. ``"rgb"``: more than half of the px are near white (smallest channel above 220)
         or black (largest channel below 20). ``"edge"``: the rule of the tiler that Hist2Cell used, a mean response of a 3 x 3
@@ -125,7 +126,7 @@ def patch_qc(
     `None`, or with ``inplace=False`` a DataFrame of the same columns. Writes:
 
     ``obs["tissue_fraction"]`` : float64
-        Share of the patch inside of the slide's tissue mask.
+        Share of the patch inside of the tissue: of ``shapes["tissue"]``, else as `tissue_mask` finds it by default.
     ``obs["focus"]`` : float64
         Log variance of the Laplacian of the grey image at 0.5 um per px; low when blurred.
     ``obs["patch_background"]`` : bool
@@ -154,7 +155,8 @@ def patch_qc(
         for region in sections.regions(image=image, image_key=image_key):
             if region.image is None:
                 continue
-            tissue[region.rows] = find_tissue(region.image).fraction(windows[region.rows])
+            outlines = tissue_outlines(data, region.key)
+            tissue[region.rows] = tissue_fraction(region.image, outlines, windows[region.rows])
             for row in region.rows:
                 patch = region.image.read(*windows[row], out_shape=(QC_PX, QC_PX))
                 sharpness[row] = focus(patch)

@@ -1,1 +1,1 @@
-"""What a table says of its rows: section, replicate, resolution, coordinates and image."""
+"""Rows of a table: section, replicate, resolution, coordinates and image."""

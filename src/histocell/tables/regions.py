@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xarray import DataArray, DataTree
 
     from histocell.images.slide_image import ImageSource, SlideImage
+    from histocell.tables.access import Data
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Region:
         The image, `None` where none was asked for or found.
     mpp
         Micrometres per full-resolution px: of the image, else as ``obs["mpp"]`` records; `None` where it is unknown.
+    key
+        Name of the image in a SpatialData.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Region:
     centers: NDArray[np.float64]
     image: SlideImage | None
     mpp: float | None
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Located:
     rows: NDArray[np.intp]
     centers: NDArray[np.float64]
     source: ImageSource | None
+    key: str | None = None
 
 
 def open_regions(table: AnnData, located: list[Located], mpp: float | Mapping[str, float] | None) -> list[Region]:
@@ -71,7 +76,7 @@ def open_regions(table: AnnData, located: list[Located], mpp: float | Mapping[st
         recorded = recorded_mpp(table, region.rows) if given is None else given
         image = None if region.source is None else open_image(region.source, mpp=recorded)
         resolution = recorded if image is None else image.mpp
-        regions.append(Region(region.name, section, region.rows, region.centers, image, resolution))
+        regions.append(Region(region.name, section, region.rows, region.centers, image, resolution, region.key))
     return regions
 
 
@@ -166,7 +171,7 @@ def image_elements(
             raise KeyError(msg)
         on_image = key is not None and name in sdata.shapes
         centers = _centroids(sdata, name, str(key), instances[rows]) if on_image else coordinates(table)[rows]
-        located.append(Located(name, rows, centers, None if key is None else sdata.images[key]))
+        located.append(Located(name, rows, centers, None if key is None else sdata.images[key], key))
     return located
 
 
@@ -265,22 +270,35 @@ def open_slide(data: object, verb: str, image_key: str | None, mpp: float | None
     if key not in images:
         msg = f"image {key!r} not found; available: {listing(images)}"
         raise KeyError(msg)
+    # as hc.io.slide recorded it, else by the name of the image (he-C2: C2)
+    recorded = data.attrs.get(keys.PROVENANCE, {}).get("sections", {})
+    section = recorded.get(key, key.removeprefix(f"{keys.IMAGE}-"))
+    if key not in recorded and section == key and len(recorded) == 1:
+        section = next(iter(recorded.values()))  # another image of the one slide, such as a normalised one
     image = open_image(images[key], mpp=mpp)
     if image.mpp is None:
         msg = f"the resolution of image {key!r} is unknown; give mpp= (um per full-resolution px)"
         raise ValueError(msg)
-    return Slide(key, images[key], image, image.mpp, _slide_section(data, key))
+    return Slide(key, images[key], image, image.mpp, section)
+
+
+def tissue_outlines(data: Data, image_key: str | None) -> NDArray[np.object_] | None:
+    """Polygons of ``shapes["tissue"]`` in px of an image, `None` where there are none that lie on it."""
+    import shapely
+
+    if image_key is None or not is_spatialdata(data):
+        return None
+    shapes = data.shapes.get(beside_image(keys.TISSUE, image_key))
+    matrix = None if shapes is None else matrix_to_image(shapes, data.images[image_key])
+    if shapes is None or matrix is None:
+        return None
+    polygons = shapes.geometry.to_numpy()
+    if (shapely.get_dimensions(polygons) < 2).any():
+        msg = "the shapes of the tissue must be polygons; hc.pp.tissue_mask(data) finds some"
+        raise ValueError(msg)
+    return shapely.transform(polygons, lambda xy: transform_points(xy, matrix))
 
 
 def beside_image(name: str, image_key: str) -> str:
     """Name of an element that belongs to an image: ``tissue`` beside ``he-C2`` is ``tissue-C2``."""
     return name + image_key.removeprefix(keys.IMAGE) if image_key.startswith(f"{keys.IMAGE}-") else name
-
-
-def _slide_section(sdata: SpatialData, image_key: str) -> str:
-    """Section of a slide: as :func:`histocell.io.slide` recorded it, else by the name of the image (``he-C2``: C2)."""
-    recorded = sdata.attrs.get(keys.PROVENANCE, {}).get("sections", {})
-    named = image_key.removeprefix(f"{keys.IMAGE}-")
-    if image_key in recorded or named != image_key or len(recorded) != 1:
-        return recorded.get(image_key, named)
-    return next(iter(recorded.values()))  # another image of the one slide, such as a normalised one

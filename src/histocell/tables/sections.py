@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,10 @@ import numpy as np
 
 from histocell._core import keys
 from histocell._core.errors import listing
-from histocell._core.geometry import check_mpp
 from histocell.tables.access import coordinates, get_table, is_spatialdata, row_labels
-from histocell.tables.regions import by_name, image_elements, image_files, open_regions, recorded_mpp
+from histocell.tables.regions import by_name, image_elements, image_files, open_regions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -186,8 +184,11 @@ class Sections:
         out = np.full(self.table.n_obs, np.nan)
         if keys.MPP in self.table.obs:
             out[:] = np.asarray(self.table.obs[keys.MPP], dtype=np.float64)
-        if self._mpp is not None and not hasattr(self._mpp, "keys"):
-            out[:] = check_mpp(float(self._mpp))
+        if self._mpp is not None and not isinstance(self._mpp, Mapping):
+            if not 0 < self._mpp < np.inf:
+                msg = f"mpp must be a positive number, not {self._mpp}"
+                raise ValueError(msg)
+            out[:] = self._mpp
         elif not np.isfinite(out).all() and is_spatialdata(self._data):
             for region in self.regions(need_image=False):
                 if region.mpp is not None:
@@ -204,7 +205,3 @@ class Sections:
     def coordinates_um(self) -> NDArray[np.float64]:
         """Coordinates (x, y) in micrometres, shape ``(n_obs, 2)``."""
         return self.coordinates_px() * self.mpp()[:, None]
-
-    def section_mpp(self, section: int) -> float | None:
-        """Micrometres per px that ``obs["mpp"]`` gives for a section, `None` where it is unknown or not one value."""
-        return recorded_mpp(self.table, self.rows[section])

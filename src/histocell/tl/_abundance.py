@@ -120,7 +120,11 @@ def fit_abundance(
     sections = Sections(data, table_key=table_key, group_key=group_key)
     dataset = _fit.Dataset.read(ABUNDANCE, sections.table, features, target, standardize_by)
     keys.safe_names(dataset.truth.renamed.values())  # warns of names that had to change
-    unfitted = make_model(model, _settings(model, preset, config, target_transform, interval))
+    given = {"preset": preset, "target_transform": target_transform}
+    settings = dict(config or {}) | {name: value for name, value in given.items() if value is not None}
+    if isinstance(model, str):  # an instance has an interval of its own
+        settings = {"interval": interval} | settings
+    unfitted = make_model(model, settings)
     rows = _rows.training_rows(sections, dataset.known, split_key=split_key)
     state = _fit.fit(ABUNDANCE, unfitted, dataset, rows, rng=rng, device=device).to_dict()
     if not inplace:
@@ -286,18 +290,3 @@ def evaluate_abundance(
         return scores
     sections.table.uns[key_added] = scores
     return None
-
-
-def _settings(
-    model: str | Model,
-    preset: str | None,
-    config: Mapping[str, object] | None,
-    target_transform: str | None,
-    interval: float | None,
-) -> dict[str, object]:
-    """Arguments and `config` as one mapping; a model instance brings its own."""
-    settings = dict(config or {}) | ({} if preset is None else {"preset": preset})
-    if not isinstance(model, str):
-        return settings
-    transform = {} if target_transform is None else {"target_transform": target_transform}
-    return {"interval": interval} | settings | transform

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import histocell as hc
-from histocell.encoders.inference import precision
+from histocell.encoders.inference import preprocessing
 from histocell.encoders.inference.preprocessing import Preprocessing, fit_to_input
 from histocell.encoders.spec import EncoderSpec
 from histocell.images.slide_image import open_image
@@ -41,12 +41,12 @@ def test_other_shapes_are_cut_in_the_middle():
 
 def test_precision_follows_the_encoder_and_the_processor(monkeypatch):
     for has in (True, False):
-        monkeypatch.setattr(precision, "processor_has_bf16", lambda has=has: has)
-        assert precision.pick_precision("auto", spec(precision="fp16"), CPU) == ("bf16" if has else "fp32")
-        assert precision.pick_precision("auto", spec(precision="fp32"), CPU) == "fp32"
-        assert precision.pick_precision("fp16", spec(), CPU) == "fp16"
+        monkeypatch.setattr(preprocessing, "processor_has_bf16", lambda has=has: has)
+        assert preprocessing.pick_precision("auto", spec(precision="fp16"), CPU) == ("bf16" if has else "fp32")
+        assert preprocessing.pick_precision("auto", spec(precision="fp32"), CPU) == "fp32"
+        assert preprocessing.pick_precision("fp16", spec(), CPU) == "fp16"
     with pytest.raises(ValueError, match="bf16"):
-        precision.pick_precision("half", spec(), CPU)
+        preprocessing.pick_precision("half", spec(), CPU)
 
 
 def test_half_precision_agrees():

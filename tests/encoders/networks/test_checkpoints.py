@@ -14,8 +14,7 @@ from torch.nn import functional
 
 import histocell as hc
 from histocell.encoders import registry
-from histocell.encoders.networks.checkpoints import resample_positions
-from histocell.encoders.networks.formats import convert
+from histocell.encoders.networks.checkpoints import convert, resample_positions
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 8, "image_size": 32}
 MODELS = {

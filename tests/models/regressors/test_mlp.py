@@ -6,8 +6,7 @@ import torch
 
 from histocell.metrics import pearson
 from histocell.models import MLP, Ridge, training
-from histocell.models.losses import composite_loss, pearson_loss
-from histocell.models.regressors.perceptron import Perceptron
+from histocell.models.regressors.perceptron import Perceptron, composite_loss, pearson_loss
 
 TINY = {"hidden": (16,) * 6, "max_epochs": 4, "n_members": 2, "batch_size": 64}
 
@@ -97,11 +96,11 @@ class TestTraining:
 class TestMLP:
     def test_seven_linear_layers(self, cohort):
         for preset in ("paper", "robust"):
-            net = MLP(preset)._build(10, 3, torch.device("cpu"))
+            net = MLP(preset)._build(10, 3)
             assert sum(isinstance(module, torch.nn.Linear) for module in net.modules()) == 7
         widths = [1536, 1024, 1024, 512, 512, 256, 256, 80]
         expected = sum((a + 1) * b for a, b in zip(widths[:-1], widths[1:], strict=True))
-        paper = MLP("paper")._build(1536, 80, torch.device("cpu"))
+        paper = MLP("paper")._build(1536, 80)
         assert sum(p.numel() for p in paper.parameters()) == expected
         with pytest.raises(ValueError, match="there are: robust, paper"):
             MLP("best")

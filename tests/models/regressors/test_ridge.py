@@ -5,7 +5,7 @@ import pytest
 
 from histocell import metrics
 from histocell.models import Mean, Ridge
-from histocell.models.folds import group_folds
+from histocell.models.folds import FitRows
 from histocell.models.regressors.ridge import Path, _solve
 
 
@@ -113,7 +113,7 @@ def test_bad_settings(cohort, config, match):
 class TestFolds:
     def test_groups_stay_whole(self):
         groups = np.random.default_rng(0).integers(0, 7, 100)
-        folds = group_folds(groups, 100, max_folds=3)
+        folds = FitRows(np.ones(100, dtype=bool), groups).folds(max_folds=3)
         assert len(folds) == 3
         assert sorted(np.concatenate([f.held for f in folds])) == list(range(100))
         for fold in folds:
@@ -121,10 +121,10 @@ class TestFolds:
             assert len(fold.fit) + len(fold.held) == 100
 
     def test_one_group_becomes_blocks_of_rows(self):
-        folds = group_folds(["a"] * 20, 20)
+        folds = FitRows(np.ones(20, dtype=bool), np.array(["a"] * 20)).folds(max_folds=10)
         assert [len(fold.held) for fold in folds] == [4] * 5
         assert all(np.ptp(fold.held) == 3 for fold in folds)
 
     def test_too_few_rows(self):
         with pytest.raises(ValueError, match="1 training rows"):
-            group_folds(None, 1)
+            FitRows(np.ones(1, dtype=bool), np.array(["a"])).folds(max_folds=10)

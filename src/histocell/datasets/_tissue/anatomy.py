@@ -23,13 +23,13 @@ class Subject:
     stains: np.ndarray
     strength: np.ndarray
     white: np.ndarray
-    nuclear_scale: float
-    tumour: float
-    immune: float
-    plasma: float
-    myeloid: float
-    vascular: float
-    fat: float
+    nuclear_scale: float = 1.0
+    tumour: float = 0.36
+    immune: float = 0.15
+    plasma: float = 0.16
+    myeloid: float = 0.14
+    vascular: float = 0.20
+    fat: float = 0.07
 
 
 FRACTIONS = ("tumour", "immune", "plasma", "myeloid", "vascular", "fat")
@@ -37,13 +37,6 @@ TYPICAL = Subject(
     stains=np.array([[0.65, 0.69, 0.32], [0.16, 0.85, 0.50]]),
     strength=np.ones(2),
     white=np.array([243.0, 242.0, 244.0]),
-    nuclear_scale=1.0,
-    tumour=0.36,
-    immune=0.15,
-    plasma=0.16,
-    myeloid=0.14,
-    vascular=0.20,
-    fat=0.07,
 )
 
 

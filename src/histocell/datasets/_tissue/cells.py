@@ -100,13 +100,9 @@ def _endothelium(vessels: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
         tangent = np.arctan2((short + 1.2) * np.cos(t), -(long + 1.2) * np.sin(t))
         curvature = long * short / ((long * np.sin(t)) ** 2 + (short * np.cos(t)) ** 2) ** 1.5
         cos, sin = np.cos(angle), np.sin(angle)
-        rows.append(
-            np.column_stack(
-                [x + cos * u - sin * v, y + sin * u + cos * v, tangent + angle, np.minimum(curvature, 0.2) / 2]
-            )
-        )
-    table = np.concatenate(rows) if rows else np.empty((0, 4))
-    return pd.DataFrame(table, columns=["x", "y", "angle", "bend"]).assign(type=CELL_TYPES.index("endothelial"))
+        bend = np.minimum(curvature, 0.2) / 2
+        rows.append(np.column_stack([x + cos * u - sin * v, y + sin * u + cos * v, tangent + angle, bend]))
+    return _lined_up(rows, "endothelial")
 
 
 def _palisade(glands: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
@@ -118,5 +114,10 @@ def _palisade(glands: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
         t = rng.uniform(0, 2 * np.pi) + 2 * np.pi * (np.arange(n) + rng.uniform(-0.15, 0.15, n)) / n
         ring = ring + rng.normal(0, 1.0, n)
         rows.append(np.column_stack([x + ring * np.cos(t), y + ring * np.sin(t), t, np.zeros(n)]))
-    table = np.concatenate(rows) if rows else np.empty((0, 4))
-    return pd.DataFrame(table, columns=["x", "y", "angle", "bend"]).assign(type=CELL_TYPES.index("tumour"))
+    return _lined_up(rows, "tumour")
+
+
+def _lined_up(rows: list[np.ndarray], name: str) -> pd.DataFrame:
+    """Cells of one type from rows of x, y, angle and bend."""
+    table = np.concatenate([np.empty((0, 4)), *rows])
+    return pd.DataFrame(table, columns=["x", "y", "angle", "bend"]).assign(type=CELL_TYPES.index(name))

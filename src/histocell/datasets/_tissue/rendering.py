@@ -9,14 +9,7 @@ import numpy as np
 import scipy.ndimage as ndi
 
 from histocell.datasets._tissue.fields import GRID_UM, ramp, smooth_noise, upsample
-from histocell.datasets._tissue.shapes import (
-    cytoplasm_shapes,
-    draw_granules,
-    nucleolus_shapes,
-    nucleus_shapes,
-    paint,
-    vessel_shapes,
-)
+from histocell.datasets._tissue.shapes import draw_granules, draw_shapes, paint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,14 +41,7 @@ def render(
     """
     haematoxylin, eosin = _background(anatomy, size_px, rng)
     granules = draw_granules(rng)
-    shapes = np.concatenate(
-        [
-            vessel_shapes(anatomy.vessels, rng),
-            cytoplasm_shapes(cells, rng),
-            nucleus_shapes(cells, rng),
-            nucleolus_shapes(cells, rng),
-        ]
-    )
+    shapes = draw_shapes(anatomy.vessels, cells, rng)
     paint(haematoxylin, eosin, shapes, granules, mpp)
     sigma = 0.3 / mpp  # optics
     stains = [

@@ -10,27 +10,18 @@ import scipy.ndimage as ndi
 from histocell.datasets._tissue.cells import CELL_TYPES
 
 # One painted shape: an ellipse (um) that may be bent and lobed, filled with stain. Later shapes cover earlier ones.
-SHAPE = np.dtype(
-    [
-        (name, np.float32)
-        for name in (
-            "x",
-            "y",
-            "long",
-            "short",
-            "angle",
-            "bend",  # 1/um: the long axis follows v = bend * u**2
-            "wobble",  # relative amplitude of the lobes of the outline
-            "haematoxylin",
-            "eosin",  # concentrations inside
-            "opacity",
-            "rim",  # haematoxylin added along the outline: the nuclear membrane
-            "texture",  # relative amplitude of the granules
-            "grain",  # um, their size
-            "blur",  # um, softness of the outline
-        )
-    ]
+COLUMNS = (
+    *("x", "y", "long", "short", "angle"),
+    "bend",  # 1/um: the long axis follows v = bend * u**2
+    "wobble",  # relative amplitude of the lobes of the outline
+    *("haematoxylin", "eosin"),  # concentrations inside
+    "opacity",
+    "rim",  # haematoxylin added along the outline: the nuclear membrane
+    "texture",  # relative amplitude of the granules
+    "grain",  # um, their size
+    "blur",  # um, softness of the outline
 )
+SHAPE = np.dtype([(name, np.float32) for name in COLUMNS])
 
 # Nuclei, in the order of CELL_TYPES: columns of SHAPE.
 CHROMATIN = pd.DataFrame(
@@ -43,7 +34,6 @@ CHROMATIN = pd.DataFrame(
     },
     index=list(CELL_TYPES),
 )
-
 
 # Bodies of the types that show one, painted in this order. Lengths are multiples: `long` of the nucleus, `short` of `long`.
 CYTOPLASM = pd.DataFrame(
@@ -67,6 +57,12 @@ CYTOPLASM = pd.DataFrame(
 )
 
 
+def draw_shapes(vessels: np.ndarray, cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+    """Vessels, bodies of cells, nuclei and nucleoli, in the order in which they are painted."""
+    parts = [_vessels(vessels, rng), _cytoplasm(cells, rng), _nuclei(cells, rng), _nucleoli(cells, rng)]
+    return np.concatenate(parts)
+
+
 def _shapes(n: int, **columns: np.ndarray | float) -> np.ndarray:
     shapes = np.zeros(n, dtype=SHAPE)
     shapes["opacity"], shapes["grain"], shapes["blur"] = 1.0, 1.0, 0.5
@@ -75,7 +71,7 @@ def _shapes(n: int, **columns: np.ndarray | float) -> np.ndarray:
     return shapes
 
 
-def vessel_shapes(vessels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _vessels(vessels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Wall, lumen and red cells of every vessel."""
     x, y, long, short, angle = vessels.T
     n = len(vessels)
@@ -97,7 +93,7 @@ def vessel_shapes(vessels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([wall, lumen, *blood])
 
 
-def cytoplasm_shapes(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+def _cytoplasm(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
     """Cell bodies of the types that show one."""
 
     def vary(look: pd.Series, column: str, n: int) -> np.ndarray | float:
@@ -131,7 +127,7 @@ def cytoplasm_shapes(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarra
     return np.concatenate(bodies)
 
 
-def nucleus_shapes(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+def _nuclei(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
     """Nuclei of all cells, each with its own depth of stain."""
     look = CHROMATIN.iloc[cells["type"].to_numpy()]
     columns = {name: cells[name].to_numpy() for name in ("x", "y", "long", "short", "angle", "bend")}
@@ -141,7 +137,7 @@ def nucleus_shapes(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
     return shapes
 
 
-def nucleolus_shapes(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+def _nucleoli(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
     """One or two per tumour nucleus."""
     tumour = cells[cells["type"] == CELL_TYPES.index("tumour")]
     tumour = tumour.loc[tumour.index.repeat(rng.integers(1, 3, len(tumour)))]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import tee
+from itertools import cycle, tee
 from typing import TYPE_CHECKING
 
 import torch
 
 from histocell._core.errors import warn
+from histocell.encoders.inference.batches import Batch, Points, read_batches
 from histocell.encoders.inference.nucleus_tokens import NucleusPooling, pool_tokens
-from histocell.encoders.inference.precision import DTYPES
-from histocell.encoders.inference.preprocessing import Preprocessing
-from histocell.encoders.inference.reading import read_batches
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -23,11 +20,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from histocell.encoders.inference.batches import Batch, Points
+    from histocell.encoders.inference.preprocessing import Preprocessing
     from histocell.encoders.networks.backbone import Backbone
-    from histocell.encoders.spec import EncoderSpec
     from histocell.images.patch_source import PatchSource
     from histocell.images.stain.normalize import StainTransform
+
+    type _OnHost = tuple[torch.Tensor, torch.cuda.Event | None]
 
 _CPU_BATCH = 32
 _GPU_BATCHES = (32, 64, 128, 256, 512)
@@ -39,16 +37,8 @@ class Executor:
 
     Parameters
     ----------
-    backbone
-        The network.
-    spec
-        Input size and normalisation.
-    devices
-        Devices that share the batches.
-    precision
-        ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-    pool
-        A pooling of the backbone, or the tokens near nuclei.
+    replicas
+        The network on each device; they share the batches.
     batch_size
         Patches per batch; by default 32 on a processor, and found by trial on a GPU.
 
@@ -56,33 +46,12 @@ class Executor:
     ----------
     batch_size
         `None` until it was found; halved when memory does not suffice.
-    replicas
-        The network on each device.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        spec: EncoderSpec,
-        devices: Sequence[torch.device],
-        *,
-        precision: str,
-        pool: str | NucleusPooling | None,
-        batch_size: int | None,
-    ) -> None:
-        self.batch_size = batch_size or (_CPU_BATCH if devices[0].type == "cpu" else None)
-        self._name = spec.name
+    def __init__(self, replicas: Sequence[Replica], batch_size: int | None) -> None:
+        self.replicas = replicas
+        self.batch_size = batch_size or (_CPU_BATCH if replicas[0].device.type == "cpu" else None)
         self._too_large: int | None = None
-        copies = [backbone, *(copy.deepcopy(backbone) for _ in devices[1:])]
-        self.replicas = [
-            Replica(network, spec, device, dtype=DTYPES[precision], pool=pool)
-            for network, device in zip(copies, devices, strict=True)
-        ]
-
-    def compile(self) -> None:
-        """Compile the networks."""
-        for replica in self.replicas:
-            replica.backbone.compile_blocks()
 
     def run(self, pixels: torch.Tensor, points: Points | None) -> NDArray[np.float32]:
         """Embeddings of one batch of uint8 patches, shape ``(b, h, w, 3)``."""
@@ -108,22 +77,23 @@ class Executor:
         on_gpu = self.replicas[0].device.type == "cuda"
         patches = read_batches(source, (batch.centers for batch in to_read), pin=on_gpu)
         workers = [ThreadPoolExecutor(1, thread_name_prefix="histocell-run") for _ in self.replicas]
-        waiting: deque[tuple[Batch, Future[_Transfer]]] = deque()
+        turns = cycle(zip(workers, self.replicas, strict=True))
+        waiting: deque[tuple[Batch, Future[_OnHost]]] = deque()
 
-        def run(replica: Replica, pixels: torch.Tensor, points: Points | None) -> _Transfer:
-            return _Transfer(self._run(replica, pixels, points, stain))
+        def run(replica: Replica, pixels: torch.Tensor, points: Points | None) -> _OnHost:
+            return _to_host(self._run(replica, pixels, points, stain))
 
         def finish() -> tuple[Batch, NDArray[np.float32]]:
             batch, running = waiting.popleft()
-            features = running.result().wait()
+            features, arrived = running.result()
+            if arrived is not None:
+                arrived.synchronize()
             self._warn_of_memory()
             return batch, features.numpy()
 
         try:
-            for turn, (batch, pixels) in enumerate(zip(to_run, patches, strict=True)):
-                device = turn % len(workers)
-                running = workers[device].submit(run, self.replicas[device], pixels, batch.points)
-                waiting.append((batch, running))
+            for batch, pixels, (worker, replica) in zip(to_run, patches, turns, strict=False):
+                waiting.append((batch, worker.submit(run, replica, pixels, batch.points)))
                 if len(waiting) >= 2 * len(workers):
                     yield finish()
             while waiting:
@@ -146,7 +116,7 @@ class Executor:
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
-                _free_memory()
+                torch.cuda.empty_cache()
                 break
             rate = size / (time.perf_counter() - start)
             if rate < best_rate * _MIN_SPEEDUP:
@@ -163,25 +133,25 @@ class Executor:
         start = 0
         while start < len(pixels):
             stop = min(start + size, len(pixels))
+            part = None if points is None else points.of_patches(start, stop)
             try:
-                part = None if points is None else points.of_patches(start, stop)
                 parts.append(replica(pixels[start:stop], part, stain))
+                start = stop
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
                 size = self._halve_batch(stop - start, error)
-                continue
-            start = stop
         return torch.cat(parts) if len(parts) != 1 else parts[0]
 
     def _halve_batch(self, tried: int, error: RuntimeError) -> int:
         if tried == 1:
+            network = type(self.replicas[0].backbone.trunk).__name__
             msg = (
-                f"not even one patch fits into the memory of the device with {self._name!r} ({error}); use another device, "
+                f"not even one patch fits into the memory of the device with {network} ({error}); use another device, "
                 "a smaller encoder or a half precision"
             )
             raise MemoryError(msg) from error
-        _free_memory()
+        torch.cuda.empty_cache()
         size = tried // 2
         self.batch_size = min(size, self.batch_size or size)
         self._too_large = tried
@@ -189,29 +159,29 @@ class Executor:
 
     def _warn_of_memory(self) -> None:
         """Warn of batches that were too large, in the thread of the caller, so that the warning shows their line."""
-        if self._too_large is not None:
+        if tried := self._too_large:
             size = self.batch_size
-            warn(
-                f"out of memory with a batch of {self._too_large}: going on with {size}; batch_size={size} avoids this"
-            )
+            warn(f"out of memory with a batch of {tried}: going on with {size}; batch_size={size} avoids this")
             self._too_large = None
 
 
 class Replica:
-    """The network on one device, with its preprocessing: uint8 patches in, embeddings out."""
+    """The network on one device, with its preprocessing: uint8 patches in, embeddings out.
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        spec: EncoderSpec,
-        device: torch.device,
-        *,
-        dtype: torch.dtype,
-        pool: str | NucleusPooling | None,
-    ) -> None:
-        self.device = device
-        self.backbone = backbone.to(device=device, dtype=dtype).to(memory_format=torch.channels_last).eval()
-        self.prepare = Preprocessing(spec, device, dtype)
+    Parameters
+    ----------
+    backbone
+        The network.
+    prepare
+        The preprocessing, with the device and the type that the network computes in.
+    pool
+        A pooling of the backbone, or the tokens near nuclei.
+    """
+
+    def __init__(self, backbone: Backbone, prepare: Preprocessing, pool: str | NucleusPooling | None) -> None:
+        self.device = prepare.device
+        self.backbone = backbone.to(self.device, prepare.dtype).to(memory_format=torch.channels_last).eval()
+        self.prepare = prepare
         self._pool = pool
 
     @torch.inference_mode()
@@ -226,33 +196,17 @@ class Replica:
         return tokens if points is None else pool_tokens(tokens, points.patch, points.index, points.weight)
 
 
-class _Transfer:
-    """Embeddings on their way from the device to main memory."""
-
-    def __init__(self, features: torch.Tensor) -> None:
-        self._event: torch.cuda.Event | None = None
-        if features.device.type == "cuda":
-            self._features = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
-            self._features.copy_(features, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(features.device))
-        else:
-            self._features = features.cpu()
-
-    def wait(self) -> torch.Tensor:
-        """The embeddings, once they have arrived."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._features
-
-
-def _free_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def _to_host(features: torch.Tensor) -> _OnHost:
+    """Features in main memory; from a GPU they are there once the event has passed."""
+    if features.device.type != "cuda":
+        return features.cpu(), None
+    host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+    host.copy_(features, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(features.device))
+    return host, arrived
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    words = str(error).lower()
-    return "not enough memory" in words or "can't allocate memory" in words or "out of memory" in words
+    signs = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error).lower() for sign in signs)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import inf
 from numbers import Integral
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
+
+from histocell._core.geometry import check_patches, local_order
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -20,7 +22,6 @@ type Kernel = Literal["mean", "gaussian"]
 # differ by rounding alone are ties on every machine.
 _STEPS_PER_PX = 2**18
 _MAX_PX = 4096
-_LOCALITY_PX = 2048
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,10 @@ class NucleusPooling:
             if getattr(self, name) not in known:
                 msg = f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"
                 raise ValueError(msg)
-        _check_k(self.k)
-        if not (0 < self.sigma and isfinite(self.sigma)):
+        if not _is_whole(self.k) or self.k < 1:
+            msg = f"k must be a whole number of tokens above 0, not {self.k!r}"
+            raise ValueError(msg)
+        if not 0 < self.sigma < inf:
             msg = f"sigma must be above 0 (tokens) and finite, not {self.sigma}"
             raise ValueError(msg)
         if not _is_whole(self.block):
@@ -110,15 +113,13 @@ def nearest_tokens(yx_px: ArrayLike, *, grid: tuple[int, int], patch_px: int, k:
     """
     points = _checked(yx_px, grid, patch_px)
     rows, columns = grid
-    _check_k(k)
     if k > rows * columns:
         msg = (
             f"k={k} tokens asked for, but the grid of {rows} x {columns} tokens has {rows * columns}; choose a lower k"
         )
         raise ValueError(msg)
     steps = np.rint(points * _STEPS_PER_PX).astype(np.int64)
-    row, row_far = _by_distance(steps[:, 0], rows, patch_px)
-    column, column_far = _by_distance(steps[:, 1], columns, patch_px)
+    (row, row_far), (column, column_far) = (_by_distance(steps[:, i], grid[i], patch_px) for i in range(2))
     # The token in the a-th nearest row and b-th nearest column comes after the a * b - 1 others within both, so it can be
     # among the k nearest only if a * b <= k: 8 candidates for k = 4, whatever the grid.
     a, b = np.nonzero(np.outer(np.arange(1, min(k, rows) + 1), np.arange(1, min(k, columns) + 1)) <= k)
@@ -179,6 +180,17 @@ class TokenPooler:
     pooling: NucleusPooling
     input_px: int
     patch_px: int
+
+    @property
+    def shared(self) -> bool:
+        """Whether several nuclei take their tokens from one tile."""
+        return self.pooling.strategy == "shared"
+
+    def tiles(self, centers: NDArray[np.float64], *, size_px: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Centres of the patches to embed for points, and the patch of each point: one each, or as :func:`shared_tiles`."""
+        if self.shared:
+            return shared_tiles(centers, size_px=size_px, overlap=self.pooling.overlap)
+        return centers, np.arange(len(centers))
 
     def weights(self, yx_px: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Tokens of points (y, x) in px of the input, and their weights: as :func:`token_weights`."""
@@ -245,13 +257,10 @@ def shared_tiles(
     ValueError
         If `centers` is not finite of shape (n, 2), `size_px` is not above 0, or `overlap` is not in [0, 1).
     """
-    points = np.asarray(centers, np.float64)
-    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-        msg = f"centers must be finite x, y in two columns, got shape {points.shape}"
-        raise ValueError(msg)
-    if not (0 < size_px and isfinite(size_px)):
+    if not 0 < size_px < inf:
         msg = f"size_px must be above 0 and finite, not {size_px}"
         raise ValueError(msg)
+    points = check_patches(centers, mpp=1, size_um=size_px)
     _check_overlap(overlap)
     if len(points) == 0:
         return np.empty((0, 2)), np.empty(0, np.int64)
@@ -263,11 +272,8 @@ def shared_tiles(
     flat, tile_of_point = np.unique(shifted[:, 1] * width + shifted[:, 0], return_inverse=True)
     corner = (np.stack([flat % width, flat // width], axis=1) + low).astype(np.float64)
     tile_centers = (corner + 0.5) * stride
-    block = np.floor(tile_centers / _LOCALITY_PX)
-    order = np.lexsort((*tile_centers.T, *block.T))
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    return tile_centers[order], rank[tile_of_point]
+    order = local_order(tile_centers)
+    return tile_centers[order], np.argsort(order)[tile_of_point]
 
 
 def _by_distance(steps: NDArray[np.int64], n: int, patch_px: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -289,7 +295,7 @@ def _gaussian(positions: NDArray[np.float64], n: int, sigma: float) -> NDArray[n
 def _checked(yx_px: ArrayLike, grid: tuple[int, int], patch_px: int) -> NDArray[np.float64]:
     points = np.asarray(yx_px, np.float64)
     edges = np.array(grid) * patch_px
-    if edges.shape != (2,) or edges.min() < 1 or edges.max() > _MAX_PX:
+    if edges.min() < 1 or edges.max() > _MAX_PX:
         msg = f"a grid of {grid} tokens of {patch_px} px must have an edge of 1 to {_MAX_PX} px"
         raise ValueError(msg)
     if points.ndim != 2 or points.shape[1] != 2:
@@ -304,12 +310,6 @@ def _checked(yx_px: ArrayLike, grid: tuple[int, int], patch_px: int) -> NDArray[
         )
         raise ValueError(msg)
     return points
-
-
-def _check_k(k: int) -> None:
-    if not _is_whole(k) or k < 1:
-        msg = f"k must be a whole number of tokens above 0, not {k!r}"
-        raise ValueError(msg)
 
 
 def _check_overlap(overlap: float) -> None:

@@ -12,10 +12,9 @@ import torch
 from histocell._core.device import pick_device
 from histocell._core.geometry import check_patches, local_order
 from histocell.encoders.inference.batches import Points, plan_batches
-from histocell.encoders.inference.executor import Executor
-from histocell.encoders.inference.nucleus_tokens import NucleusPooling, TokenPooler, shared_tiles
-from histocell.encoders.inference.precision import pick_precision
-from histocell.encoders.inference.preprocessing import fit_to_input
+from histocell.encoders.inference.executor import Executor, Replica
+from histocell.encoders.inference.nucleus_tokens import NucleusPooling, TokenPooler
+from histocell.encoders.inference.preprocessing import DTYPES, Preprocessing, fit_to_input, pick_precision
 from histocell.images.patch_source import PatchSource
 
 if TYPE_CHECKING:
@@ -44,20 +43,8 @@ class PatchEncoder:
         Input size and normalisation.
     version
         Which weights.
-    pool
-        The definition of the embedding: one of ``backbone.poolings``, ``"nucleus"`` or a :class:`NucleusPooling`; by
-        default that of the authors.
-    device
-        Torch device, or several: batches are dealt out among them.
-    precision
-        ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"auto"``: what the encoder is usually run with
-        (:func:`histocell.encoders.list_encoders`), where that is a half precision bf16 on processors that have
-        instructions for it (AMX, AVX512-bf16) and fp32 on others; fp32 for modules of yours.
-    batch_size
-        Patches in one forward pass; by default 32 on a processor, and on a GPU as many as make it faster. It is halved
-        when memory does not suffice.
-    compile
-        Whether to compile the blocks of the network: a minute or more at the start, faster afterwards.
+    pool, device, precision, batch_size, compile
+        As in :func:`histocell.encoders.load`.
 
     Attributes
     ----------
@@ -71,8 +58,8 @@ class PatchEncoder:
         self,
         backbone: Backbone,
         spec: EncoderSpec,
-        *,
         version: str,
+        *,
         pool: str | NucleusPooling | None = None,
         device: str | Sequence[str] | None = None,
         precision: str = "auto",
@@ -82,14 +69,14 @@ class PatchEncoder:
         if batch_size is not None and batch_size < 1:
             msg = f"batch_size must be at least 1, not {batch_size}"
             raise ValueError(msg)
-        self.spec = spec
-        self.name = spec.name
-        self.version = version
         names = [device] if device is None or isinstance(device, str) else list(device)
         if not names:
             msg = "device is an empty list; name a torch device, or leave it out"
             raise ValueError(msg)
         devices = [pick_device(name) for name in names]
+        self.spec = spec
+        self.name = spec.name
+        self.version = version
         self.precision = pick_precision(precision, spec, devices[0])
         pooling = NucleusPooling() if pool == "nucleus" else pool
         self._nuclei: TokenPooler | None = None
@@ -99,13 +86,14 @@ class PatchEncoder:
             self.pool = str(pooling)
         else:
             self.pool = backbone.check_pool(pooling)
-        if spec.library == "module":
-            backbone = copy.deepcopy(backbone)  # the user's module stays as it is
-        self._executor = Executor(
-            backbone, spec, devices, precision=self.precision, pool=pooling, batch_size=batch_size
-        )
+        # the user's module stays as it is
+        networks = [copy.deepcopy(backbone) if i or spec.library == "module" else backbone for i in range(len(devices))]
+        inputs = [Preprocessing(spec, device, DTYPES[self.precision]) for device in devices]
+        replicas = [Replica(network, prepare, pooling) for network, prepare in zip(networks, inputs, strict=True)]
         if compile:
-            self._executor.compile()
+            for replica in replicas:
+                replica.backbone.compile_blocks()
+        self._executor = Executor(replicas, batch_size)
 
     def __repr__(self) -> str:
         devices = ", ".join(str(replica.device) for replica in self._executor.replicas)
@@ -132,14 +120,8 @@ class PatchEncoder:
     @property
     def chunk_rows(self) -> int:
         """Rows of a chunk, where it writes into a store: some full batches."""
-        rows_per_patch = 1 if self._shared is None else _CELLS_PER_TILE
+        rows_per_patch = _CELLS_PER_TILE if self._nuclei and self._nuclei.shared else 1
         return _CHUNK_BATCHES * self._full_batch(self.spec.input_px) * rows_per_patch
-
-    @property
-    def _shared(self) -> NucleusPooling | None:
-        """The pooling of nuclei that share tiles."""
-        pooling = None if self._nuclei is None else self._nuclei.pooling
-        return pooling if pooling is not None and pooling.strategy == "shared" else None
 
     def _full_batch(self, edge: int) -> int:
         """Patches per batch; on a GPU the first time by trial, with patches of `edge` px."""
@@ -157,17 +139,14 @@ class PatchEncoder:
         mpp, size_um
             As in :meth:`embed`.
         """
-        if self._shared is not None:
-            tile = shared_tiles(centers, size_px=size_um / mpp, overlap=self._shared.overlap)[1]
-            return np.lexsort((*centers.T, tile))
+        if self._nuclei and self._nuclei.shared:
+            return np.lexsort((*centers.T, self._nuclei.tiles(centers, size_px=size_um / mpp)[1]))
         return local_order(centers)
 
     def forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embeddings, shape ``(n, dim)``, of uint8 patches, shape ``(n, h, w, 3)``; nuclei in the middle of each."""
-        points = None
-        if self._nuclei is not None:
-            middle = np.full((len(patches), 2), self.spec.input_px / 2)
-            points = Points(np.arange(len(patches)), *self._nuclei.weights(middle))
+        middle = np.full((len(patches), 2), self.spec.input_px / 2)
+        points = Points(np.arange(len(patches)), *self._nuclei.weights(middle)) if self._nuclei else None
         return self._executor.run(torch.from_numpy(np.array(patches)), points)  # a copy: it may be read-only
 
     def embed(

@@ -1,4 +1,4 @@
-"""Preprocessing of patches: resizing, stain normalisation and scaling, on the device."""
+"""Input of a network: its floating-point format, and resizing, stain normalisation and scaling on the device."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from histocell.encoders.spec import EncoderSpec
     from histocell.images.stain.normalize import StainTransform
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Preprocessing:
@@ -29,9 +31,9 @@ class Preprocessing:
     """
 
     def __init__(self, spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
         self._edge = spec.input_px
         self._mode = spec.interpolation
-        self._dtype = dtype
         mean, std = (torch.tensor(values, device=device) for values in (spec.mean, spec.std))
         # for a whole row of pixels at once: three channels alone would make a loop of length three
         self._scale = (1 / (255 * std)).repeat(spec.input_px)
@@ -41,20 +43,17 @@ class Preprocessing:
         """Normalised images, shape ``(n, 3, edge, edge)``, of uint8 patches, shape ``(n, h, h, 3)``."""
         images = patches.permute(0, 3, 1, 2)  # channels last in memory, as convolutions like it
         if images.shape[-2:] != (self._edge, self._edge):
-            images = self._resized(images)
+            if images.device.type != "cpu":  # only the processor resizes bytes
+                images = images.float()
+            size = (self._edge, self._edge)
+            images = functional.interpolate(images, size, mode=self._mode, antialias=True, align_corners=False)
+            images = images if images.dtype == torch.uint8 else images.round_().clamp_(0, 255)
         if stain is not None:
             images = stain(images)
         pixels = images.permute(0, 2, 3, 1).float().contiguous()
         rows = pixels.flatten(2)
         torch.addcmul(self._shift, rows, self._scale, out=rows)
-        return pixels.permute(0, 3, 1, 2).to(self._dtype)
-
-    def _resized(self, images: torch.Tensor) -> torch.Tensor:
-        edge = self._edge
-        if images.device.type != "cpu":  # only the processor resizes bytes
-            images = images.float()
-        images = functional.interpolate(images, (edge, edge), mode=self._mode, antialias=True, align_corners=False)
-        return images if images.dtype == torch.uint8 else images.round_().clamp_(0, 255)
+        return pixels.permute(0, 3, 1, 2).to(self.dtype)
 
 
 def fit_to_input(images: NDArray[np.uint8], spec: EncoderSpec) -> NDArray[np.uint8]:
@@ -81,3 +80,35 @@ def fit_to_input(images: NDArray[np.uint8], spec: EncoderSpec) -> NDArray[np.uin
     top, left = round((rows - edge) / 2), round((columns - edge) / 2)
     resized = [np.asarray(Image.fromarray(image).resize((columns, rows), filter_)) for image in images]
     return np.stack(resized)[:, top : top + edge, left : left + edge]
+
+
+def pick_precision(asked: str, spec: EncoderSpec, device: torch.device) -> str:
+    """``"fp32"``, ``"bf16"`` or ``"fp16"``.
+
+    Parameters
+    ----------
+    asked
+        One of them, or ``"auto"``: on a GPU the usual precision of the encoder; on a processor bf16 in place of a half
+        precision where it has instructions for it, else fp32.
+    spec
+        The encoder.
+    device
+        Where it runs.
+    """
+    if asked != "auto":
+        if asked not in DTYPES:
+            msg = f"precision must be auto, {', '.join(DTYPES)}, not {asked!r}"
+            raise ValueError(msg)
+        return asked
+    if spec.precision == "fp32":
+        return "fp32"
+    if device.type == "cuda":
+        return "fp16" if spec.precision == "bf16" and not torch.cuda.is_bf16_supported() else spec.precision
+    return "bf16" if device.type == "cpu" and processor_has_bf16() else "fp32"
+
+
+def processor_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 matrices faster than fp32 ones (AMX or AVX512-bf16)."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and any(
+        getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )

@@ -71,7 +71,7 @@ def embed_slide(
         chunks = [centers[part] for part in rows]
         with closing(encoder.embed_chunks(image, chunks, **window, stain=stain, progress=progress)) as computed:
             for part, features in zip(rows, computed, strict=True):
-                out[part] = _finite(features, encoder)
+                out[part] = check_finite(features, encoder)
         return out
     known = FeatureStore.peek(store) or {}
     if encoder.batch_size is None:
@@ -93,7 +93,7 @@ def embed_slide(
             progress.update(n - sum(map(len, chunks)))
         with closing(encoder.embed_chunks(image, chunks, **window, stain=stain, progress=progress)) as computed:
             for chunk, features in zip(todo, computed, strict=True):
-                on_disk.write(chunk, _finite(features, encoder))
+                on_disk.write(chunk, check_finite(features, encoder))
     lazy = on_disk.lazy()
     return lazy if np.array_equal(order, np.arange(n)) else lazy[np.argsort(order)]
 
@@ -113,7 +113,8 @@ def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _finite(features: NDArray[np.float32], encoder: Encoder) -> NDArray[np.float32]:
+def check_finite(features: NDArray[np.float32], encoder: Encoder) -> NDArray[np.float32]:
+    """The features, if they are finite; else an error that names the encoder."""
     bad = ~np.isfinite(features).all(axis=1)
     if bad.any():
         msg = f"encoder {encoder.name!r} gave NaN or infinite values in {bad.sum()} of {len(features)} rows"

@@ -6,9 +6,9 @@ import json
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ _CHUNK = re.compile(r"c\.(\d+)\.0")
 _PARTIAL = re.compile(r"(zarr|c\.\d+)\.[0-9a-f]{32}\.partial")  # what zarr writes to before it renames
 
 
-class FeatureStore:
+class FeatureStore(AbstractContextManager["FeatureStore"]):
     """A zarr array (n, dim) of float32 that is filled chunk by chunk. Made by `FeatureStore.open`.
 
     On disk it is a zarr v3 array and nothing else: ``zarr.open_array(path)``, ``dask.array.from_zarr(path)`` and
@@ -91,25 +91,20 @@ class FeatureStore:
         """
         path = Path(path)
         wanted = {"format": 1, **manifest, "shape": list(shape), "chunk_rows": min(chunk_rows, max(1, shape[0]))}
-        array = _open_array(path)
-        if array is not None:
-            _check_manifest(path, array, wanted)
-            if _chunks_on_disk(path) == set(range(_n_chunks(array))):  # a whole store is only read: nobody is kept away
-                store = cls(path, array)
-                if not store.todo:
-                    return store
+        array = _open_array(path, wanted)
+        if array is not None and _chunks_on_disk(path) == set(range(array.nchunks)):
+            store = cls(path, array)
+            if not store.todo:  # a whole store is only read: nobody is kept away
+                return store
         try:
             with ExitStack() as lock:
                 lock.enter_context(folder_lock(path))
-                for name in _names(path):
-                    if _PARTIAL.fullmatch(name):
-                        (path / name).unlink()
+                for entry in path.iterdir():
+                    if _PARTIAL.fullmatch(entry.name):
+                        entry.unlink()
                 # another run may have created it before the lock was taken
-                array = _open_array(path)
-                if array is None:
-                    array = _create_array(path, wanted)
-                _check_manifest(path, array, wanted)
-                store = cls(path, array, locked=True)
+                array = _open_array(path, wanted)
+                store = cls(path, _create_array(path, wanted) if array is None else array, locked=True)
                 if store.todo:
                     store._lock = lock.pop_all()
                 return store
@@ -123,16 +118,11 @@ class FeatureStore:
     def peek(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         """The manifest of a store, `None` where there is none yet; `FileExistsError` where something else is."""
         array = _open_array(Path(path))
-        return None if array is None else dict(array.attrs[_ATTRIBUTE])  # type: ignore[arg-type]
+        return None if array is None else _manifest(array)
 
     def __repr__(self) -> str:
-        done = _n_chunks(self._array) - len(self.todo)
-        return (
-            f"FeatureStore({str(self.path)!r}, shape={self.shape}, {done} of {_n_chunks(self._array)} chunks written)"
-        )
-
-    def __enter__(self) -> Self:
-        return self
+        n = self._array.nchunks
+        return f"FeatureStore({str(self.path)!r}, shape={self.shape}, {n - len(self.todo)} of {n} chunks written)"
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -176,7 +166,7 @@ class FeatureStore:
         try:
             self._array[rows] = features
         except OSError as error:
-            n = _n_chunks(self._array)
+            n = self._array.nchunks
             msg = (
                 f"chunk {chunk} of {n} of {self.path} could not be written ({error.strerror or error}). "
                 f"The {n - len(self.todo)} chunks that are written stay valid: make room and run the same again, "
@@ -192,13 +182,13 @@ class FeatureStore:
         import dask.array as da
 
         if self.todo:
-            msg = f"{len(self.todo)} of {_n_chunks(self._array)} chunks of {self.path} are not written yet"
+            msg = f"{len(self.todo)} of {self._array.nchunks} chunks of {self.path} are not written yet"
             raise ValueError(msg)
         return da.from_zarr(self._array)
 
     def _find_todo(self, *, remove_damaged: bool) -> list[int]:
         """Chunks that are missing or damaged."""
-        chunks = range(_n_chunks(self._array))
+        chunks = range(self._array.nchunks)
         existing = sorted(_chunks_on_disk(self.path) & set(chunks))
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             intact = {chunk for chunk, ok in zip(existing, pool.map(self._is_intact, existing), strict=True) if ok}
@@ -216,24 +206,34 @@ class FeatureStore:
         return True
 
 
-def _open_array(path: Path) -> zarr.Array[Any] | None:
-    """The array of a store, `None` where there is none yet, an error where something else is."""
+def _open_array(path: Path, wanted: Manifest | None = None) -> zarr.Array[Any] | None:
+    """The array of a store, `None` where there is none yet, an error where something else or other settings are."""
     import zarr
 
+    if not path.exists():
+        return None
     array = None
     if path.is_dir():
-        names = _names(path)
+        names = [entry.name for entry in path.iterdir()]
         if all(name.startswith(".") or _PARTIAL.fullmatch(name) for name in names):
             return None
         if "zarr.json" in names:
             with suppress(ValueError, KeyError, TypeError, zarr.errors.BaseZarrError):
                 array = zarr.open_array(path, mode="r+")
-    elif not path.exists():
-        return None
     if array is None or _ATTRIBUTE not in array.attrs:
         msg = f"{path} exists and is no store of features; choose another folder, or delete it"
         raise FileExistsError(msg)
+    if wanted is not None and (different := differences(_manifest(array), wanted)):
+        msg = (
+            f"the store {path} holds features of other settings: {'; '.join(different)}. "
+            "Choose another folder, delete it, or use the settings it was made with"
+        )
+        raise ValueError(msg)
     return array
+
+
+def _manifest(array: zarr.Array[Any]) -> dict[str, Any]:
+    return dict(array.attrs[_ATTRIBUTE])  # type: ignore[arg-type]
 
 
 def _create_array(path: Path, manifest: dict[str, Any]) -> zarr.Array[Any]:
@@ -256,16 +256,6 @@ def _create_array(path: Path, manifest: dict[str, Any]) -> zarr.Array[Any]:
     )
 
 
-def _check_manifest(path: Path, array: zarr.Array[Any], wanted: Manifest) -> None:
-    known: Any = array.attrs[_ATTRIBUTE]
-    if different := differences(known, wanted):
-        msg = (
-            f"the store {path} holds features of other settings: {'; '.join(different)}. "
-            "Choose another folder, delete it, or use the settings it was made with"
-        )
-        raise ValueError(msg)
-
-
 def differences(known: Manifest, wanted: Manifest) -> list[str]:
     """Differences between the settings of an earlier run, as JSON kept them, and those of now, one sentence each."""
     # as text, since JSON turns tuples into lists, and NaN does not equal itself
@@ -277,13 +267,5 @@ def differences(known: Manifest, wanted: Manifest) -> list[str]:
     ]
 
 
-def _names(path: Path) -> list[str]:
-    return [entry.name for entry in path.iterdir()]
-
-
-def _n_chunks(array: zarr.Array[Any]) -> int:
-    return -(-array.shape[0] // array.chunks[0])
-
-
 def _chunks_on_disk(path: Path) -> set[int]:
-    return {int(match[1]) for name in _names(path) if (match := _CHUNK.fullmatch(name))}
+    return {int(match[1]) for entry in path.iterdir() if (match := _CHUNK.fullmatch(entry.name))}

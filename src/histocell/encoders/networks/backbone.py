@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TOKEN_POOLINGS = ("cls", "mean", "cls_mean")
+_POOLER_HEADS = 8
 
 
 class Backbone(nn.Module):
@@ -155,6 +156,69 @@ class TransformerBackbone(Backbone):
             block.compile()
 
 
+class AttentionalPooler(nn.Module):
+    """A learnt query that attends to all tokens.
+
+    Parameters
+    ----------
+    dim
+        Width of the query and of the output.
+    context_dim
+        Width of the tokens.
+    """
+
+    def __init__(self, dim: int, context_dim: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, dim) * dim**-0.5)
+        self.attn = nn.MultiheadAttention(dim, _POOLER_HEADS, kdim=context_dim, vdim=context_dim, batch_first=True)
+        self.ln_q = nn.LayerNorm(dim)
+        self.ln_k = nn.LayerNorm(context_dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens, shape ``(n, length, context_dim)``, to ``(n, 1, dim)``."""
+        context = self.ln_k(tokens)
+        query = self.ln_q(self.query).expand(len(tokens), -1, -1)
+        return self.attn(query, context, context, need_weights=False)[0]
+
+
+class CocaVision(TransformerBackbone):
+    """A vision transformer, an attentional pooler with one query, a LayerNorm and a projection into the space of texts.
+
+    The names of its parts are those of the checkpoints of CONCH, below ``visual.``.
+
+    Parameters
+    ----------
+    trunk
+        A vision transformer of timm.
+    dim
+        Width of the embedding.
+    projected
+        Whether there is a projection.
+    pooling
+        The definition of its authors: ``"attention"``, before the projection, or ``"projected"``, after it (the length
+        is left as it is).
+    """
+
+    def __init__(
+        self, trunk: VisionTransformer | Eva, dim: int, *, projected: bool = True, pooling: str = "attention"
+    ) -> None:
+        super().__init__(trunk, pooling)
+        self.attn_pool_contrast = AttentionalPooler(dim, trunk.embed_dim)
+        self.ln_contrast = nn.LayerNorm(dim)
+        self.proj_contrast = nn.Parameter(torch.randn(dim, dim) * dim**-0.5) if projected else None
+        own = ("attention", "projected") if projected else ("attention",)
+        self.poolings = (pooling, *(other for other in (*own, *self.poolings) if other != pooling))
+
+    def forward(self, images: Tensor, *, pool: str | None = None) -> Tensor:
+        """Embeddings, shape ``(n, dim)``."""
+        pool = self.check_pool(pool)
+        features = self.features(images)
+        if pool not in ("attention", "projected"):
+            return self.pool_tokens(features, pool)
+        pooled = self.ln_contrast(self.attn_pool_contrast(features)[:, 0])
+        return pooled if pool == "attention" or self.proj_contrast is None else pooled @ self.proj_contrast
+
+
 class AveragedFeatures(Backbone):
     """The last feature map of a network of timm that was made with ``features_only=True``, averaged over its area."""
 
@@ -183,7 +247,6 @@ def as_backbone(network: nn.Module, pooling: str = "native") -> Backbone:
     from timm.models.vision_transformer import VisionTransformer
 
     # subclasses order their tokens differently
-    exact = type(network) in (VisionTransformer, Eva)
-    if exact and isinstance(network, VisionTransformer | Eva) and type(network.patch_embed) is PatchEmbed:
-        return TransformerBackbone(network, pooling)
+    if type(network) in (VisionTransformer, Eva) and type(network.patch_embed) is PatchEmbed:
+        return TransformerBackbone(cast("VisionTransformer | Eva", network), pooling)
     return Backbone(network)

@@ -1,4 +1,4 @@
-"""Networks of encoders, built from their specs."""
+"""Networks of encoders with their weights, built from specs or taken from modules."""
 
 from __future__ import annotations
 
@@ -6,16 +6,98 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import nn
 
-from histocell.encoders.networks.backbone import AveragedFeatures, as_backbone
-from histocell.encoders.networks.coca import CocaVision
+from histocell.encoders.networks.backbone import (
+    AveragedFeatures,
+    Backbone,
+    CocaVision,
+    TransformerBackbone,
+    as_backbone,
+)
+from histocell.encoders.networks.checkpoints import load_checkpoint
+from histocell.encoders.networks.weights import hub_weights, local_weights, read_tensors, state_digest
+from histocell.encoders.spec import EncoderSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from timm.models.vision_transformer import VisionTransformer
 
-    from histocell.encoders.networks.backbone import Backbone
-    from histocell.encoders.spec import EncoderSpec
+
+def network_of_spec(spec: EncoderSpec, weights: str | Path | None, rng: int) -> tuple[Backbone, EncoderSpec, str]:
+    """The network of an encoder with its weights, the spec with the sizes that came with them, and their version.
+
+    Parameters
+    ----------
+    spec
+        The encoder.
+    weights, rng
+        As in :func:`histocell.encoders.load`.
+    """
+    if spec.library == "lazyslide":
+        from histocell.encoders.networks.lazyslide import load_lazyslide
+
+        return load_lazyslide(spec, weights)
+    if weights == "random":
+        return _random(spec, rng), spec, f"random-{rng}"
+    if weights is None and not spec.hub_id:
+        return _from_timm(spec), spec, spec.revision
+    files = hub_weights(spec) if weights is None else local_weights(weights, spec)
+    spec = spec_from_config(spec, files.config)
+    with torch.device("meta"):
+        backbone = build(spec)
+    if not {name for name, _ in backbone.named_buffers()} <= set(backbone.state_dict()):
+        backbone = _random(spec, 0)  # checkpoints hold no values for these buffers
+    load_checkpoint(backbone, read_tensors(files), spec, str(weights or f"https://huggingface.co/{spec.hub_id}"))
+    return backbone, spec, files.version
+
+
+def network_of_module(module: nn.Module) -> tuple[Backbone, EncoderSpec, str]:
+    """A module of the user as the network of an encoder, its spec and its version.
+
+    Parameters
+    ----------
+    module
+        As in :func:`histocell.encoders.load`.
+    """
+    backbone = as_backbone(module)
+    facts: dict[str, Any] = {}
+    if config := getattr(module, "pretrained_cfg", None):
+        facts = {name: tuple(config[name]) for name in ("mean", "std")} | {"input_px": config["input_size"][-1]}
+    if isinstance(backbone, TransformerBackbone):  # it may have been built for another size
+        facts |= {"input_px": int(backbone.trunk.patch_embed.img_size[0]), "prefix_tokens": backbone.prefix_tokens}
+    spec = EncoderSpec(
+        name=type(module).__name__,
+        library="module",
+        pooling=backbone.poolings[0],
+        patch_px=backbone.patch_px,
+        summary="a module of the user",
+        **facts,
+    )
+    return backbone, spec, f"module-{state_digest(module)}"
+
+
+def _random(spec: EncoderSpec, rng: int) -> Backbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(rng)
+        return build(spec)
+
+
+def _from_timm(spec: EncoderSpec) -> Backbone:
+    """A model that only timm knows how to find."""
+    import timm
+
+    try:
+        network = timm.create_model(spec.arch, pretrained=True, **{**spec.arch_kwargs, "num_classes": 0})
+    except Exception as error:
+        msg = (
+            f"the weights of {spec.name!r} could not be downloaded or read ({error}). Give a local checkpoint with "
+            'weights="model.safetensors", or use the built-in encoder "morphology", which needs none'
+        )
+        raise OSError(msg) from error
+    return as_backbone(network, spec.pooling)
 
 
 def spec_from_config(spec: EncoderSpec, config: dict[str, Any]) -> EncoderSpec:

@@ -10,11 +10,10 @@ from torch import nn
 
 from histocell._core.errors import MissingKeyError, import_optional, listing
 from histocell.encoders.networks.backbone import Backbone
+from histocell.encoders.spec import EncoderSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from histocell.encoders.spec import EncoderSpec
 
 
 class LazySlideNetwork(nn.Module):
@@ -46,17 +45,16 @@ def load_lazyslide(spec: EncoderSpec, weights: str | Path | None) -> tuple[Backb
     weights
         A file, for models that take one.
     """
-    registry = import_optional("lazyslide_models", "wsi").MODEL_REGISTRY
+    models = import_optional("lazyslide_models", "wsi")
     if weights == "random":
         msg = f"{spec.name!r} comes with its weights; weights='random' is for encoders that histocell builds itself"
         raise ValueError(msg)
-    model = registry[spec.arch](**({} if weights is None else {"model_path": str(weights)}))
+    model = models.MODEL_REGISTRY[spec.arch](**({} if weights is None else {"model_path": str(weights)}))
     if not hasattr(model, "encode_image"):
         msg = f"{spec.arch!r} of lazyslide-models does not embed images"
         raise ValueError(msg)
     spec = replace(spec, **_preprocessing(model, spec.arch))
-    version = f"lazyslide-models {import_optional('lazyslide_models', 'wsi').__version__}"
-    return Backbone(LazySlideNetwork(model)), spec, version
+    return Backbone(LazySlideNetwork(model)), spec, f"lazyslide-models {models.__version__}"
 
 
 def lazyslide_spec(key: str) -> EncoderSpec:
@@ -67,8 +65,6 @@ def lazyslide_spec(key: str) -> EncoderSpec:
     key
         Its name there.
     """
-    from histocell.encoders.spec import EncoderSpec
-
     registry = import_optional("lazyslide_models", "wsi").MODEL_REGISTRY
     if key not in registry:
         near = [name for name in registry if key.partition("-")[0] in name] or list(registry)

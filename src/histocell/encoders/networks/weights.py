@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from histocell._core.errors import listing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     import torch
 
@@ -59,10 +59,11 @@ def local_weights(path: str | Path, spec: EncoderSpec) -> Weights:
         raise FileNotFoundError(msg)
     if path.is_file():
         return Weights((path,), f"{path.name}-{_digest([path])}", {})
-    main = next((path / name for name in _names(spec) if (path / name).is_file()), None)
+    names = (spec.filename, *_FILES) if spec.filename else _FILES
+    main = next((path / name for name in names if (path / name).is_file()), None)
     if main is None:
         inside = sorted(item.name for item in path.iterdir())
-        msg = f"no weights in {str(path)!r}: looked for {listing(_names(spec))}; there is {listing(inside)}"
+        msg = f"no weights in {str(path)!r}: looked for {listing(names)}; there is {listing(inside)}"
         raise FileNotFoundError(msg)
     files = tuple(path / name for name in _shards(main))
     if absent := [file.name for file in files if not file.is_file()]:
@@ -88,9 +89,9 @@ def hub_weights(spec: EncoderSpec) -> Weights:
         When the hub cannot be reached, or the repository, its revision or its file are not there.
     """
     with _hub_errors(spec):
-        main = next((file for name in _names(spec) if (file := _cached(spec, name))), None) or _download_first(spec)
-        files = tuple(_fetch(spec, name) for name in _shards(main))
-        config = _json(_fetch(spec, _CONFIG)) if spec.library == "transformers" else {}
+        main = _fetch(spec, [spec.filename] if spec.filename else _FILES, or_cached=_FILES)
+        files = tuple(_fetch(spec, [name]) for name in _shards(main))
+        config = _json(_fetch(spec, [_CONFIG])) if spec.library == "transformers" else {}
     # .../snapshots/<commit>/<file>
     return Weights(files, main.parent.name, config)
 
@@ -116,10 +117,6 @@ def state_digest(module: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:8]
-
-
-def _names(spec: EncoderSpec) -> tuple[str, ...]:
-    return (spec.filename, *_FILES) if spec.filename else _FILES
 
 
 def _read(path: Path) -> Any:
@@ -169,36 +166,26 @@ def _digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:8]
 
 
-def _cached(spec: EncoderSpec, name: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(spec.hub_id, name, revision=spec.revision or None)
-    return Path(path) if isinstance(path, str) else None
-
-
-def _download(spec: EncoderSpec, name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(spec.hub_id, name, revision=spec.revision or None))
-
-
-def _fetch(spec: EncoderSpec, name: str) -> Path:
-    return _cached(spec, name) or _download(spec, name)
-
-
-def _download_first(spec: EncoderSpec) -> Path:
-    """The first of the usual files that the repository has."""
+def _fetch(spec: EncoderSpec, names: Sequence[str], *, or_cached: Sequence[str] = ()) -> Path:
+    """A file of the repository: from the cache on this machine, else the first of `names` that can be downloaded."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    names = [spec.filename] if spec.filename else _FILES
+    revision = spec.revision or None
+    for name in (*names, *or_cached):
+        if isinstance(path := try_to_load_from_cache(spec.hub_id, name, revision=revision), str):
+            return Path(path)
     for name in names:
         try:
-            return _download(spec, name)
+            return Path(hf_hub_download(spec.hub_id, name, revision=revision))
         except LocalEntryNotFoundError:  # offline, not absent
             raise
         except EntryNotFoundError:
             continue
-    msg = f"{spec.hub_id} has none of {listing(names)}"
+    msg = (
+        f"https://huggingface.co/{spec.hub_id} has none of {listing(names)}; give a copy of the weights of {spec.name!r} "
+        "that you have with weights=<file or folder>"
+    )
     raise FileNotFoundError(msg)
 
 
@@ -210,27 +197,22 @@ def _hub_errors(spec: EncoderSpec) -> Iterator[None]:
     page = f"https://huggingface.co/{spec.hub_id}"
     weights = f"the weights of {spec.name!r}"
     log_in = "run `hf auth login` or set HF_TOKEN"
+    offline = (
+        f"{weights} are not in the hub's cache, and {page} cannot be reached (offline, or HF_HUB_OFFLINE is set). "
+        + (f"They are gated: ask for access there, then {log_in}. " if spec.gated else "")
+        + "Load them once with a connection, set HF_HOME to the folder of the cache,"
+    )
+    problems = {  # the first that fits; some are subclasses of others
+        errors.GatedRepoError: f"{weights} are gated: ask for access at {page}, then {log_in};",
+        errors.LocalEntryNotFoundError: offline,
+        errors.OfflineModeIsEnabled: offline,
+        errors.RevisionNotFoundError: f"{page} has no revision {spec.revision!r} (any more);",
+        errors.RepositoryNotFoundError: f"{page} does not exist, or is private: {log_in} if you have access;",
+    }
     try:
         yield
-    except (errors.HfHubHTTPError, errors.EntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        kind: type[OSError] = OSError
-        if isinstance(error, errors.GatedRepoError):
-            kind = PermissionError
-            problem = f"{weights} are gated: ask for access at {page}, then {log_in};"
-        elif isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-            problem = (
-                f"{weights} are not in the hub's cache, and {page} cannot be reached (offline, or HF_HUB_OFFLINE is set). "
-                + (f"They are gated: ask for access there, then {log_in}. " if spec.gated else "")
-                + "Load them once with a connection, set HF_HOME to the folder of the cache,"
-            )
-        elif isinstance(error, errors.RevisionNotFoundError):
-            problem = f"{page} has no revision {spec.revision!r} (any more);"
-        elif isinstance(error, errors.RepositoryNotFoundError):
-            problem = f"{page} does not exist, or is private: {log_in} if you have access;"
-        elif isinstance(error, errors.EntryNotFoundError):
-            kind = FileNotFoundError
-            problem = f"{page} lacks a file that {spec.name!r} needs ({error});"
-        else:
-            problem = f"{weights} could not be downloaded from {page} ({error}); try again,"
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        other = f"{weights} could not be downloaded from {page} ({error}); try again,"
+        problem = next((text for kind, text in problems.items() if isinstance(error, kind)), other)
         msg = f"{problem} or give a copy that you have with weights=<file or folder>"
-        raise kind(msg) from error
+        raise (PermissionError if isinstance(error, errors.GatedRepoError) else OSError)(msg) from error

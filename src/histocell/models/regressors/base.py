@@ -15,11 +15,11 @@ from histocell.models.base import Config, Model
 from histocell.models.intervals import apply_interval, fit_interval
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
+    from histocell._core.types import Floats
     from histocell.models.folds import FitRows
 
-    type Floats = NDArray[np.float64]
 
 _CHUNK = 16_384
 

@@ -9,26 +9,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from histocell._core.device import pick_device
 from histocell._core.rng import draw_seed
 from histocell._core.settings import logger
 from histocell.models import training
 from histocell.models.folds import Fold
-from histocell.models.losses import composite_loss
 from histocell.models.regressors.base import Regressor, RegressorConfig
-from histocell.models.regressors.perceptron import Perceptron
+from histocell.models.regressors.perceptron import Perceptron, composite_loss
 from histocell.models.regressors.ridge import Ridge
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from histocell._core.types import Floats
     from histocell.models.files import Arrays
     from histocell.models.folds import FitRows
 
-    type Floats = NDArray[np.float64]
 
 DEFAULT_PRESET = "robust"
 
@@ -163,14 +160,14 @@ class MLP(Regressor):
         chosen = pick_device(device)
         features = torch.as_tensor(X, dtype=torch.float32, device=chosen)
         n_members, n_targets = self.weights["output.weight"].shape[:2]
+        with torch.device("meta"):  # draws no weights
+            net = self._build(X.shape[1], n_targets).eval()
+        names = net.state_dict().keys()
         total = np.zeros((len(X), n_targets))
-        with training.seeded(0, chosen):  # building a net draws initial weights
-            net = self._build(X.shape[1], n_targets, chosen)
         for index in range(n_members):
-            net.load_state_dict(_member(self.weights, index))
-            net.eval()
+            member = {name: torch.tensor(self.weights[name][index], device=chosen) for name in names}
             with torch.no_grad():
-                total += net(features).cpu().numpy()
+                total += torch.func.functional_call(net, member, (features,)).cpu().numpy()
         nets, share = total / n_members, self.config.ridge_share
         if not share:
             return nets
@@ -186,14 +183,14 @@ class MLP(Regressor):
 
     def _train(
         self, X: Tensor, Y: Tensor, folds: list[Fold], rng: np.random.Generator, desc: str, epochs: int | None = None
-    ) -> tuple[list[nn.Module], list[training.History]]:
+    ) -> tuple[list[Perceptron], list[training.History]]:
         """One net per fold, stopped on the rows that are held out or after `epochs`."""
         config = self.config
         loss = partial(composite_loss, l1=config.l1, l2=config.l2, per=config.pearson_per)
         nets, histories = [], []
         for index, (fold, child) in enumerate(zip(folds, rng.spawn(len(folds)), strict=True)):
             with training.seeded(draw_seed(child), X.device):
-                nets.append(self._build(X.shape[1], Y.shape[1], X.device))
+                nets.append(self._build(X.shape[1], Y.shape[1]).to(X.device))
                 history = training.train(
                     nets[-1],
                     loss,
@@ -206,14 +203,14 @@ class MLP(Regressor):
             histories.append(history)
         return nets, histories
 
-    def _build(self, n_features: int, n_targets: int, device: torch.device) -> nn.Module:
+    def _build(self, n_features: int, n_targets: int) -> Perceptron:
         config = self.config
         return Perceptron(
             n_features, n_targets, hidden=config.hidden, layer_norm=config.layer_norm, dropout=config.dropout
-        ).to(device)
+        )
 
 
-def _held_out(nets: list[nn.Module], folds: list[Fold], X: Tensor, shape: tuple[int, ...]) -> Floats:
+def _held_out(nets: list[Perceptron], folds: list[Fold], X: Tensor, shape: tuple[int, ...]) -> Floats:
     """Mean prediction of the nets that did not fit a row, NaN where every net did."""
     total, count = np.zeros(shape), np.zeros((shape[0], 1))
     for net, fold in zip(nets, folds, strict=True):
@@ -223,15 +220,10 @@ def _held_out(nets: list[nn.Module], folds: list[Fold], X: Tensor, shape: tuple[
     return np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
 
 
-def _stack(nets: list[nn.Module]) -> Arrays:
+def _stack(nets: list[Perceptron]) -> Arrays:
     """Weights of all nets, the net along the first axis."""
     states = [net.state_dict() for net in nets]
     return {name: np.stack([state[name].cpu().numpy() for state in states]) for name in states[0]}
-
-
-def _member(weights: Arrays, index: int) -> dict[str, Tensor]:
-    prefixes = ("layers.", "norms.", "output.")
-    return {name: torch.from_numpy(array[index].copy()) for name, array in weights.items() if name.startswith(prefixes)}
 
 
 def _history(searches: list[training.History], refits: list[training.History]) -> Arrays:

@@ -11,12 +11,12 @@ from histocell import metrics
 from histocell.models.regressors.base import Regressor, RegressorConfig
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from histocell._core.types import Floats, Ints
     from histocell.models.base import Model
     from histocell.models.folds import FitRows, Fold
 
-    type Floats = NDArray[np.float64]
+
+_ENTRIES = 25_000  # predictions that are scored at once
 
 
 class Mean(Regressor):
@@ -108,10 +108,7 @@ class Ridge(Regressor):
             raise ValueError(msg)
         folds = _folds(rows, max_folds=self.config.max_folds)
         paths = [Path.of(X[fold.fit], Y[fold.fit], X[fold.held]) for fold in folds]
-        scores = [
-            [self._score(path.at(alpha), Y[fold.held]) for alpha in alphas]
-            for path, fold in zip(paths, folds, strict=True)
-        ]
+        scores = [self._score_path(path, alphas, Y[fold.held]) for path, fold in zip(paths, folds, strict=True)]
         score = metrics.nan_mean(np.array(scores))
         best = self._choose(score)
         held = np.full(Y.shape, np.nan)
@@ -125,6 +122,15 @@ class Ridge(Regressor):
     def _predict(self, X: Floats, device: str | None) -> Floats:
         return X @ self.weights["coefficients"] + self.weights["intercept"]
 
+    def _score_path(self, path: Path, alphas: Floats, truth: Floats) -> Floats:
+        """Scores of all penalties, ``(n_alphas, n_targets)``: in one call where there are few rows."""
+        n_calls = min(len(alphas), 1 + len(alphas) * truth.size // _ENTRIES)
+        scores = [
+            self._score(np.hstack([path.at(alpha) for alpha in some]), np.tile(truth, len(some)))
+            for some in np.array_split(alphas, n_calls)
+        ]
+        return np.concatenate(scores).reshape(len(alphas), -1)
+
     def _score(self, predicted: Floats, truth: Floats) -> Floats:
         """How well held-out rows are predicted, ``(n_targets,)``, larger is better."""
         if self.config.criterion == "pearson":
@@ -134,7 +140,7 @@ class Ridge(Regressor):
         error = ((predicted - truth) ** 2).mean(axis=0)
         return -np.divide(error, variance, out=np.full(error.shape, np.nan), where=variance > 0)
 
-    def _choose(self, score: Floats) -> NDArray[np.intp]:
+    def _choose(self, score: Floats) -> Ints:
         """Best penalty of each target; the strongest one where no fold could tell."""
         common = metrics.nan_mean(score, axis=1)[:, None]
         own = np.where(np.isfinite(score), score, common)
@@ -167,9 +173,7 @@ class Path(NamedTuple):
     @classmethod
     def of(cls, X: Floats, Y: Floats, X_new: Floats) -> Self:
         """Fit on `X` and `Y`, predict `X_new`."""
-        x_mean, y_mean = X.mean(axis=0), Y.mean(axis=0)
-        values, vectors = _decompose(X - x_mean)
-        projected = vectors.T @ ((X - x_mean).T @ (Y - y_mean)) / len(X)
+        x_mean, y_mean, vectors, projected, values = _decompose(X, Y)
         return cls((X_new - x_mean) @ vectors, projected, values, y_mean)
 
     def at(self, alpha: float | Floats) -> Floats:
@@ -187,22 +191,25 @@ def _folds(rows: FitRows, *, max_folds: int) -> list[Fold]:
     return folds
 
 
-def _decompose(X: Floats) -> tuple[Floats, Floats]:
-    """Eigenvalues and eigenvectors of the covariance of centred `X`, without its null space; the smaller side counts."""
-    n, p = X.shape
+def _decompose(X: Floats, Y: Floats) -> tuple[Floats, ...]:
+    """Means of `X` and `Y`, eigenvectors of the covariance of `X`, their covariance with `Y`, and the eigenvalues.
+
+    Without the null space; the smaller side of `X` is decomposed.
+    """
+    x_mean, y_mean = X.mean(axis=0), Y.mean(axis=0)
+    X, (n, p) = X - x_mean, X.shape
     if p <= n:
         values, vectors = np.linalg.eigh(X.T @ X / n)
     else:
         values, left = np.linalg.eigh(X @ X.T / n)
         vectors = X.T @ (left / np.sqrt(n * np.maximum(values, np.finfo(float).tiny)))
     keep = values > max(values[-1], 0.0) * max(n, p) * np.finfo(float).eps
-    return values[keep], vectors[:, keep]
+    vectors = vectors[:, keep]
+    return x_mean, y_mean, vectors, vectors.T @ (X.T @ (Y - y_mean)) / n, values[keep]
 
 
 def _solve(X: Floats, Y: Floats, alpha: Floats) -> tuple[Floats, Floats]:
     """Coefficients ``(n_features, n_targets)`` and intercept, one penalty per target."""
-    x_mean, y_mean = X.mean(axis=0), Y.mean(axis=0)
-    values, vectors = _decompose(X - x_mean)
-    projected = vectors.T @ ((X - x_mean).T @ (Y - y_mean)) / len(X)
+    x_mean, y_mean, vectors, projected, values = _decompose(X, Y)
     coefficients = vectors @ (projected / (values[:, None] + alpha))
     return coefficients, y_mean - x_mean @ coefficients

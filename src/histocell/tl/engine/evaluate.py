@@ -1,28 +1,33 @@
-"""Evaluation of predictions of any task: which rows are scored, and who the replicates are."""
+"""Evaluation of predictions of any task: the rows that are scored, and their scores as one tidy table."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from histocell import metrics
 from histocell._core import keys
 from histocell._core.errors import warn
+from histocell._core.rng import as_rng
 from histocell.tables.access import row_labels
 from histocell.tl.engine.predict import read
 from histocell.tl.engine.rows import recall_training_rows
-from histocell.tl.engine.scores import score_table
 from histocell.tl.engine.task import shared_targets
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Mapping, Sequence
+
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from histocell._core.rng import RNGLike, SeedLike
+    from histocell._core.types import Bools, Floats, Ints
     from histocell.tables.sections import Sections
-    from histocell.tl.engine.task import Task
+    from histocell.tl.engine.task import Metric, Task, Values
 
+ALL, MEAN = "all", "mean"
 _FLATTERS = "which flatters the model; hold rows out with hc.pp.split and fit again"
 
 
@@ -43,7 +48,9 @@ def evaluate(
     names = shared_targets(truth, next(iter(predictions.values()))[""], "truth and predictions")
     truth = truth.select(names)
     rows, is_test = _scored_rows(table, split_key, np.isfinite(truth.array).any(axis=1))
-    trained = _training_rows(sections, key, rows, is_test=is_test)
+    seen = recall_training_rows(table, key)
+    if seen is None and not is_test:
+        warn(f"nothing is recorded of the rows that the model was fitted on: they may be scored, {_FLATTERS}")
     slides, group_key = sections.labels[rows], sections.replicate_key(rows)
     return score_table(
         task,
@@ -54,13 +61,126 @@ def evaluate(
         },
         groups=slides if group_key is None else row_labels(table, group_key)[rows],
         slides=slides,
-        trained=trained,
+        seen=None if seen is None else seen[:, rows],
         n_bootstrap=n_bootstrap,
         rng=rng,
     )
 
 
-def _scored_rows(table: AnnData, split_key: str, known: NDArray[np.bool_]) -> tuple[NDArray[np.intp], bool]:
+def score_table(
+    task: Task,
+    truth: Values,
+    predictions: Mapping[str, Mapping[str, Floats]],
+    *,
+    groups: np.ndarray,
+    slides: np.ndarray,
+    seen: Bools | None,
+    n_bootstrap: int,
+    rng: SeedLike | RNGLike | None,
+) -> pd.DataFrame:
+    """Every score of every model, per group and over all, per target and in the mean.
+
+    Parameters
+    ----------
+    task
+        Names the metrics and the column of the targets.
+    truth
+        True values, ``(n, n_targets)``.
+    predictions
+        By model, then by the ending of the slot (``""``, ``"_lower"``, ...).
+    groups
+        Held-out group of each row; scores are pooled within it, and it is what the bootstrap draws.
+    slides
+        Slide of each row, for the scores within slides.
+    seen
+        Whether the model was fitted on each row, and whether the row chose its settings, ``(2, n)``; there is a warning
+        where there are any. `None` where that is unknown.
+    n_bootstrap
+        Number of resamples.
+    rng
+        Seed or generator; each model sees the same resamples.
+
+    Returns
+    -------
+    Columns ``model, group, <task.column>, metric, value, low, high, n_spots, n_undefined, n_training``. Group ``all`` is
+    the mean over groups; where there are several, each has its rows, too. Target ``mean`` is the mean over targets. Both
+    leave out what is undefined and ``n_undefined`` counts it. The interval belongs to ``all``: it is over groups, or with
+    one group over its spots, which are alike to their neighbours, so that it is too narrow for another patient.
+    """
+    if seen is not None:
+        _warn_of_training_rows(*seen)
+    seed = int(as_rng(rng).integers(2**63 - 1))
+    parts = []
+    for name, outputs in predictions.items():
+        finite = np.isfinite(truth.array) & np.isfinite(outputs[""])
+        trained = None if seen is None else _counts(finite & seen[0][:, None], groups)
+        counts = {"n_spots": _counts(finite, groups), "n_training": trained}
+        for metric in task.metrics:
+            if not set(metric.outputs) <= set(outputs):
+                continue
+            arrays = [truth.array, *(outputs[ending] for ending in metric.outputs)]
+            values, replicates = _evaluate(metric, arrays, groups, slides, n_bootstrap=n_bootstrap, rng=seed)
+            part = _rows(values, replicates, counts, task.column, [*truth.names, MEAN], np.unique(groups))
+            parts.append(part.assign(model=name, metric=metric.name))
+    order = ["model", "group", task.column, "metric", "value", "low", "high", "n_spots", "n_undefined", "n_training"]
+    return pd.concat(parts, ignore_index=True)[order]
+
+
+def _evaluate(
+    metric: Metric, arrays: Sequence[Floats], groups: np.ndarray, slides: np.ndarray, **bootstrap: int
+) -> tuple[Floats, Floats]:
+    """Values ``(n_groups, n_targets)`` and bootstrap replicates ``(n_bootstrap, n_targets)`` of their mean over groups."""
+    slides = slides if metric.within_slides else groups
+    per_slide = []
+    for name in np.unique(groups):
+        inside = [(groups == name) & (slides == slide) for slide in np.unique(slides[groups == name])]
+        per_slide.append(np.stack([metric.score(*(array[rows] for array in arrays)) for rows in inside]))
+    values = np.stack([metrics.nan_mean(each) for each in per_slide])
+    if len(values) > 1:
+        return values, metrics.bootstrap_mean(values, **bootstrap)
+    if len(per_slide[0]) > 1:
+        return values, metrics.bootstrap_mean(per_slide[0], **bootstrap)
+    return values, metric.resample(*arrays, **bootstrap)
+
+
+def _counts(rows: Bools, groups: np.ndarray) -> NDArray[np.int64]:
+    """Number of rows of each group: for each target, then for any; the last line is over all groups."""
+    columns = np.column_stack([rows, rows.any(axis=1)])
+    counts = np.stack([columns[groups == name].sum(axis=0) for name in np.unique(groups)])
+    return np.vstack([counts, counts.sum(axis=0)])
+
+
+def _rows(
+    values: Floats,
+    replicates: Floats,
+    counts: Mapping[str, NDArray[np.int64] | None],
+    column: str,
+    targets: list[str],
+    groups: np.ndarray,
+) -> pd.DataFrame:
+    """The rows of one metric of one model: each group, then ``all``; with one group only ``all``."""
+    # The replicate is the group: the mean over targets is taken within each, then over groups.
+    value = np.column_stack([values, metrics.nan_mean(values, axis=1)])
+    undefined = ~np.isfinite(values)
+    undefined = np.column_stack([undefined, undefined.sum(axis=1)])
+    low, high = np.full((2, len(groups) + 1, len(targets)), np.nan)
+    low[-1], high[-1] = metrics.percentile_interval(np.column_stack([replicates, metrics.nan_mean(replicates, axis=1)]))
+    table = pd.DataFrame(
+        {
+            "group": np.repeat([*map(str, groups), ALL], len(targets)),
+            column: np.tile(targets, len(groups) + 1),
+            "value": np.vstack([value, metrics.nan_mean(value)]).ravel(),
+            "low": low.ravel(),
+            "high": high.ravel(),
+            "n_undefined": np.vstack([undefined, undefined.sum(axis=0)]).ravel(),
+        }
+    )
+    for name, count in counts.items():
+        table[name] = pd.array([pd.NA] * len(table) if count is None else count.ravel(), dtype="Int64")
+    return table if len(groups) > 1 else table.iloc[len(targets) :]
+
+
+def _scored_rows(table: AnnData, split_key: str, known: Bools) -> tuple[Ints, bool]:
     """Rows to score, the test rows where there are any, and whether they are test rows."""
     test = np.zeros(table.n_obs, dtype=bool)
     if split_key in table.obs:
@@ -73,21 +193,9 @@ def _scored_rows(table: AnnData, split_key: str, known: NDArray[np.bool_]) -> tu
     return rows, is_test
 
 
-def _training_rows(sections: Sections, key: str, rows: NDArray[np.intp], *, is_test: bool) -> NDArray[np.bool_] | None:
-    """Which of the scored rows the model was fitted on, with a warning where there are any; `None` where unknown."""
-    recalled = recall_training_rows(sections.table, key)
-    if recalled is None:
-        if not is_test:
-            warn(f"nothing is recorded of the rows that the model was fitted on: they may be scored, {_FLATTERS}")
-        return None
-    train, validation = (seen[rows] for seen in recalled)
-    warn_of_training_rows(train, validation)
-    return train
-
-
-def warn_of_training_rows(train: NDArray[np.bool_], validation: NDArray[np.bool_]) -> None:
+def _warn_of_training_rows(train: Bools, validation: Bools) -> None:
     """Warn when scored rows were fitted, or chose the settings of the model."""
-    if train.any():
-        warn(f"{int(train.sum())} of the {len(train)} scored rows were fitted by the model, {_FLATTERS}")
-    elif validation.any():
-        warn(f"{int(validation.sum())} of the {len(train)} scored rows chose settings of the model, {_FLATTERS}")
+    for rows, did in ((train, "were fitted by the model"), (validation, "chose settings of the model")):
+        if rows.any():
+            warn(f"{int(rows.sum())} of the {len(rows)} scored rows {did}, {_FLATTERS}")
+            return

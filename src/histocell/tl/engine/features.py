@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # What two embeddings must agree on to be the same kind of number, where it is known of both.
 IDENTITY = ("dim", "encoder", "revision", "pool", "size_um", "mpp", "stain")
-_DESCRIPTION = ("license", "version")
+_DESCRIPTION = ("library", "license", "version")
 _PREFIX = "X_"
 _NOT_IMAGE = ("X_pca", "X_umap", "X_tsne", "X_diffmap", "X_draw_graph")
 
@@ -78,10 +78,10 @@ def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
     """
     for feature in expected:
         get_obsm(table, feature["key"], _hint(feature["key"]))
-    found = describe(table, [feature["key"] for feature in expected])
+    actual = describe(table, [feature["key"] for feature in expected])
     wrong = [
         f'obsm["{want["key"]}"]: {field} is {have[field]}, the model was fitted with {want[field]}'
-        for want, have in zip(expected, found, strict=True)
+        for want, have in zip(expected, actual, strict=True)
         for field in IDENTITY
         if field in want and field in have and not _equal(want[field], have[field])
     ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histocell._core.rng import RNGLike, SeedLike
+    from histocell._core.types import Bools
     from histocell.models.base import Model
     from histocell.tl.engine.rows import Rows
     from histocell.tl.engine.task import Task, Values
@@ -62,13 +63,13 @@ class Dataset:
         return cls(table, names, _features.feature_matrix(table, names, standardize_by), truth, target, standardize_by)
 
     @cached_property
-    def known(self) -> NDArray[np.bool_]:
+    def known(self) -> Bools:
         """Rows whose targets are all known."""
         return np.isfinite(self.truth.array).all(axis=1)
 
     @cached_property
     def hashes(self) -> NDArray[np.uint64]:
-        """By which a model knows the rows again."""
+        """Hashes of the rows, by which an evaluation recognises them."""
         return row_hashes(self.table, self.names)
 
     def fingerprint(self, rows: Rows) -> Fingerprint:

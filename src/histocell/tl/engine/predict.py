@@ -54,12 +54,12 @@ def read(task: Task, table: AnnData, key: str) -> dict[str, dict[str, Values]]:
     recorded = keys.read_provenance(table, key)
     slots = {recorded.get("model", key): key} | {name: f"{key}_{name}" for name in recorded.get("baselines", [])}
     endings = dict.fromkeys(ending for metric in task.metrics for ending in ("", *metric.outputs))
-    found: dict[str, dict[str, Values]] = {}
+    predictions: dict[str, dict[str, Values]] = {}
     for name, slot in slots.items():
         for ending in endings:
             with suppress(KeyError):
-                found.setdefault(name, {})[ending] = task.writer.read(table, slot + ending)
-    return {name: outputs for name, outputs in found.items() if outputs}
+                predictions.setdefault(name, {})[ending] = task.writer.read(table, slot + ending)
+    return {name: outputs for name, outputs in predictions.items() if outputs}
 
 
 def _inputs(task: Task, table: AnnData, model: Model) -> NDArray[np.floating]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from histocell._core.types import Bools, Ints
     from histocell.models.base import Model
     from histocell.tables.sections import Sections
 
@@ -46,13 +47,13 @@ class Rows:
         Where the groups come from, for the record.
     """
 
-    index: NDArray[np.intp]
-    validation: NDArray[np.bool_]
+    index: Ints
+    validation: Bools
     groups: np.ndarray
     group_key: str
 
 
-def training_rows(sections: Sections, known: NDArray[np.bool_], *, split_key: str) -> Rows:
+def training_rows(sections: Sections, known: Bools, *, split_key: str) -> Rows:
     """Rows to fit on and rows to stop on, by ``obs[split_key]``; without it every row whose target is known."""
     obs = sections.table.obs
     if split_key in obs:
@@ -77,7 +78,7 @@ def training_rows(sections: Sections, known: NDArray[np.bool_], *, split_key: st
     return rows
 
 
-def held_out_groups(sections: Sections, index: NDArray[np.intp], validation: NDArray[np.bool_]) -> Rows:
+def held_out_groups(sections: Sections, index: Ints, validation: Bools) -> Rows:
     """Rows with the groups that are held out whole: by patient, else by section, else blocks of the one section."""
     table = sections.table
     key = sections.replicate_key(index[~validation])
@@ -94,7 +95,7 @@ def held_out_groups(sections: Sections, index: NDArray[np.intp], validation: NDA
 
 
 def row_hashes(table: AnnData, features: Sequence[str]) -> NDArray[np.uint64]:
-    """Hashes of each row, ``(n, 1 or 2)``: of its section and name, and of its features and place if they are there.
+    """Hashes of each row, ``(n, 1 or 2)``: of its section and name, and of its features and coordinates if there are any.
 
     The first survives another embedding of the same row, the second other names, as `anndata.concat` gives them.
     """
@@ -115,8 +116,8 @@ def remember_training_rows(table: AnnData, key: str, model: Model) -> None:
     keys.write_provenance(table, key + _TRAINING, features=features, rows=known)
 
 
-def recall_training_rows(table: AnnData, key: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
-    """Which rows the model of the prediction `key` was fitted on, and which validated it; `None` where unknown."""
+def recall_training_rows(table: AnnData, key: str) -> Bools | None:
+    """Whether the model of the prediction `key` was fitted on each row, or validated on it, ``(2, n)``; else `None`."""
     recorded = keys.read_provenance(table, key + _TRAINING)
     if not recorded.get("rows"):
         return None

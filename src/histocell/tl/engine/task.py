@@ -11,16 +11,14 @@ from histocell._core.errors import listing, warn
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
     import pandas as pd
     from anndata import AnnData
-    from numpy.typing import NDArray
 
-    type Floats = NDArray[np.float64]
+    from histocell._core.types import Floats, Ints
+
     type Score = Callable[..., Floats]
-    type Slots = dict[
-        tuple[str, str], object
-    ]  # (container, key), for example ("obsm", "predicted_abundance"), to value
+    # (container, key), for example ("obsm", "predicted_abundance"), to value
+    type Slots = dict[tuple[str, str], object]
 
 
 class Values(NamedTuple):
@@ -44,7 +42,7 @@ class Values(NamedTuple):
         """The columns called `names`."""
         return Values(self.array[:, [self.names.index(name) for name in names]], list(names), self.renamed)
 
-    def rows(self, rows: NDArray[np.intp]) -> Values:
+    def rows(self, rows: Ints) -> Values:
         """Some of the rows."""
         return Values(self.array[rows], self.names, self.renamed)
 
