@@ -374,9 +374,9 @@ def permutations() -> None:
     permute = {"permute": resampling.permute_points, "permute_y": resampling.permute_second}
     print("\n999 draws, 5,000 points, 30 x 30 pairs")
     for name, run in permute.items():
-        run(weights, z, n_draws=2, rng=rng)
-        print(f"  {name:10s} {timed(partial(run, weights, z, n_draws=999, rng=rng), 1):6.2f} s")
-    shift = partial(resampling.shift_fields, xy, z, lag, pixel=length / 2, n_draws=999, rng=rng)
+        run(weights, z, resampling.Draws(2, rng))
+        print(f"  {name:10s} {timed(partial(run, weights, z, resampling.Draws(999, rng)), 1):6.2f} s")
+    shift = partial(resampling.shift_fields, xy, z, lag, resampling.Draws(999, rng), pixel=length / 2)
     print(f"  {'shift':10s} {timed(shift, 1):6.2f} s")
 
 

@@ -7,6 +7,7 @@ from scipy.sparse import csr_array, load_npz
 
 from histocell.kernels import moran, resampling
 from histocell.kernels.neighbors import rbf_weights
+from histocell.kernels.resampling import Draws
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_permutations_spelt_out(small, joint):
     weights, z = small
     dense, n = weights.toarray(), len(z)
     permute = resampling.permute_points if joint else resampling.permute_second
-    found = permute(weights, z, n_draws=70, rng=np.random.default_rng(1))
+    found = permute(weights, z, Draws(70, np.random.default_rng(1)))
     rng = np.random.default_rng(1)
     draws = []
     for _ in range(70):
@@ -44,7 +45,7 @@ def test_joint_permutation_agrees_with_spatialdm(parity_dir, section, name):
     values = pd.read_csv(folder / "proportions.tsv", sep="\t", index_col=0).to_numpy()
     weights = csr_array(load_npz(folder / f"W_spatialdm_{name}.npz"))
     z, _ = moran.standardize(values)
-    found = resampling.permute_points(weights, z, n_draws=999, rng=np.random.default_rng(0))
+    found = resampling.permute_points(weights, z, Draws(999, np.random.default_rng(0)))
     truth = np.load(folder / f"spatialdm_perm_{name}.npz")
     pair = tuple(truth["pairs"].T)
     assert (np.abs(found.mean[pair] - truth["null_mean"]) < 5 * truth["null_sd"] * np.sqrt(2 / 999)).all()
@@ -64,7 +65,7 @@ def test_permuting_the_second_agrees_with_esda(parity_dir, section):
     values = pd.read_csv(folder / "proportions.tsv", sep="\t", index_col=0).to_numpy()
     z, _ = moran.standardize(values)
     weights = moran.normalize_weights(csr_array(load_npz(folder / "W_esda_knn8_row.npz")), row_standardize=True)
-    found = resampling.permute_second(weights, z, n_draws=999, rng=np.random.default_rng(0))
+    found = resampling.permute_second(weights, z, Draws(999, np.random.default_rng(0)))
     truth = np.load(folder / "esda_bv.npz")
     pair = tuple(truth["pairs"].T)
     np.testing.assert_allclose(found.sd[pair], truth["seI_sim"], rtol=0.12)
@@ -80,7 +81,7 @@ def test_shifts_are_calibrated_and_see_what_is_there(hexagonal_grid, smooth_fiel
     first, second = np.split(smooth_fields(xy, 150.0, 60, rng=rng), 2, axis=1)
     z, _ = moran.standardize(np.hstack([first, 0.2 * second + 0.98 * first]))
     lag = moran.rbf_lag(xy, z, length_scale=220.0).values
-    found = resampling.shift_fields(xy, z, lag, pixel=220.0, n_draws=199, rng=rng)
+    found = resampling.shift_fields(xy, z, lag, Draws(199, rng), pixel=220.0)
     related = found.upper[np.arange(30), np.arange(30, 60)]
     assert (related < 0.02).all()
     unrelated = found.upper[:30, :30][np.triu_indices(30, 1)]
@@ -91,9 +92,9 @@ def test_tissue_too_small_to_shift():
     xy = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     z, _ = moran.standardize(np.random.default_rng(0).normal(size=(4, 2)))
     with pytest.raises(ValueError, match="too small"):
-        resampling.shift_fields(xy, z, z, pixel=5.0, n_draws=9, rng=np.random.default_rng(0))
+        resampling.shift_fields(xy, z, z, Draws(9, np.random.default_rng(0)), pixel=5.0)
 
 
 def test_too_few_draws(small):
     with pytest.raises(ValueError, match="at least two draws"):
-        resampling.permute_points(*small, n_draws=1, rng=np.random.default_rng(0))
+        resampling.permute_points(*small, Draws(1, np.random.default_rng(0)))

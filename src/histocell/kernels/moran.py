@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 from scipy.sparse import csr_array, diags_array
 
-from histocell.kernels.neighbors import CHUNK, RBF, CellLists, rbf_cells, rbf_neighbors
+from histocell.kernels.neighbors import CHUNK, RBF, REACH, CellLists, rbf_cells, rbf_neighbors
 from histocell.kernels.threads import parallel_njit
 
 if TYPE_CHECKING:
@@ -82,29 +82,30 @@ def _rbf_lag(
     """One pass over the cell lists; `values` are sorted, `lag`, `rows` and `squares` in the original order."""
     n, k = values.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
-        found, weight = np.empty(rbf.buffer, np.int32), np.empty(rbf.buffer)
+        index, weight = np.empty(rbf.buffer, np.int32), np.empty(rbf.buffer)
         total, four = np.empty(k), np.empty(4, values.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            count = rbf_neighbors(i, cells, rbf, found, weight)
             total[:] = 0
             row_sum, row_square = 0.0, 0.0
-            for m in range(count):
-                row_sum += weight[m]
-                row_square += weight[m] * weight[m]
-            m = 0
-            while m + 4 <= count:  # four products in the type of the values, then one float64 sum
-                four[0], four[1], four[2], four[3] = weight[m], weight[m + 1], weight[m + 2], weight[m + 3]
-                a, b, c, d = four[0], four[1], four[2], four[3]
-                va, vb = values[found[m]], values[found[m + 1]]
-                vc, vd = values[found[m + 2]], values[found[m + 3]]
-                for v in range(k):
-                    total[v] += (a * va[v] + b * vb[v]) + (c * vc[v] + d * vd[v])
-                m += 4
-            while m < count:
-                va = values[found[m]]
-                for v in range(k):
-                    total[v] += weight[m] * va[v]
-                m += 1
+            for row in range(cells.cell[i, 0] - REACH, cells.cell[i, 0] + REACH + 1):
+                count = rbf_neighbors(i, row, cells, rbf, index, weight)
+                for m in range(count):
+                    row_sum += weight[m]
+                    row_square += weight[m] * weight[m]
+                m = 0
+                while m + 4 <= count:  # four products in the type of the values, then one float64 sum
+                    four[0], four[1], four[2], four[3] = weight[m], weight[m + 1], weight[m + 2], weight[m + 3]
+                    a, b, c, d = four[0], four[1], four[2], four[3]
+                    va, vb = values[index[m]], values[index[m + 1]]
+                    vc, vd = values[index[m + 2]], values[index[m + 3]]
+                    for v in range(k):
+                        total[v] += (a * va[v] + b * vb[v]) + (c * vc[v] + d * vd[v])
+                    m += 4
+                while m < count:
+                    va = values[index[m]]
+                    for v in range(k):
+                        total[v] += weight[m] * va[v]
+                    m += 1
             point = cells.order[i]
             for v in range(k):
                 lag[point, v] = total[v]
@@ -118,16 +119,17 @@ def _rbf_label_lag(
     """As `_rbf_lag`, of indicator variables: each neighbour adds its weight to the column of its label."""
     n = labels.size
     for chunk in prange((n + CHUNK - 1) // CHUNK):
-        found, weight = np.empty(rbf.buffer, np.int32), np.empty(rbf.buffer)
+        index, weight = np.empty(rbf.buffer, np.int32), np.empty(rbf.buffer)
         total = np.empty(lag.shape[1])
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            count = rbf_neighbors(i, cells, rbf, found, weight)
             total[:] = 0
             row_sum, row_square = 0.0, 0.0
-            for m in range(count):
-                total[labels[found[m]]] += weight[m]
-                row_sum += weight[m]
-                row_square += weight[m] * weight[m]
+            for row in range(cells.cell[i, 0] - REACH, cells.cell[i, 0] + REACH + 1):
+                count = rbf_neighbors(i, row, cells, rbf, index, weight)
+                for m in range(count):
+                    total[labels[index[m]]] += weight[m]
+                    row_sum += weight[m]
+                    row_square += weight[m] * weight[m]
             point = cells.order[i]
             lag[point] = total
             rows[point], squares[point] = row_sum, row_square

@@ -1,4 +1,4 @@
-"""Neighbours of points within a radius, found in square bins, and their Gaussian (RBF) weights."""
+"""Neighbours of points within a radius, by square bins, and their Gaussian (RBF) weights."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RBF(NamedTuple):
     include_self
         Whether a point is its own neighbour.
     buffer
-        Most neighbours that any point may have, and one.
+        Length of the buffers for the neighbours in a row of bins.
     """
 
     decay: float
@@ -84,9 +84,9 @@ def bin_points(xy: ArrayLike, radius: float) -> CellLists:
     side = max(radius / REACH, float(np.sqrt(extent.prod() / (4 * n + 64))), float(extent.max()) / 1e6)
     cell = ((xy - low) / side).astype(np.int32)[:, ::-1]
     rows, columns = (int(size) + 1 for size in cell.max(axis=0))
-    place = cell[:, 0].astype(np.int64) * columns + cell[:, 1]
+    flat = cell[:, 0].astype(np.int64) * columns + cell[:, 1]
     # scipy's conversion to rows is a counting sort
-    members = coo_array((np.ones(n, dtype=np.int8), (place, np.arange(n))), shape=(rows * columns, n)).tocsr()
+    members = coo_array((np.ones(n, dtype=np.int8), (flat, np.arange(n))), shape=(rows * columns, n)).tocsr()
     order = members.indices.astype(np.intp)
     return CellLists(order, xy[order], np.ascontiguousarray(cell[order]), members.indptr.astype(np.int64), columns)
 
@@ -102,42 +102,25 @@ def rbf_radius(length_scale: float, cutoff: float) -> float:
     return float(length_scale * np.sqrt(-2 * np.log(cutoff)))
 
 
-@njit(nogil=True, cache=True)
-def _run_bounds(row: int, column: int, start: np.ndarray, columns: int) -> tuple[int, int]:
-    """First and last sorted point of the bins of one row around a column; empty outside of the grid."""
-    if row < 0 or (row + 1) * columns >= start.size:
-        return 0, 0
-    return start[row * columns + max(column - REACH, 0)], start[row * columns + min(column + REACH, columns - 1) + 1]
-
-
-@njit(nogil=True, cache=True)
-def _most_neighbors(cells: CellLists) -> int:
-    """Most points in the bins around any bin."""
-    most = 0
-    for row in range((cells.start.size - 1) // cells.columns):
-        for column in range(cells.columns):
-            total = 0
-            for near in range(row - REACH, row + REACH + 1):
-                first, last = _run_bounds(near, column, cells.start, cells.columns)
-                total += last - first
-            most = max(most, total)
-    return most
-
-
 @njit(nogil=True, cache=True, fastmath={"contract"})
-def rbf_neighbors(i: int, cells: CellLists, rbf: RBF, found: np.ndarray, weight: np.ndarray) -> int:
-    """Neighbours of sorted point i, written to `found` and `weight`; returns how many. Coincident points weigh 1."""
-    xy = cells.xy
+def rbf_neighbors(i: int, row: int, cells: CellLists, rbf: RBF, index: np.ndarray, weight: np.ndarray) -> int:
+    """Neighbours of sorted point i in one row of bins, written to `index` and `weight`; returns how many.
+
+    Coincident points have the weight 1.
+    """
+    xy, start, columns = cells.xy, cells.start, cells.columns
+    if row < 0 or (row + 1) * columns >= start.size:
+        return 0
+    first = start[row * columns + max(cells.cell[i, 1] - REACH, 0)]
+    last = start[row * columns + min(cells.cell[i, 1] + REACH, columns - 1) + 1]
     x, y = xy[i, 0], xy[i, 1]
     count = 0
-    for row in range(cells.cell[i, 0] - REACH, cells.cell[i, 0] + REACH + 1):
-        first, last = _run_bounds(row, cells.cell[i, 1], cells.start, cells.columns)
-        for j in range(first, last):  # no branch to mispredict: a point that is too far is overwritten
-            dx, dy = xy[j, 0] - x, xy[j, 1] - y
-            exponent = (dx * dx + dy * dy) * rbf.decay
-            found[count] = j
-            weight[count] = exponent
-            count += (exponent >= rbf.limit) & (rbf.include_self | (j != i))
+    for j in range(first, last):  # no branch to mispredict: a point that is too far is overwritten
+        dx, dy = xy[j, 0] - x, xy[j, 1] - y
+        exponent = (dx * dx + dy * dy) * rbf.decay
+        index[count] = j
+        weight[count] = exponent
+        count += (exponent >= rbf.limit) & (rbf.include_self | (j != i))
     for m in range(count):  # exp(x) = exp(x / 256)^256: a loop that vectorises, to 14 digits
         t = weight[m] * (1 / 256)
         p = 1 + t * (1 / 6) * (1 + t * (1 / 7))
@@ -160,22 +143,27 @@ def _fill_rows(cells: CellLists, rbf: RBF, indptr: np.ndarray, indices: np.ndarr
     n = len(cells.xy)
     counting = indices.size == 0
     for chunk in prange((n + CHUNK - 1) // CHUNK):
-        found, weight = np.empty(rbf.buffer, np.int32), np.empty(rbf.buffer)
+        index, weight = np.empty(rbf.buffer, np.int32), np.empty(rbf.buffer)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            count = rbf_neighbors(i, cells, rbf, found, weight)
+            filled = 0
+            for row in range(cells.cell[i, 0] - REACH, cells.cell[i, 0] + REACH + 1):
+                count = rbf_neighbors(i, row, cells, rbf, index, weight)
+                if not counting:
+                    for m in range(count):
+                        indices[indptr[i] + filled + m] = index[m]
+                        data[indptr[i] + filled + m] = weight[m]
+                filled += count
             if counting:
-                indptr[i + 1] = count
-            else:
-                indices[indptr[i] : indptr[i + 1]] = found[:count]
-                data[indptr[i] : indptr[i + 1]] = weight[:count]
+                indptr[i + 1] = filled
 
 
 def rbf_cells(xy: ArrayLike, *, length_scale: float, cutoff: float, include_self: bool) -> tuple[CellLists, RBF]:
     """Points in bins, and the weights between them, for a pass over all neighbours."""
     cells = bin_points(xy, rbf_radius(length_scale, cutoff))
     limit = float(np.log(cutoff)) * (1 + 1e-12)  # a weight that equals the cutoff but for rounding is kept
-    buffer = _most_neighbors(cells) + 1  # the one after the last is written, too, and not read
-    return cells, RBF(-0.5 / length_scale**2, limit, bool(include_self), int(buffer))
+    most = min(len(cells.xy), (2 * REACH + 1) * int(np.diff(cells.start).max()))  # points in a row of bins
+    # one more: the entry after the last neighbour is written, too, and not read
+    return cells, RBF(-0.5 / length_scale**2, limit, bool(include_self), most + 1)
 
 
 def rbf_weights(xy: ArrayLike, *, length_scale: float, cutoff: float = 0.2, include_self: bool = True) -> csr_array:

@@ -41,7 +41,7 @@ class Spread:
     variance
         Of R, if the two variables are independent.
     scale
-        Largest R there can be: the standard deviation of the lagged variable.
+        The largest possible R: the standard deviation of the lagged variable.
     skew
         Skewness of R.
     """
@@ -71,11 +71,11 @@ class Raster:
     """
 
     def __init__(self, xy: NDArray[np.float64], pixel: float, width: float) -> None:
-        place = np.rint((xy[:, ::-1] - xy[:, ::-1].min(axis=0)) / pixel).astype(np.int64)
-        self.shape = tuple(int(size) for size in place.max(axis=0) + 1)
+        pixels = np.rint((xy[:, ::-1] - xy[:, ::-1].min(axis=0)) / pixel).astype(np.int64)
+        self.shape = tuple(int(size) for size in pixels.max(axis=0) + 1)
         self.padded = tuple(fft.next_fast_len(2 * size - 1, real=True) for size in self.shape)
-        self.place = place[:, 0] * self.shape[1] + place[:, 1]
-        # an autocorrelation is symmetric: the rows of half of the displacements say everything
+        self.flat = pixels[:, 0] * self.shape[1] + pixels[:, 1]
+        # an autocorrelation is symmetric: half of the rows of displacements suffice
         self.rows = self.padded[0] // 2 + 1
         dy = np.arange(self.rows)
         dx = np.fft.fftfreq(self.padded[1], 1 / self.padded[1])
@@ -87,7 +87,7 @@ class Raster:
 
     def pair_sums(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """Sum of ``values_i values_j`` over the ordered pairs of each distance bin."""
-        image = np.bincount(self.place, weights=values, minlength=self.shape[0] * self.shape[1]).reshape(self.shape)
+        image = np.bincount(self.flat, weights=values, minlength=self.shape[0] * self.shape[1]).reshape(self.shape)
         spectrum = fft.rfft2(image, s=self.padded, workers=-1)
         power = spectrum.real**2 + spectrum.imag**2
         # columns first, so that only the rows that are needed are transformed back along the other axis
@@ -219,7 +219,7 @@ def confidence_interval(
 
 
 def analytic_spread(variance: float, lag: NDArray[np.floating]) -> Spread:
-    """SpatialDM's null: all arrangements of independent points are alike. Far too narrow for smooth fields."""
+    """SpatialDM's null: all arrangements of independent points are equally likely. Far too narrow for smooth fields."""
     k = lag.shape[1]
     deviation = lag.std(axis=0, dtype=np.float64)
     return Spread(np.full((k, k), variance), np.sqrt(np.outer(deviation, deviation)), np.zeros((k, k)))
@@ -259,8 +259,8 @@ def local_tail(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Local R ``own_i lagged_i`` and the probability of being as high if the two fields were independent.
 
-    The null pairs the value at one place with the lag at another one. It keeps the distribution of both, and with it
-    the large variance of lags in smooth fields. A place where both are below average counts as 0: absence together
+    The null pairs the value at one point with the lag at another one. It keeps the distribution of both, and with it
+    the large variance of lags in smooth fields. A point where both are below average counts as 0: absence together
     is no co-localization.
 
     Parameters

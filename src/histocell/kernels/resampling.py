@@ -22,8 +22,27 @@ TIE = 1e-12  # statistics that differ by rounding are equal
 
 
 @dataclass(frozen=True)
+class Draws:
+    """How a null distribution is drawn.
+
+    Attributes
+    ----------
+    count
+        Number of draws.
+    rng
+        Generator of the permutations or shifts.
+    progress
+        Wraps the loop over draws, or over batches of them.
+    """
+
+    count: int
+    rng: np.random.Generator
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter
+
+
+@dataclass(frozen=True)
 class Resampled:
-    """What resampling says of each pair, arrays of shape ``(k, k)``.
+    """Result of resampling for each pair, arrays of shape ``(k, k)``.
 
     Attributes
     ----------
@@ -96,39 +115,24 @@ def _permuted_products(first: np.ndarray, second: np.ndarray, orders: np.ndarray
         products /= n
 
 
-def _permuted(
-    kernel: Callable[..., None],
-    arguments: tuple[NDArray[np.generic], ...],
-    k: int,
-    *,
-    n_draws: int,
-    rng: np.random.Generator,
-    progress: Callable[[Iterable[int]], Iterable[int]],
-) -> Resampled:
-    """Run a kernel over permutations, a batch at a time."""
-    n = len(arguments[-1])
+def _permuted(kernel: Callable[..., None], arguments: tuple[NDArray[np.generic], ...], draws: Draws) -> Resampled:
+    """Run a kernel over permutations, a batch at a time; its last argument is permuted."""
+    n, k = arguments[-1].shape
 
     def run(orders: NDArray[np.int32]) -> NDArray[np.float64]:
         out = np.zeros((len(orders), k, k))
         kernel(*arguments, orders, out)
         return out
 
-    def draws() -> Iterable[NDArray[np.float64]]:
-        for start in progress(range(0, n_draws, BATCH)):
-            count = min(BATCH, n_draws - start)
-            yield from run(np.stack([rng.permutation(n) for _ in range(count)]).astype(np.int32))
+    def drawn() -> Iterable[NDArray[np.float64]]:
+        for start in draws.progress(range(0, draws.count, BATCH)):
+            count = min(BATCH, draws.count - start)
+            yield from run(np.stack([draws.rng.permutation(n) for _ in range(count)]).astype(np.int32))
 
-    return summarize(run(np.arange(n, dtype=np.int32)[None])[0], draws())
+    return summarize(run(np.arange(n, dtype=np.int32)[None])[0], drawn())
 
 
-def permute_points(
-    weights: csr_array,
-    z: NDArray[np.floating],
-    *,
-    n_draws: int,
-    rng: np.random.Generator,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> Resampled:
+def permute_points(weights: csr_array, z: NDArray[np.floating], draws: Draws) -> Resampled:
     """Put all variables of the points on other points, jointly, as SpatialDM does.
 
     Keeps the correlation within points; destroys the smoothness of every field.
@@ -139,44 +143,31 @@ def permute_points(
         Shape ``(n, n)``, summing to n.
     z
         Standardised variables, shape ``(n, k)``.
-    n_draws
-        Number of permutations.
-    rng
-        For the permutations.
-    progress
-        Wraps the loop over batches.
+    draws
+        Number of permutations, and their generator.
     """
     arguments = (weights.indptr, weights.indices, weights.data, np.ascontiguousarray(z))
-    return _permuted(_permuted_r, arguments, z.shape[1], n_draws=n_draws, rng=rng, progress=progress)
+    return _permuted(_permuted_r, arguments, draws)
 
 
-def permute_second(
-    weights: csr_array,
-    z: NDArray[np.floating],
-    *,
-    n_draws: int,
-    rng: np.random.Generator,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> Resampled:
+def permute_second(weights: csr_array, z: NDArray[np.floating], draws: Draws) -> Resampled:
     """Permute the second, lagged variable only, as esda does.
 
     ``z_a' W P z_b = (W' z_a)' P z_b``: the lags are computed once. Parameters as in :func:`permute_points`.
     """
     back = (weights.T @ z).astype(z.dtype)
     arguments = (np.ascontiguousarray(back), np.ascontiguousarray(z))
-    return _permuted(_permuted_products, arguments, z.shape[1], n_draws=n_draws, rng=rng, progress=progress)
+    return _permuted(_permuted_products, arguments, draws)
 
 
 def shift_fields(
     xy: NDArray[np.float64],
     z: NDArray[np.floating],
     lag: NDArray[np.floating],
+    draws: Draws,
     *,
     pixel: float,
-    n_draws: int,
-    rng: np.random.Generator,
     min_overlap: float = 0.5,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Resampled:
     """Turn, mirror and shift all lagged fields rigidly against the fields, and compare where they overlap.
 
@@ -189,24 +180,20 @@ def shift_fields(
         Coordinates, shape ``(n, 2)``.
     z, lag
         Standardised variables and their spatial lags, shape ``(n, k)``.
+    draws
+        Number of shifts, and their generator.
     pixel
         Edge of the pixels on which fields are averaged, in the unit of `xy`.
-    n_draws
-        Number of shifts.
-    rng
-        For the shifts.
     min_overlap
         Smallest share of the tissue that must overlap.
-    progress
-        Wraps the loop.
 
     References
     ----------
     Mrkvička, Dvořák, González and Mateu, Spatial Statistics 42 (2021): variance correction.
     """
-    place = np.rint((xy - xy.min(axis=0)) / pixel).astype(np.int64)
-    shape = tuple(int(size) for size in place.max(axis=0) + 1)
-    flat = place[:, 0] * shape[1] + place[:, 1]
+    pixels = np.rint((xy - xy.min(axis=0)) / pixel).astype(np.int64)
+    shape = tuple(int(size) for size in pixels.max(axis=0) + 1)
+    flat = pixels[:, 0] * shape[1] + pixels[:, 1]
     k = z.shape[1]
     counts = np.bincount(flat, minlength=shape[0] * shape[1]).astype(np.float64)
 
@@ -230,31 +217,31 @@ def shift_fields(
     turns = [_turn(moving, mass, index) for index in range(8)]
     options = [_overlapping_shifts(mass, weight, min_overlap) for _, weight in turns]
 
-    def draws() -> Iterable[NDArray[np.float64]]:
-        for _ in progress(range(n_draws)):
-            index = int(rng.integers(8))
+    def drawn() -> Iterable[NDArray[np.float64]]:
+        for _ in draws.progress(range(draws.count)):
+            index = int(draws.rng.integers(8))
             while not len(options[index]):
-                index = int(rng.integers(8))
-            dy, dx = options[index][rng.integers(len(options[index]))]
+                index = int(draws.rng.integers(8))
+            dy, dx = options[index][draws.rng.integers(len(options[index]))]
             yield statistic(*turns[index], int(dy), int(dx))
 
     if sum(len(option) for option in options) < 20:
         msg = f"the tissue is only {shape[0]} x {shape[1]} length scales wide: too small to shift fields on it"
         raise ValueError(msg)
-    return summarize(statistic(moving, mass, 0, 0), draws())
+    return summarize(statistic(moving, mass, 0, 0), drawn())
 
 
 def _turn(
     values: NDArray[np.float64], mass: NDArray[np.float64], index: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """One of the eight ways to lay a rectangle: quarter turns, mirrored or not."""
+    """One of the eight orientations of a rectangle: quarter turns, mirrored or not."""
     if index >= 4:
         values, mass = values[:, ::-1], mass[:, ::-1]
     return np.rot90(values, index % 4), np.rot90(mass, index % 4)
 
 
 def _overlapping_shifts(mass: NDArray[np.float64], other: NDArray[np.float64], min_overlap: float) -> NDArray[np.int64]:
-    """Displacements (rows, columns) of `other` at which it covers enough of the tissue; not the one that fits whole."""
+    """Displacements (rows, columns) of `other` at which it covers enough of the tissue; not the null displacement."""
     padded = tuple(fft.next_fast_len(a + b - 1, real=True) for a, b in zip(mass.shape, other.shape, strict=True))
     covered = fft.irfft2(
         fft.rfft2((mass > 0).astype(float), s=padded) * np.conj(fft.rfft2((other > 0).astype(float), s=padded)),

@@ -116,11 +116,11 @@ def colocalization_pair(
     result = read_result(table, key)
     choose([x, y], result.names, "cell type")
     local, p = _local(table, result, key, x, y)
-    found = find_sections(data, section, table_key=table_key, image=image)
-    if len(found) > 1:
-        msg = f"{len(found)} sections; choose one with section=: {listing(each.name for each in found)}"
+    sections = find_sections(data, section, table_key=table_key, image=image)
+    if len(sections) > 1:
+        msg = f"{len(sections)} sections; choose one with section=: {listing(each.name for each in sections)}"
         raise ValueError(msg)
-    (shown,) = found
+    (shown,) = sections
     source = json.loads(str(result.stored["params"]))["key"]
     pixels = tissue_image(shown, shown.view)
     with styled(ax is None):

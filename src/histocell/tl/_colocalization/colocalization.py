@@ -181,10 +181,8 @@ def colocalization(
         return result
     sections.table.uns[key_added] = result.to_uns()
     if pairs:
-        sections.table.obsm[f"{key_added}_local"], sections.table.obsm[f"{key_added}_local_p"] = (
-            result.local,
-            result.local_p,
-        )
+        sections.table.obsm[f"{key_added}_local"] = result.local
+        sections.table.obsm[f"{key_added}_local_p"] = result.local_p
     keys.write_provenance(sections.table, key_added, **result.params)
     return None
 
@@ -238,7 +236,7 @@ def _analyse_sections(
                 maps[:, own, column] = null_models.local_tail(result.values[:, x], result.lag[:, y], rng=rng)
         results.append(result)
     names = np.array(inputs.names, dtype=object)
-    stacked = {part: np.stack([getattr(result, part) for result in results]) for part in ("R", "n_eff", "scale")}
+    stacked = {part: np.stack([result.arrays[part] for result in results]) for part in ("R", "n_eff", "scale")}
     arrays = _combine(results, stacked, groups, options)
     if not np.isfinite(arrays["R"]).any():
         warn("R is undefined for all pairs: every variable is constant, or no point has a neighbour")
@@ -275,9 +273,8 @@ def _combine(
 ) -> dict[str, np.ndarray]:
     """Arrays of one section as they are, of several over patients; with adjusted p-values."""
     if len(results) == 1:
-        (only,) = results
-        arrays = {part: getattr(only, part) for part in ("R", "z", "p", "n_eff", "low", "high")}
-        arrays["n_patients"] = np.isfinite(only.R).astype(np.int64)
+        arrays: dict[str, np.ndarray] = {part: values for part, values in results[0].arrays.items() if part != "scale"}
+        arrays["n_patients"] = np.isfinite(arrays["R"]).astype(np.int64)
     else:
         over = combine(stacked["R"], stacked["scale"], stacked["n_eff"], groups)
         p = null_models.combine_tails(*null_models.t_tails(over.statistic, over.df), options.alternative)

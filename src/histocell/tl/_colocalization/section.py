@@ -13,8 +13,6 @@ from histocell.kernels import moran, null, resampling
 from histocell.kernels.neighbors import rbf_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from numpy.typing import NDArray
     from scipy.sparse import csr_array
 
@@ -44,14 +42,6 @@ class Kernel(TypedDict):
     length_scale: float
     cutoff: float
     include_self: bool
-
-
-class Draws(TypedDict):
-    """Parameters of a null that draws."""
-
-    n_draws: int
-    rng: np.random.Generator
-    progress: Callable[[Iterable[int]], Iterable[int]]
 
 
 @dataclass(frozen=True)
@@ -95,8 +85,9 @@ class SectionResult:
 
     Attributes
     ----------
-    R, z, p, n_eff, low, high, scale
-        Shape ``(k, k)``, x in rows, the lagged y in columns; NaN where a variable is constant.
+    arrays
+        ``R, z, p, n_eff, low, high, scale`` by name, shape ``(k, k)``: x in rows, the lagged y in columns; NaN where a
+        variable is constant.
     constant
         Which variables are constant, shape ``(k,)``.
     symmetric
@@ -107,13 +98,7 @@ class SectionResult:
         Standardised variables and their lags, shape ``(n, k)``.
     """
 
-    R: Floats
-    z: Floats
-    p: Floats
-    n_eff: Floats
-    low: Floats
-    high: Floats
-    scale: Floats
+    arrays: dict[str, Floats]
     constant: NDArray[np.bool_]
     symmetric: bool
     isolated: int
@@ -125,11 +110,8 @@ def analyse(points: Inputs, options: Options, rng: np.random.Generator) -> Secti
     """R of all pairs on one section, with its null; `rng` is for the nulls that draw."""
     n, k = len(points.xy), len(points.names)
     if n < LEAST_POINTS:
-        nothing, empty = np.full((k, k), np.nan), np.zeros((n, k))
-        constant = np.ones(k, dtype=bool)
-        return SectionResult(
-            **dict.fromkeys(ARRAYS, nothing), constant=constant, symmetric=True, isolated=n, values=empty, lag=empty
-        )
+        undefined, empty = dict.fromkeys(ARRAYS, np.full((k, k), np.nan)), np.zeros((n, k))
+        return SectionResult(undefined, np.ones(k, dtype=bool), symmetric=True, isolated=n, values=empty, lag=empty)
     weights = cast("csr_array | None", points.weights)
     if options.row_standardize and weights is None:
         weights = rbf_weights(points.xy, **options.kernel)
@@ -152,14 +134,7 @@ def analyse(points: Inputs, options: Options, rng: np.random.Generator) -> Secti
     arrays = {name: np.where(undefined, np.nan, part) for name, part in parts}
     if options.null in BETWEEN_FIELDS:
         np.fill_diagonal(arrays["p"], np.nan)
-    return SectionResult(
-        **arrays,
-        constant=constant,
-        symmetric=lag.symmetric,
-        isolated=int((lag.rows == 0).sum()),
-        values=values,
-        lag=lag.values,
-    )
+    return SectionResult(arrays, constant, lag.symmetric, int((lag.rows == 0).sum()), values, lag.values)
 
 
 def _test(
@@ -181,12 +156,12 @@ def _test(
         if options.null == "analytic":
             z = r / np.sqrt(spread.variance)
             return spread, z, *null.t_tails(z, np.inf)
-        draws: Draws = {"n_draws": options.n_draws, "rng": rng, "progress": partial(progress_bar, desc=options.null)}
+        draws = resampling.Draws(options.n_draws, rng, partial(progress_bar, desc=options.null))
         if options.null == "shift":
-            drawn = resampling.shift_fields(xy, values, lag.values, pixel=length_scale / 2, **draws)
+            drawn = resampling.shift_fields(xy, values, lag.values, draws, pixel=length_scale / 2)
         else:
             weights = rbf_weights(xy, **options.kernel) if weights is None else weights
             weights = moran.normalize_weights(weights, row_standardize=options.row_standardize)
             permute = resampling.permute_points if options.null == "permute" else resampling.permute_second
-            drawn = permute(weights, values, **draws)
+            drawn = permute(weights, values, draws)
         return replace(spread, variance=drawn.sd**2), (r - drawn.mean) / drawn.sd, drawn.upper, drawn.lower
