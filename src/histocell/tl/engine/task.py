@@ -121,6 +121,9 @@ class Task:
     baselines: tuple[str, ...] = ()
     column: str = field(default="target", kw_only=True)
 
+    def __repr__(self) -> str:
+        return f"Task({self.name!r}, metrics: {listing(metric.name for metric in self.metrics)})"
+
     def baselines_of(self, model: str) -> tuple[str, ...]:
         """The baselines that are simpler than a model."""
         return self.baselines[: self.baselines.index(model)] if model in self.baselines else self.baselines
