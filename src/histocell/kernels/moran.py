@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 from scipy.sparse import csr_array, diags_array
 
-from histocell.kernels.neighbors import CHUNK, RBF, REACH, CellLists, rbf_cells, rbf_neighbors
+from histocell.kernels.neighbors import CHUNK, RBF, REACH, CellLists, rbf_cells, rbf_neighbors, run_bounds
 from histocell.kernels.threads import parallel_njit
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def _rbf_lag(
     cells: CellLists, rbf: RBF, values: np.ndarray, lag: np.ndarray, rows: np.ndarray, squares: np.ndarray
 ) -> None:
     """One pass over the cell lists; `values` are sorted, `lag`, `rows` and `squares` in the original order."""
+    xy, cell, start, columns = cells.xy, cells.cell, cells.start, cells.columns
     n, k = values.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         index, weight = np.empty(rbf.buffer, np.int32), np.empty(rbf.buffer)
@@ -87,8 +88,9 @@ def _rbf_lag(
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             total[:] = 0
             row_sum, row_square = 0.0, 0.0
-            for row in range(cells.cell[i, 0] - REACH, cells.cell[i, 0] + REACH + 1):
-                count = rbf_neighbors(i, row, cells, rbf, index, weight)
+            for row in range(cell[i, 0] - REACH, cell[i, 0] + REACH + 1):
+                first, last = run_bounds(row, cell[i, 1], start, columns)
+                count = rbf_neighbors(i, first, last, xy, rbf, index, weight)
                 for m in range(count):
                     row_sum += weight[m]
                     row_square += weight[m] * weight[m]
@@ -117,6 +119,7 @@ def _rbf_label_lag(
     cells: CellLists, rbf: RBF, labels: np.ndarray, lag: np.ndarray, rows: np.ndarray, squares: np.ndarray
 ) -> None:
     """As `_rbf_lag`, of indicator variables: each neighbour adds its weight to the column of its label."""
+    xy, cell, start, columns = cells.xy, cells.cell, cells.start, cells.columns
     n = labels.size
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         index, weight = np.empty(rbf.buffer, np.int32), np.empty(rbf.buffer)
@@ -124,8 +127,9 @@ def _rbf_label_lag(
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             total[:] = 0
             row_sum, row_square = 0.0, 0.0
-            for row in range(cells.cell[i, 0] - REACH, cells.cell[i, 0] + REACH + 1):
-                count = rbf_neighbors(i, row, cells, rbf, index, weight)
+            for row in range(cell[i, 0] - REACH, cell[i, 0] + REACH + 1):
+                first, last = run_bounds(row, cell[i, 1], start, columns)
+                count = rbf_neighbors(i, first, last, xy, rbf, index, weight)
                 for m in range(count):
                     total[labels[index[m]]] += weight[m]
                     row_sum += weight[m]

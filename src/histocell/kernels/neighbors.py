@@ -102,17 +102,22 @@ def rbf_radius(length_scale: float, cutoff: float) -> float:
     return float(length_scale * np.sqrt(-2 * np.log(cutoff)))
 
 
+@njit(nogil=True, cache=True)
+def run_bounds(row: int, column: int, start: np.ndarray, columns: int) -> tuple[int, int]:
+    """First and last sorted point of the bins of one row around a column; empty outside of the grid."""
+    if row < 0 or (row + 1) * columns >= start.size:
+        return 0, 0
+    return start[row * columns + max(column - REACH, 0)], start[row * columns + min(column + REACH, columns - 1) + 1]
+
+
 @njit(nogil=True, cache=True, fastmath={"contract"})
-def rbf_neighbors(i: int, row: int, cells: CellLists, rbf: RBF, index: np.ndarray, weight: np.ndarray) -> int:
-    """Neighbours of sorted point i in one row of bins, written to `index` and `weight`; returns how many.
+def rbf_neighbors(
+    i: int, first: int, last: int, xy: np.ndarray, rbf: RBF, index: np.ndarray, weight: np.ndarray
+) -> int:
+    """Neighbours of point i in a run of sorted points, written to `index` and `weight`; returns how many.
 
     Coincident points have the weight 1.
     """
-    xy, start, columns = cells.xy, cells.start, cells.columns
-    if row < 0 or (row + 1) * columns >= start.size:
-        return 0
-    first = start[row * columns + max(cells.cell[i, 1] - REACH, 0)]
-    last = start[row * columns + min(cells.cell[i, 1] + REACH, columns - 1) + 1]
     x, y = xy[i, 0], xy[i, 1]
     count = 0
     for j in range(first, last):  # no branch to mispredict: a point that is too far is overwritten
@@ -140,14 +145,16 @@ def rbf_neighbors(i: int, row: int, cells: CellLists, rbf: RBF, index: np.ndarra
 @parallel_njit()
 def _fill_rows(cells: CellLists, rbf: RBF, indptr: np.ndarray, indices: np.ndarray, data: np.ndarray) -> None:
     """Count the neighbours of each point into `indptr` where `indices` is empty, else write them."""
-    n = len(cells.xy)
+    xy, cell, start, columns = cells.xy, cells.cell, cells.start, cells.columns
+    n = len(xy)
     counting = indices.size == 0
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         index, weight = np.empty(rbf.buffer, np.int32), np.empty(rbf.buffer)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             filled = 0
-            for row in range(cells.cell[i, 0] - REACH, cells.cell[i, 0] + REACH + 1):
-                count = rbf_neighbors(i, row, cells, rbf, index, weight)
+            for row in range(cell[i, 0] - REACH, cell[i, 0] + REACH + 1):
+                first, last = run_bounds(row, cell[i, 1], start, columns)
+                count = rbf_neighbors(i, first, last, xy, rbf, index, weight)
                 if not counting:
                     for m in range(count):
                         indices[indptr[i] + filled + m] = index[m]
