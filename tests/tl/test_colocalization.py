@@ -80,7 +80,7 @@ def test_units_do_not_matter(adata):
         hc.tl.colocalization(adata)
     given = hc.tl.colocalization(adata, mpp=0.5, inplace=False)
     np.testing.assert_allclose(given.R, result.R, atol=1e-10)
-    with pytest.raises(ValueError, match="the argument mpp gives -1"):
+    with pytest.raises(ValueError, match="mpp must be a positive number, not -1"):
         hc.tl.colocalization(adata, mpp=-1)
 
 
