@@ -57,7 +57,7 @@ class TestEvaluation:
     def test_validation_rows_are_named(self, table):
         fit_predict(table)
         table.obs["split"] = np.where(table.obs["patient"] == "P1", "test", "train")
-        with pytest.warns(UserWarning, match="80 of the 80 scored rows chose settings"):
+        with pytest.warns(UserWarning, match="80 of the 80 scored rows were used to choose its settings"):
             assert (evaluate(table)["n_training"] == 0).all()
 
     def test_standardised_features(self, table):

@@ -195,7 +195,7 @@ def _scored_rows(table: AnnData, split_key: str, known: Bools) -> tuple[Ints, bo
 
 def _warn_of_training_rows(train: Bools, validation: Bools) -> None:
     """Warn when scored rows were fitted, or chose the settings of the model."""
-    for rows, did in ((train, "were fitted by the model"), (validation, "chose settings of the model")):
+    for rows, did in ((train, "were used to fit it"), (validation, "were used to choose its settings")):
         if rows.any():
             warn(f"{int(rows.sum())} of the {len(rows)} scored rows {did}, {_FLATTERS}")
             return
