@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -211,6 +212,24 @@ def test_predict_finds_the_encoder_again(encoder, library, name):
 def test_predict_cannot_find_a_module_again():
     with pytest.raises(ValueError, match="'mine', which `histocell predict` cannot load"):
         encoder_name({"encoder": "mine", "library": "module"})
+
+
+@pytest.mark.parametrize("name", ["a.png", "means.csv"])
+def test_predict_replaces_no_file_of_the_user(slide, fitted, tmp_path, name):
+    """A folder that holds the slides themselves, or tables and pictures of the user's, is refused before any work."""
+    out = tmp_path / "out"
+    out.mkdir()
+    file = out / name
+    if name == "a.png":
+        plt.imsave(file, np.zeros((4, 4, 3)))
+    else:
+        file.write_text("patient,mean\nP1,3\n")
+    before = file.read_bytes()
+    result = run(*predict_arguments(slide, fitted, out))
+    assert result.exit_code == 2
+    assert "was not written by" in result.output
+    assert file.read_bytes() == before
+    assert {path.name for path in out.iterdir()} == {name}
 
 
 @pytest.mark.parametrize("step", ["replace_store", "draw_map"])

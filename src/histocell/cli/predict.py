@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from histocell.models.base import Model
 
 MEANS = "means.csv"
+SOFTWARE = "histocell predict"  # recorded in the maps
 
 
 def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | None, **options: Any) -> pd.DataFrame:
@@ -42,6 +44,7 @@ def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | 
     The report of :func:`histocell.pp.embed_cohort`; a slide that cannot be predicted has failed.
     """
     loaded = hc.models.load(model)
+    check_results(slides, out)
     report = hc.pp.embed_cohort(slides, out=out, device=device, **embedding_options(loaded), **options)
     files = sorted(path for path in model.iterdir() if path.suffix in {".json", ".safetensors"})
     fingerprint = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
@@ -55,10 +58,38 @@ def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | 
             report.loc[number, ["status", "error"]] = "failed", f"{type(error).__name__}: {sentence(error)}"
         else:
             means.append({"slide": Path(row["output"]).stem, "n_tiles": len(predicted), **predicted.mean()})
-    partial = out / f"{MEANS}.partial"
-    pd.DataFrame(means, columns=["slide", "n_tiles", *loaded.targets]).to_csv(partial, index=False)
-    partial.replace(out / MEANS)
+    pd.DataFrame(means, columns=["slide", "n_tiles", *loaded.targets]).to_csv(out / MEANS, index=False)
     return report
+
+
+def check_results(slides: list[Path], out: Path) -> None:
+    """Refuse to replace a file that `histocell predict` has not written: a slide, a picture or a table of the user's.
+
+    Raises
+    ------
+    FileExistsError
+        When `out` holds one.
+    """
+    maps = [out / f"{keys.slide_name(slide)}.png" for slide in slides]
+    foreign = [path for path in maps if path.exists() and not is_map(path)]
+    if (out / MEANS).exists() and not (out / MEANS).read_bytes().startswith(b"slide,n_tiles"):
+        foreign.append(out / MEANS)
+    if foreign:
+        msg = (
+            f"{listing(foreign, 3)} would be replaced but was not written by `histocell predict`; choose another --out"
+        )
+        raise FileExistsError(msg)
+
+
+def is_map(path: Path) -> bool:
+    """Whether a picture is a map that `draw_map` wrote."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get("Software") == SOFTWARE
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        return False
 
 
 def embedding_options(model: Model) -> dict[str, Any]:
@@ -128,11 +159,11 @@ def predict_slide(slide: Path, output: Path, model: Model, fingerprint: str, *, 
 
 def replace_store(sdata: SpatialData, output: Path) -> None:
     """Write a store anew; a run that is killed leaves the old one, or none and the slide is embedded again."""
-    partial = output.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    sdata.write(partial)
-    shutil.rmtree(output)
-    partial.rename(output)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.stem}-") as folder:
+        partial = Path(folder) / output.name
+        sdata.write(partial)
+        shutil.rmtree(output)
+        partial.rename(output)
 
 
 def draw_map(sdata: SpatialData, slide: Path, figure: Path) -> None:
@@ -142,7 +173,8 @@ def draw_map(sdata: SpatialData, slide: Path, figure: Path) -> None:
     mpp = float(sdata[keys.TILE_TABLE].obs[keys.MPP].iloc[0])
     sdata.images[keys.IMAGE] = hc.io.slide(slide, mpp=mpp)[keys.IMAGE]  # the store holds a thumbnail only
     hc.pl.abundance(sdata, table_key=keys.TILE_TABLE, show=False)
-    partial = figure.with_suffix(".partial.png")
-    plt.savefig(partial, dpi=150, bbox_inches="tight")
-    plt.close()
-    partial.replace(figure)
+    with tempfile.TemporaryDirectory(dir=figure.parent, prefix=f".{figure.stem}-") as folder:
+        partial = Path(folder) / figure.name
+        plt.savefig(partial, dpi=150, bbox_inches="tight", metadata={"Software": SOFTWARE})
+        plt.close()
+        partial.replace(figure)
