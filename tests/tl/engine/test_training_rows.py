@@ -127,6 +127,15 @@ class TestWhatARowIs:
         fit_predict(table)
         assert_warns(table, N_TRAIN, split_key="none")
 
+    def test_sections_that_share_barcodes_are_not_taken_for_one(self, table, make):
+        unseen = make(seed=1)
+        for each in (table, unseen):
+            del each.obs["section"]
+        unseen.obs_names = table.obs_names
+        fit_predict(table)
+        hc.tl.predict_abundance(unseen, model=table)
+        assert (evaluate(unseen, split_key="none")["n_training"] == 0).all()
+
     def test_models_from_before(self, table):
         hc.tl.fit_abundance(table, model="ridge", rng=0)
         state = table.uns["abundance_model"]

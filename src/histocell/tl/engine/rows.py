@@ -95,17 +95,20 @@ def held_out_groups(sections: Sections, index: Ints, validation: Bools) -> Rows:
 
 
 def row_hashes(table: AnnData, features: Sequence[str]) -> NDArray[np.uint64]:
-    """Hashes of each row, ``(n, 1 or 2)``: of its section and name, and of its features and coordinates if there are any.
+    """Hashes of each row, ``(n, 1 or 2)``: of its section, name and place, and of its features and place if there are any.
 
-    The first survives another embedding of the same row, the second other names, as `anndata.concat` gives them.
+    The first survives another embedding of the same row, the second other names, as `anndata.concat` gives them. The place
+    tells sections apart that share barcodes, and blank patches.
     """
     section = table.obs[keys.SECTION].astype(str) if keys.SECTION in table.obs else [""] * table.n_obs
-    hashes = [hash_rows(f"{a}\0{b}".encode() for a, b in zip(section, table.obs_names, strict=True))]
+    xy = np.zeros((table.n_obs, 0))
+    if keys.SPATIAL in table.obsm:
+        xy = np.ascontiguousarray(table.obsm[keys.SPATIAL], dtype=np.float64)
+    names = zip(section, table.obs_names, xy, strict=True)
+    hashes = [hash_rows(f"{label}\0{name}\0".encode() + place.tobytes() for label, name, place in names)]
     if features and features[0] in table.obsm:
         content = dense(table.obsm[features[0]], features[0])[:, :_HASHED].astype(np.float64)
-        if keys.SPATIAL in table.obsm:  # blank patches are alike, but not where they lie
-            content = np.hstack([content, np.asarray(table.obsm[keys.SPATIAL], dtype=np.float64)])
-        hashes.append(hash_rows(row.tobytes() for row in content))
+        hashes.append(hash_rows(row.tobytes() for row in np.hstack([content, xy])))
     return np.column_stack(hashes)
 
 
