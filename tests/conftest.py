@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +10,11 @@ import matplotlib as mpl
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from spatialdata import SpatialData
+
+BAD_INPUT = Path(__file__).parents[1] / "docs" / "bad_input.csv"
 
 collect_ignore = ["benchmarks"]  # scripts
 mpl.use("Agg")
@@ -70,3 +76,49 @@ def _copy(sdata: SpatialData) -> SpatialData:
         shapes={name: shapes.copy() for name, shapes in sdata.shapes.items()},
         tables={name: table.copy() for name, table in sdata.tables.items()},
     )
+
+
+class UserSees:
+    """A bad input and what the user sees, which is also its row in the table of docs/reliability.md.
+
+    ``with user_sees("Slides", "a TIFF that ends early", OSError, match="ends early"): ...`` is `pytest.raises` or, for
+    a warning, `pytest.warns`. The message must be the one that the table shows;
+    ``HISTOCELL_WRITE_TABLES=1 pytest`` writes it there instead.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+
+    @contextmanager
+    def __call__(self, area: str, given: str, kind: type[Exception], *, match: str) -> Iterator[None]:
+        if issubclass(kind, Warning):
+            with pytest.warns(kind, match=match) as caught:
+                yield
+            text = next(str(one.message) for one in caught if issubclass(one.category, kind))
+        else:
+            with pytest.raises(kind, match=match) as error:
+                yield
+            text = str(error.value)
+        self.line(area, given, f"{kind.__name__}: {text}")
+
+    def line(self, area: str, given: str, text: str) -> None:
+        """A line that the user sees on a terminal."""
+        shown = " ".join(text.replace(self._folder, "<folder>").split())
+        rows = {}
+        if BAD_INPUT.is_file():
+            with BAD_INPUT.open(encoding="utf-8", newline="") as file:
+                rows = {(one, two): three for one, two, three in list(csv.reader(file))[1:]}
+        if os.environ.get("HISTOCELL_WRITE_TABLES"):
+            rows[area, given] = shown
+            with BAD_INPUT.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(["area", "given", "what the user sees"])
+                writer.writerows([*key, seen] for key, seen in sorted(rows.items()))
+        else:
+            assert rows.get((area, given)) == shown, "docs/bad_input.csv is old: HISTOCELL_WRITE_TABLES=1 pytest"
+
+
+@pytest.fixture
+def user_sees(tmp_path: Path) -> UserSees:
+    """Checks what a user sees on bad input; see :class:`UserSees`."""
+    return UserSees(tmp_path)
