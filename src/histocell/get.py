@@ -22,7 +22,7 @@ _RUN = {
     keys.PATCHES: "Run hc.pp.patches(data) first.",
 }
 
-_PAIRWISE = ("R", "R_first", "R_second", "z", "p", "p_adj", "n_eff", "low", "high", "n_patients")
+_PAIRWISE = ("R", "expected", "R_first", "R_second", "z", "p", "p_adj", "n_eff", "low", "high", "n_patients")
 
 
 def embedding(data: Data, key: str, *, table_key: str | None = None) -> pd.DataFrame:
@@ -180,13 +180,13 @@ def colocalization(
     key
         The slot; also one of ``hc.tl.colocalization_difference``.
     section
-        One section alone: its R, n_eff and scale. By default all of them combined.
+        One section alone: its R, expected, n_eff and scale. By default all of them combined.
     table_key
         The table of a SpatialData that has several.
 
     Returns
     -------
-    Columns ``x``, ``y`` (the lagged one), ``R``, ``z``, ``p``, ``p_adj``, ``n_eff``, ``low``, ``high``, ``n_patients``; the
+    Columns ``x``, ``y`` (the lagged one), ``R``, ``expected`` (R under the null), ``z``, ``p``, ``p_adj``, ``n_eff``, ``low``, ``high``, ``n_patients``; the
     strongest pairs first. A type with itself is not a pair, its R (Moran's I) is in ``uns[key]["R"]``.
 
     Raises
@@ -215,7 +215,7 @@ def colocalization(
             container = f'uns["{key}"]: section'
             raise missing_key(container, section, sections)
         row = sections.index(section)
-        arrays = {name: np.asarray(result["sections"][name])[row] for name in ("R", "n_eff", "scale")}
+        arrays = {name: np.asarray(result["sections"][name])[row] for name in ("R", "expected", "n_eff", "scale")}
     x, y = np.nonzero(~np.eye(len(names), dtype=bool))
     frame = pd.DataFrame({"x": names[x], "y": names[y], **{name: values[x, y] for name, values in arrays.items()}})
     return frame.sort_values("R", ascending=False, key=np.abs, kind="stable", ignore_index=True)

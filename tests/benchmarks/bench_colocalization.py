@@ -1,12 +1,14 @@
 """Co-localization beside its peers, both sides in one run.
 
-    python tests/benchmarks/bench_colocalization.py [--part speed memory calibration power permutations compare]
-        [--figure calibration.svg]
+    python tests/benchmarks/bench_colocalization.py [--part speed memory calibration categories compositions power
+        permutations compare] [--figure calibration.svg] [--figure-categories categories.svg] [--points 100 1000 ...]
 
 `speed`: R and z of 30 x 30 pairs, weights included: SpatialDM, a KD-tree with a sparse product, histocell.
 `memory`: time and peak memory from 10^4 to 10^6 points, each in a process of its own, with the calibrated null.
 `calibration`: share of unrelated pairs that are called significant at 5 %. `power`: of related ones, beside an oracle
-that knows the true null distribution. `permutations`: 999 of them. `compare`: figures of published maps.
+that knows the true null distribution. `categories`: cell types without preference, and with a planted one, under
+the null of independent fields (before), under no preference (the default), and in squidpy's nhood_enrichment.
+`compositions`: independent fields normalised to one. `permutations`: 999 of them. `compare`: figures of published maps.
 SpatialDM is taken where it can be imported (pip install spatialdm); its formula is there as null="analytic" anyway.
 `HISTOCELL_DATA_DIR` with her2st/ and hist2cell_moran/ adds the real sections.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import multiprocessing
 import os
 import resource
@@ -29,8 +32,10 @@ import pandas as pd
 from scipy import fft, stats
 from scipy.spatial import cKDTree
 
+from histocell.kernels import labels as label_moments
 from histocell.kernels import moran, null, resampling
 from histocell.kernels.neighbors import rbf_radius, rbf_weights
+from histocell.kernels.preference import no_preference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -338,6 +343,169 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     plt.savefig(path)
 
 
+def cells(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Places of cells at a pitch of 100."""
+    if kind == "hexagons":
+        return hexagons(int(np.ceil(np.sqrt(n))))[:n]
+    return rng.random((n, 2)) * np.sqrt(n * 100 * 50 * np.sqrt(3))
+
+
+def types_of(
+    xy: np.ndarray, k: int, smoothing: float, unequal: float, rng: np.random.Generator, planted: float = 0.0
+) -> np.ndarray:
+    """Each point is of the type whose field is largest; the first two fields share `planted`."""
+    drawn = fields(xy, smoothing, k, rng)
+    drawn /= drawn.std()
+    drawn[:, 1] = planted * drawn[:, 0] + np.sqrt(1 - planted**2) * drawn[:, 1]
+    return np.unique((drawn + unequal * np.linspace(0.5, -0.5, k)).argmax(axis=1), return_inverse=True)[1]
+
+
+def squidpy_z(xy: np.ndarray, types: np.ndarray) -> np.ndarray:
+    """Its defaults: six neighbours, 1,000 permutations."""
+    import anndata as ad
+    import squidpy as sq
+
+    adata = ad.AnnData(obs=pd.DataFrame({"type": pd.Categorical(types)}, index=np.arange(len(xy)).astype(str)))
+    adata.obsm["spatial"] = xy
+    sq.gr.spatial_neighbors(adata, coord_type="generic")
+    found = sq.gr.nhood_enrichment(adata, cluster_key="type", copy=True, show_progress_bar=False, seed=0)
+    return np.asarray(found[0] if isinstance(found, tuple) else found.zscore)
+
+
+def category_tests(xy: np.ndarray, types: np.ndarray, *, squidpy: bool) -> dict[str, np.ndarray]:
+    """p of all ordered pairs: before, by default, of random labels, and squidpy's z; and p of each type with itself."""
+    k = int(types.max()) + 1
+    indicators = moran.indicators(types, k)
+    z, _ = moran.standardize(indicators)
+    lag = moran.rbf_label_lag(xy, types, k, length_scale=LENGTH)
+    r = moran.mean_products(z, lag.values)
+    r = (r + r.T) / 2
+    fields_null = null.stationary_spread(xy, z, lag.values, length_scale=LENGTH)
+    neutral = no_preference(xy, indicators, lag.values, length_scale=LENGTH, categories=True)
+    mean, variance = label_moments.random_labels(label_moments.WeightSums.of_lag(lag), indicators.mean(axis=0))
+    random = 2 * stats.norm.sf(np.abs(r - mean) / np.sqrt(variance))
+    off = ~np.eye(k, dtype=bool)
+    return {
+        "before": null.combine_tails(*null.tail_probabilities(r, fields_null), "two-sided")[off],
+        "no preference": neutral.p_values(r, "two-sided")[off],
+        "random labels": random[off],
+        "self": np.diag(random),
+        "squidpy": 2 * stats.norm.sf(np.abs(squidpy_z(xy, types)[off])) if squidpy else np.full(off.sum(), np.nan),
+    }
+
+
+def categories(points: list[int], figure: Path | None) -> None:
+    rows = []
+    repeats = {100: 300, 1_000: 150, 10_000: 30, 100_000: 8}
+    for n in points:
+        for kind, k, smoothing, unequal in itertools.product(("hexagons", "irregular"), (3, 5, 12), (0, 150), (0, 1)):
+            rng, found = np.random.default_rng([n, k, smoothing, unequal]), []
+            for index in range(repeats[n]):
+                xy = cells(kind, n, rng)
+                types = types_of(xy, k, smoothing, unequal, rng)
+                if types.max() > 1:
+                    found.append(category_tests(xy, types, squidpy=n <= 10_000 and index < 30))
+            rates = {}
+            for name in found[0]:
+                p = np.concatenate([one[name] for one in found])
+                rates[name] = np.mean(p[np.isfinite(p)] < ALPHA) if np.isfinite(p).any() else np.nan
+            each = [np.mean(one["no preference"] < ALPHA) for one in found]
+            error = np.std(each) / np.sqrt(len(each))
+            abundance = "unequal" if unequal else "equal"
+            rows.append({"points": n, "on": kind, "types": k, "smoothing": smoothing, "abundance": abundance})
+            rows[-1] |= {**rates, "error": error, "tissues": len(found)}
+    frame = pd.DataFrame(rows)
+    print("\nCell types without preference: share of pairs (self: of types) with p < 0.05; error of `no preference`")
+    print(frame.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    print("\nMean over points and places")
+    names = ["before", "no preference", "random labels", "squidpy"]
+    print(frame.groupby(["types", "smoothing", "abundance"])[names].mean().to_string(float_format="{:.3f}".format))
+    if figure is not None:
+        draw_categories(frame, figure)
+    category_power()
+
+
+def category_power() -> None:
+    """A planted pair among five types, beside squidpy at the threshold that gives both 5 % without it."""
+    rows = []
+    for smoothing, planted in itertools.product((0, 150), (0.8, -0.8)):
+        found = {}
+        for value in (0.0, planted):
+            rng, both = np.random.default_rng(smoothing), []
+            for _ in range(60):
+                xy = cells("irregular", 4_000, rng)
+                p = category_tests(xy, types_of(xy, 5, smoothing or 60, 0, rng, value), squidpy=True)
+                both.append([p[name].reshape(5, 4)[0, 0] for name in ("no preference", "squidpy")])  # 0 beside 1
+            found[value] = np.array(both)
+        level = np.quantile(found[0.0], ALPHA, axis=0)  # p below which 5 % lie without a preference
+        rate = (found[planted] < level).mean(axis=0)
+        rows.append(
+            {
+                "smoothing": smoothing or 60,
+                "planted": planted,
+                "type I at 0.05, ours": np.mean(found[0.0][:, 0] < ALPHA),
+                "type I at 0.05, squidpy": np.mean(found[0.0][:, 1] < ALPHA),
+                "power at p < 0.05, ours": np.mean(found[planted][:, 0] < ALPHA),
+                "power at 5 % type I, ours": rate[0],
+                "power at 5 % type I, squidpy": rate[1],
+            }
+        )
+    print("\nPower: attraction (+) or avoidance (-) between two of five types, 4,000 cells")
+    print(pd.DataFrame(rows).T.to_string(header=False, float_format=lambda value: f"{value:.3f}"))
+
+
+def draw_categories(frame: pd.DataFrame, path: Path) -> None:
+    """Type I error over the number of points: before, by default, and squidpy's."""
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(1, 3, figsize=(7.2, 2.6), layout="constrained", sharey=True)
+    looks = {"before": ("#D55E00", "x:"), "squidpy": ("#0072B2", "s--"), "no preference": ("0.2", "o-")}
+    for axis, (k, part) in zip(axes, frame.groupby("types"), strict=True):
+        axis.axhspan(0.03, 0.07, color="0.9", zorder=0)
+        for name, (color, style) in looks.items():
+            for _, lines in part.groupby(["on", "smoothing", "abundance"]):
+                axis.plot(lines["points"], lines[name], style, color=color, markersize=3, linewidth=0.8, alpha=0.8)
+        axis.set_xscale("log")
+        axis.set_ylim(0, 1.02)
+        axis.set_title(f"{k} types", fontsize=9)
+        axis.set_xlabel("cells")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("share called significant")
+    for name, (color, style) in looks.items():
+        axes[0].plot([], [], style, color=color, label={"before": "independent fields"}.get(name, name), markersize=4)
+    axes[0].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(0, 0.6))
+    plt.savefig(path, dpi=150)
+
+
+def compositions() -> None:
+    """Independent smooth fields, normalised to one."""
+    rows = []
+    for n, k, smoothing, unequal, own in itertools.product(
+        (400, 2_000), (3, 5, 8, 22), (150, 400), (0, 1), (True, False)
+    ):
+        rng, before, after = np.random.default_rng([n, k, smoothing, unequal]), [], []
+        xy, off = cells("hexagons", n, rng), ~np.eye(k, dtype=bool)
+        for _ in range(60 if k < 8 else 20):
+            drawn = fields(xy, smoothing, k, rng)
+            shares = np.exp(drawn / drawn.std() + unequal * np.linspace(1, -1, k))
+            shares /= shares.sum(axis=1, keepdims=True)
+            z, _ = moran.standardize(shares)
+            lag = moran.rbf_lag(xy, z, length_scale=LENGTH, include_self=own)
+            r = moran.mean_products(z, lag.values)
+            r = (r + r.T) / 2
+            spread = null.stationary_spread(xy, z, lag.values, length_scale=LENGTH)
+            before.append(null.combine_tails(*null.tail_probabilities(r, spread), "two-sided")[off])
+            found = no_preference(xy, shares, lag.values, length_scale=LENGTH, categories=False)
+            after.append(found.p_values(r, "two-sided")[off])
+        rates = {name: np.mean(np.concatenate(p) < ALPHA) for name, p in (("before", before), ("no preference", after))}
+        rows.append({"spots": n, "types": k, "smoothing": smoothing, "unequal": unequal, "self": own, **rates})
+    print(
+        "\nShares that sum to one, of independent fields: share of pairs with p < 0.05; self: a spot is its own neighbour"
+    )
+    frame = pd.DataFrame(rows).set_index(["types", "unequal", "spots", "smoothing", "self"])
+    print(frame.unstack("self").to_string(float_format=lambda value: f"{value:.3f}"))
+
+
 def power() -> None:
     """The two positive controls: y shares rho of x, on a grid cut from the middle of a larger one."""
     size, margin = 93, 24
@@ -400,6 +568,8 @@ PARTS = {
     "speed": speed,
     "memory": memory,
     "calibration": calibration,
+    "categories": categories,
+    "compositions": compositions,
     "power": power,
     "permutations": permutations,
     "compare": compare,
@@ -410,10 +580,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--figure", type=Path, help="where to draw the calibration")
+    parser.add_argument("--figure-categories", type=Path, help="where to draw that of cell types")
+    parser.add_argument("--points", nargs="+", type=int, default=[100, 1_000, 10_000, 100_000], help="of categories")
     arguments = parser.parse_args()
+    given = {
+        "calibration": (arguments.figure,),
+        "categories": (arguments.points, arguments.figure_categories),
+    }
     for name in arguments.part:
         start = time.perf_counter()
-        PARTS[name](arguments.figure) if name == "calibration" else PARTS[name]()
+        PARTS[name](*given.get(name, ()))
         print(f"[{name}: {time.perf_counter() - start:.0f} s]")
 
 

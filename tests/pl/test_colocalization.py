@@ -177,7 +177,8 @@ class TestPair:
 
     def test_cell_types(self, spots):
         spots.obs["kind"] = pd.Categorical(np.where(spots.obsm["spatial"][:, 0] > 200, "a", "b"))
-        hc.tl.colocalization(spots, "kind", local=True, rng=0)
+        with pytest.warns(UserWarning, match="p is NaN for all pairs"):
+            hc.tl.colocalization(spots, "kind", local=True, rng=0)
         axes = hc.pl.colocalization_pair(spots, "a", "b")
         assert set(axes[0].collections[0].get_array()) == {0, 1}
 

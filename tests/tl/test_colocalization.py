@@ -263,7 +263,76 @@ class TestCells:
         dense = hc.tl.colocalization(cells, "indicators", **options)
         assert list(labels.names) == list(dense.names)
         np.testing.assert_allclose(labels.R, dense.R, atol=1e-6)
-        np.testing.assert_allclose(labels.n_eff, dense.n_eff, rtol=1e-4)
+        off = ~np.eye(3, dtype=bool)  # indicators sum to one, so both are tested against no preference
+        np.testing.assert_allclose(labels.n_eff[off], dense.n_eff[off], rtol=1e-3)
+
+    def test_types_are_tested_for_preference(self, cells):
+        """B and tumour are apart by far more than abundance says, T and both others are not told apart from each other."""
+        result = hc.tl.colocalization(cells, "cell_type", inplace=False)
+        assert result.params["null"] == "no_preference"
+        assert "tested: neighbours of another type come in proportion to abundance" in repr(result)
+        z, p = as_frame(result, "z"), as_frame(result, "p")
+        assert z.loc["B", "tumour"] < -2
+        assert p.loc["B", "tumour"] < 0.05
+        assert (np.diag(p) < 1e-6).all()  # each type clusters with itself
+        r, expected = as_frame(result, "R"), as_frame(result, "expected")
+        assert np.sign(r.loc["B", "tumour"] - expected.loc["B", "tumour"]) == -1
+        assert result.p[0, 1] != result.p[1, 0]
+
+    @pytest.mark.parametrize("n", [100, 1000])
+    def test_two_types_at_random(self, n):
+        """Of two types the one is the other's complement; the null of independent fields calls 17 to 46 % together."""
+        rng = np.random.default_rng(n)
+        cells = ad.AnnData(obs=pd.DataFrame({"type": rng.choice(["a", "b"], n), "mpp": 1.0}, index=map(str, range(n))))
+        cells.obsm["spatial"] = rng.uniform(0, 10 * np.sqrt(n), (n, 2))
+        with pytest.warns(UserWarning, match="p is NaN for all pairs: of two types the one is the other's complement"):
+            result = hc.tl.colocalization(cells, "type", inplace=False)
+        off = ~np.eye(2, dtype=bool)
+        assert np.isnan(result.p[off]).all()
+        assert np.isfinite(result.R).all()
+        assert (np.diag(result.p) > 0.001).all()
+        assert "not tested" in repr(result)
+        with pytest.warns(UserWarning, match="takes variables for independent"):
+            hc.tl.colocalization(cells, "type", null="stationary", inplace=False)
+
+    def test_random_labels_agree_with_squidpy(self, cells):
+        """Moments of all arrangements, beside squidpy's permutations on the same graph."""
+        import squidpy as sq
+
+        sq.gr.spatial_neighbors(cells, coord_type="generic", n_neighs=6)
+        cells.obsp["spatial_connectivities"] = cells.obsp["spatial_connectivities"].maximum(
+            cells.obsp["spatial_connectivities"].T
+        )
+        z = sq.gr.nhood_enrichment(cells, "cell_type", copy=True, seed=0, n_perms=2000, show_progress_bar=False)[0]
+        ours = hc.tl.colocalization(cells, "cell_type", null="labels", weights="spatial_connectivities", inplace=False)
+        off = ~np.eye(3, dtype=bool)  # squidpy does not centre, so that points with many neighbours add noise
+        np.testing.assert_allclose(ours.z[off], z[off], rtol=0.12, atol=1)
+        assert (np.diag(ours.z) > np.diag(z) - 1).all()
+        assert ours.params["null"] == "labels"
+
+    def test_several_sections(self, cells):
+        parts = []
+        for name in ("S1", "S2", "S3"):
+            part = cells.copy()
+            part.obs["section"] = part.obs["patient"] = name
+            part.obs_names = name + part.obs_names
+            parts.append(part)
+        together = ad.concat(parts)
+        once = hc.tl.colocalization(cells, "cell_type", inplace=False)
+        result = hc.tl.colocalization(together, "cell_type", inplace=False)
+        np.testing.assert_allclose(result.R, once.R, atol=1e-6)
+        np.testing.assert_allclose(result.expected, once.expected, atol=1e-6)
+        # sections with two of the types only
+        some = together[(together.obs["section"] == "S1") | (together.obs["cell_type"] != "B")].copy()
+        result = hc.tl.colocalization(some, "cell_type", inplace=False)
+        assert np.isfinite(as_frame(result, "p").loc["B", "T"])
+        assert np.isfinite(as_frame(result, "R").loc["tumour", "T"])
+
+    def test_nulls_for_types_alone(self, adata):
+        with pytest.raises(ValueError, match='null="labels" places types at random, but .* holds abundances'):
+            hc.tl.colocalization(adata, null="labels")
+        with pytest.raises(ValueError, match='null="no_preference" is for cell types'):
+            hc.tl.colocalization(adata, null="no_preference")
 
     def test_cells_without_a_type_are_left_out(self, cells):
         cells.obs.loc[cells.obs_names[:100], "cell_type"] = np.nan
@@ -368,7 +437,7 @@ class TestRoundTrip:
 def test_tidy_frame(adata):
     hc.tl.colocalization(adata)
     frame = hc.get.colocalization(adata)
-    assert list(frame.columns) == ["x", "y", "R", "z", "p", "p_adj", "n_eff", "low", "high", "n_patients"]
+    assert list(frame.columns) == ["x", "y", "R", "expected", "z", "p", "p_adj", "n_eff", "low", "high", "n_patients"]
     assert len(frame) == 12
     assert (np.diff(frame["R"].abs()) <= 0).all()
     row = frame.set_index(["x", "y"]).loc[("a", "c")]
@@ -465,6 +534,54 @@ def test_result_says_what_it_is(several):
     assert plain.local is plain.local_p is None
     assert "local_x" not in plain.to_uns()
     np.testing.assert_allclose(hc.tl.evaluate_colocalization(result, plain, rng=0)["value"], 1)
+
+
+def test_shares_that_sum_to_one(adata):
+    values = adata.obsm["cell_abundance"]
+    adata.obsm["shares"] = values.div(values.sum(axis=1), axis=0)
+    result = hc.tl.colocalization(adata, "shares", inplace=False)
+    assert result.params["null"] == "no_preference"
+    off = ~np.eye(4, dtype=bool)
+    assert np.isfinite(result.p[off]).all()
+    assert np.isnan(np.diag(result.p)).all()
+    np.testing.assert_allclose(result.R, hc.tl.colocalization(adata, "shares", null="analytic", inplace=False).R)
+    two = adata.obsm["shares"][["a"]].assign(rest=1 - adata.obsm["shares"]["a"])
+    adata.obsm["two"] = two
+    with pytest.warns(UserWarning, match="one is the other's complement"):
+        assert np.isnan(hc.tl.colocalization(adata, "two", inplace=False).p).all()
+
+
+@pytest.mark.parametrize("key", ["cell_abundance", "type"])
+def test_all_points_at_one_place(adata, key):
+    """R was 0 with an adjusted p of 0, out of rounding noise."""
+    adata.obs["type"] = pd.Categorical(np.random.default_rng(0).choice(list("abc"), adata.n_obs))
+    adata.obsm["spatial"] = np.full((adata.n_obs, 2), 1234.5)
+    with pytest.raises(ValueError, match="no section has points at different places"):
+        hc.tl.colocalization(adata, key)
+    with pytest.warns(UserWarning, match="all points lie at one place"):
+        result = hc.tl.colocalization(adata, key, length_scale_um=100, inplace=False)
+    for part in ARRAYS:
+        assert np.isnan(getattr(result, part)).all(), part
+
+
+def test_a_lag_without_differences_is_no_result(adata):
+    """A length scale far beyond the tissue makes all lags one number, but for rounding."""
+    with pytest.warns(UserWarning, match="R is undefined for all pairs"):
+        result = hc.tl.colocalization(adata, length_scale_um=1e9, inplace=False)
+    assert np.isnan(result.p).all()
+
+
+def test_what_the_user_sees(adata, user_sees):
+    adata.obs["type"] = pd.Categorical(np.where(adata.obsm["spatial"][:, 0] > 1000, "a", "b"))
+    with user_sees("Co-localization", "cells of two types", UserWarning, match="p is NaN for all pairs"):
+        hc.tl.colocalization(adata, "type")
+    with user_sees("Co-localization", "cell types against a null of independent fields", UserWarning, match="takes"):
+        hc.tl.colocalization(adata, "type", null="stationary")
+    with user_sees("Co-localization", "a column of numbers", TypeError, match="takes categories"):
+        hc.tl.colocalization(adata, "mpp")
+    adata.obsm["spatial"] = np.zeros((adata.n_obs, 2))
+    with user_sees("Co-localization", "all points at one place", UserWarning, match="one place"):
+        hc.tl.colocalization(adata, length_scale_um=100)
 
 
 def test_group_key_names_the_replicate(several):

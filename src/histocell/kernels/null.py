@@ -87,14 +87,23 @@ class Raster:
 
     def pair_sums(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """Sum of ``values_i values_j`` over the ordered pairs of each distance bin."""
+        spectrum = self.spectrum(values)
+        return self.cross_sums(spectrum, spectrum, float(np.square(values, dtype=np.float64).sum()))
+
+    def spectrum(self, values: NDArray[np.floating]) -> NDArray[np.complex128]:
+        """Fourier transform of a field, for :meth:`cross_sums`."""
         image = np.bincount(self.flat, weights=values, minlength=self.shape[0] * self.shape[1]).reshape(self.shape)
-        spectrum = fft.rfft2(image, s=self.padded, workers=-1)
-        power = spectrum.real**2 + spectrum.imag**2
+        return fft.rfft2(image, s=self.padded, workers=-1)
+
+    def cross_sums(
+        self, first: NDArray[np.complex128], second: NDArray[np.complex128], own: float
+    ) -> NDArray[np.float64]:
+        """Sum of ``a_i b_j`` over the ordered pairs of each bin, from the spectra of a and b and the sum of ``a_i b_i``."""
+        power = first.real * second.real + first.imag * second.imag
         # columns first, so that only the rows that are needed are transformed back along the other axis
         half = fft.ifft(power, axis=0, workers=-1)[: self.rows]
         correlation = fft.irfft(half, n=self.padded[1], axis=1, workers=-1)
         sums = np.bincount(self.bin, weights=correlation.ravel() * self.times)
-        own = float(np.square(values, dtype=np.float64).sum())
         sums[1] -= own
         sums[0] = own
         return sums

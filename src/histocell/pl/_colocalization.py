@@ -48,6 +48,8 @@ def colocalization(
 
     Red pairs sit together, blue ones apart. A dot marks pairs that are significant after adjustment. The scale is
     symmetric about 0 and reaches the strongest pair; a type with itself says nothing about pairs and is left grey.
+    Where the null expects an R that is not 0, as for cell types, what is drawn is R less that; rows are x, columns its
+    neighbours y.
 
     Parameters
     ----------
@@ -103,7 +105,7 @@ def colocalization(
         msg = f"{len(captions)} titles for {len(slots)} results"
         raise ValueError(msg)
     names = _common_names(results, slots, cell_types)
-    maps = [result.matrix("R", names) for result in results]
+    maps = [result.effect(names) for result in results]
     tree = _linkage(table, maps[0], names, linkage)
     order = np.arange(len(names)) if tree is None else hierarchy.leaves_list(tree)
     off = ~np.eye(len(names), dtype=bool)
@@ -133,7 +135,7 @@ def colocalization(
             _draw_tree(axes[0].inset_axes((-0.11, 0, 0.1, 1)), tree)
         bar = axes[-1].figure.colorbar(image, ax=list(axes), shrink=0.45, aspect=16, pad=0.02)
         bar.outline.set_visible(False)
-        bar.set_label("difference of R" if "R_first" in results[0].stored else "Moran's R")
+        bar.set_label("difference of R" if "R_first" in results[0].stored else results[0].effect_name)
         if significance is not None and len(names) <= MARKED:
             note = f"dot: adjusted\np ≤ {significance:g}"
             bar.ax.text(0, -0.08, note, transform=bar.ax.transAxes, fontsize=6.5, ha="left", va="top")
@@ -151,6 +153,20 @@ class Result:
         """``R``, ``p_adj`` or another array, for these types in this order."""
         rows = [self.names.index(name) for name in names]
         return np.asarray(self.stored[part], dtype=np.float64)[np.ix_(rows, rows)]
+
+    def effect(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """What is tested: R, less what the null expects where it expects something."""
+        r = self.matrix("R", names)
+        return r - self.matrix("expected", names) if self._expects else r
+
+    @property
+    def effect_name(self) -> str:
+        """For the legend."""
+        return "Moran's R above expectation" if self._expects else "Moran's R"
+
+    @property
+    def _expects(self) -> bool:
+        return "expected" in self.stored and bool(np.any(np.nan_to_num(self.stored["expected"])))
 
 
 def read_result(table: AnnData, key: str) -> Result:
@@ -196,7 +212,7 @@ def _linkage(
     if linkage is True:
         return cluster(first)
     if isinstance(linkage, str):
-        return cluster(read_result(table, linkage).matrix("R", names))
+        return cluster(read_result(table, linkage).effect(names))
     tree = np.asarray(linkage, dtype=np.float64)
     if tree.shape != (len(names) - 1, 4):
         msg = f"a linkage of {len(names)} cell types has shape {(len(names) - 1, 4)}, not {tree.shape}"

@@ -87,8 +87,8 @@ def colocalization_network(
     result = read_result(get_table(data, table_key), key)
     names = result.names if cell_types is None else choose(cell_types, result.names, "cell type")
     if len(names) > 2:
-        names = [names[index] for index in hierarchy.leaves_list(cluster(result.matrix("R", names)))]
-    first, second, strength = _edges(result.matrix("R", names), result.matrix("p_adj", names), significance, min_r)
+        names = [names[index] for index in hierarchy.leaves_list(cluster(result.effect(names)))]
+    first, second, strength = _edges(result.effect(names), result.matrix("p_adj", names), significance, min_r)
     angle = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
     points = np.column_stack([np.cos(angle), np.sin(angle)])
     with styled(ax is None):
@@ -103,7 +103,7 @@ def colocalization_network(
         axis.scatter(points[:, 0], points[:, 1], s=26, c=np.where(linked, "0.25", "0.8"), zorder=3, linewidths=0)
         for name, (x, y), turn, used in zip(names, points, np.degrees(angle), linked, strict=True):
             _name_node(axis, name, (x, y), turn, color="0.1" if used else MUTED)
-        _legend(axis, limit, cmap, empty=len(strength) == 0, significance=significance)
+        _legend(axis, limit if len(strength) else None, cmap, result.effect_name, significance=significance)
         hide_frame(axis)
         axis.set_aspect("equal")
         axis.set_xlim(-1.05, 1.05)
@@ -152,12 +152,12 @@ def _name_node(ax: Axes, name: str, position: tuple[float, float], turn: float, 
     )
 
 
-def _legend(ax: Axes, limit: float, cmap: str | Colormap, *, empty: bool, significance: float) -> None:
-    if empty:
+def _legend(ax: Axes, limit: float | None, cmap: str | Colormap, title: str, *, significance: float) -> None:
+    if limit is None:
         ax.text(0, 0, f"no pair with adjusted\np ≤ {significance:g}", ha="center", va="center", color=MUTED)
         return
     handles = []
     for share in (1.0, 0.5, -0.5, -1.0):
         color, width = _colors(np.array([share]), cmap)[0], 0.5 + WIDEST * abs(share)
         handles.append(Line2D([], [], color=color, linewidth=width, label=f"{share * limit:+.2f}"))
-    ax.legend(handles=handles, title="Moran's R", loc="upper left", bbox_to_anchor=(1.32, 1.0), title_fontsize=7)
+    ax.legend(handles=handles, title=title, loc="upper left", bbox_to_anchor=(1.32, 1.0), title_fontsize=7)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -11,10 +11,11 @@ from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng
 from histocell.kernels import null as null_models
+from histocell.kernels.preference import is_whole
 from histocell.tables.sections import Sections
 from histocell.tl._colocalization.inputs import default_length_scale, read_inputs
-from histocell.tl._colocalization.replicates import combine
-from histocell.tl._colocalization.result import KEY, ColocalizationResult
+from histocell.tl._colocalization.replicates import combine, over_patients
+from histocell.tl._colocalization.result import FEW, KEY, ColocalizationResult
 from histocell.tl._colocalization.section import (
     ALTERNATIVES,
     BETWEEN_FIELDS,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from histocell.tl._colocalization.section import Floats, Null
 
 MAX_LOCAL = 2e8  # values of local R
+SECTIONS = ("R", "expected", "n_eff", "scale")  # what is kept of each section
 
 
 def colocalization(
@@ -48,7 +50,7 @@ def colocalization(
     include_self: bool | None = None,
     weights: Weights | None = None,
     row_standardize: bool = False,
-    null: Null = "stationary",
+    null: Null | None = None,
     alternative: Alternative = "two-sided",
     n_draws: int = 999,
     confidence: float = 0.95,
@@ -93,11 +95,17 @@ def colocalization(
     row_standardize
         Whether the weights of each point sum to 1, as in esda.
     null
+        What R is tested against, for abundances ``"stationary"``, for cell types and for abundances that sum to one
+        ``"no_preference"``.
         ``"stationary"``: independent smooth fields, variance from their autocovariances, t test with `n_eff` points.
+        ``"no_preference"``: given how strongly x clusters, its neighbours of other types come in proportion to their
+        abundance; tested as smooth fields over the points that are not x. Of two types the one is the other's
+        complement, and p is NaN. A type with itself is tested against random labels.
+        ``"labels"``: types placed at random on the given points, as squidpy permutes them, by exact moments.
         ``"shift"``: rigid shifts, turns and mirror images of one field against the other.
         ``"permute"``: points exchanged, all variables together (SpatialDM); ``"permute_y"``: the lagged variable alone
-        (esda). ``"analytic"``: SpatialDM's formula. The last three take neighbouring points for independent, and call
-        half of all unrelated smooth pairs significant.
+        (esda). ``"analytic"``: SpatialDM's formula. The last three, and ``"labels"``, take neighbouring points for
+        independent, and call half of all unrelated smooth pairs significant.
     alternative
         ``"two-sided"``, ``"greater"`` (together) or ``"less"`` (apart).
     n_draws
@@ -126,10 +134,11 @@ def colocalization(
     -------
     Nothing; or with ``inplace=False`` a :class:`~histocell.tl.ColocalizationResult`, whose ``to_uns()`` is what would
     have been written to ``uns``.
-    It holds ``names``; ``R, z, p, p_adj, n_eff, low, high`` of shape ``(k, k)``, x in rows; ``n_patients``;
-    ``sections`` with ``R``, ``n_eff`` and ``scale`` of each; ``params``; and with `local` also ``local_x``, ``local_y``,
-    ``local`` and ``local_p``. ``p_adj`` is Benjamini-Hochberg over the pairs, counted once where R is symmetric; the
-    diagonal is a family of its own. Under ``"stationary"`` and ``"shift"`` p is NaN on the diagonal: a variable is not
+    It holds ``names``; ``R, expected, z, p, p_adj, n_eff, low, high`` of shape ``(k, k)``, x in rows (``expected`` is R
+    under the null, and what is tested is the difference); ``n_patients``;
+    ``sections`` with ``R``, ``expected``, ``n_eff`` and ``scale`` of each; ``params``; and with `local` also ``local_x``, ``local_y``,
+    ``local`` and ``local_p``. ``p_adj`` is Benjamini-Hochberg over the pairs, counted once where R and its test are
+    symmetric; the diagonal is a family of its own. Under ``"stationary"`` and ``"shift"`` p is NaN on the diagonal: a variable is not
     independent of itself. Pairs with a variable that is constant are NaN; ``params`` names them.
 
     Raises
@@ -152,7 +161,7 @@ def colocalization(
     >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
     >>> hc.tl.colocalization(sdata, "cell_abundance")
     >>> hc.get.colocalization(sdata).columns[:4].tolist()
-    ['x', 'y', 'R', 'z']
+    ['x', 'y', 'R', 'expected']
     >>> hc.tl.colocalization(sdata, weights="grid", inplace=False).params["weights"]
     'squidpy.gr.spatial_neighbors_grid'
     """
@@ -160,6 +169,7 @@ def colocalization(
     sections = Sections(data, table_key=table_key, library_key=library_key, group_key=group_key, mpp=mpp)
     inputs = read_inputs(sections, key, weights=weights, need_um=length_scale_um is not None)
     rows = inputs.known_rows(sections)
+    null = _choose_null(null, inputs, rows)
     source = "the argument length_scale_um"
     if length_scale_um is None:
         length_scale_um, source = default_length_scale(inputs, rows)
@@ -187,8 +197,31 @@ def colocalization(
     return None
 
 
-def _check(*, null: str, alternative: str, n_draws: int, confidence: float) -> None:
-    check_choice("null", null, NULLS)
+def _choose_null(null: Null | None, inputs: Inputs, rows: list[NDArray[np.intp]]) -> Null:
+    """The null that was asked for, if it fits the variables, or the one that does."""
+    if inputs.labels is not None:
+        whole, what = True, f"obs[{inputs.key!r}] holds types"
+    else:
+        whole = inputs.normalization is None and is_whole(cast("Floats", inputs.values)[np.concatenate(rows)])
+        what = f"the columns of obsm[{inputs.key!r}] sum to one number" if whole else f"{inputs.key!r} holds abundances"
+    if null is None:
+        return "no_preference" if whole else "stationary"
+    if null == "labels" and inputs.labels is None:
+        msg = f'null="labels" places types at random, but {what}; null="permute" exchanges points'
+        raise ValueError(msg)
+    if null == "no_preference" and not whole:
+        msg = (
+            f'null="no_preference" is for cell types and for abundances that sum to one, but {what}; null="stationary"'
+        )
+        raise ValueError(msg)
+    if null in BETWEEN_FIELDS and whole:
+        warn(f'null="{null}" takes variables for independent, but {what}: "no_preference" accounts for it')
+    return null
+
+
+def _check(*, null: str | None, alternative: str, n_draws: int, confidence: float) -> None:
+    if null is not None:
+        check_choice("null", null, NULLS)
     check_choice("alternative", alternative, ALTERNATIVES)
     if n_draws < 2:
         msg = f"n_draws must be at least 2, not {n_draws}"
@@ -236,10 +269,14 @@ def _analyse_sections(
                 maps[:, own, column] = null_models.local_tail(result.values[:, x], result.lag[:, y], rng=rng)
         results.append(result)
     names = np.array(inputs.names, dtype=object)
-    stacked = {part: np.stack([result.arrays[part] for result in results]) for part in ("R", "n_eff", "scale")}
+    stacked = {part: np.stack([result.arrays[part] for result in results]) for part in SECTIONS}
     arrays = _combine(results, stacked, groups, options)
     if not np.isfinite(arrays["R"]).any():
-        warn("R is undefined for all pairs: every variable is constant, or no point has a neighbour")
+        warn(
+            "R is undefined for all pairs: every variable is constant, all points lie at one place, or none has a neighbour"
+        )
+    elif options.null == "no_preference" and not np.isfinite(arrays["p"][~np.eye(len(names), dtype=bool)]).any():
+        warn(f"p is NaN for all pairs: {FEW}")
     constant = {
         section: names[result.constant].tolist()
         for section, result in zip(sections.names, results, strict=True)
@@ -276,12 +313,17 @@ def _combine(
         arrays: dict[str, np.ndarray] = {part: values for part, values in results[0].arrays.items() if part != "scale"}
         arrays["n_patients"] = np.isfinite(arrays["R"]).astype(np.int64)
     else:
-        over = combine(stacked["R"], stacked["scale"], stacked["n_eff"], groups)
+        # what is tested, and combined, is the difference from what the null expects
+        over = combine(stacked["R"] - stacked["expected"], stacked["scale"], stacked["n_eff"], groups)
+        expected = over_patients(stacked["expected"], groups)
         p = null_models.combine_tails(*null_models.t_tails(over.statistic, over.df), options.alternative)
         if options.null in BETWEEN_FIELDS:
             np.fill_diagonal(p, np.nan)
-        low, high = over.interval(options.confidence)
-        arrays = {"R": over.r, "z": over.statistic, "p": p, "n_eff": over.n_eff, "low": low, "high": high}
+        low, high = (edge + expected for edge in over.interval(options.confidence))
+        r = over.r + expected
+        r = np.where(np.isfinite(r), r, over_patients(stacked["R"], groups))  # where there is nothing to test
+        arrays = {"R": r, "expected": expected, "z": over.statistic, "p": p, "n_eff": over.n_eff}
+        arrays |= {"low": low, "high": high}
         arrays["n_patients"] = over.n_patients
     symmetric = all(result.symmetric for result in results)
     return {**arrays, "p_adj": null_models.false_discovery_pairs(arrays["p"], symmetric=symmetric)}

@@ -66,7 +66,7 @@ def colocalization_difference(
 
     Returns
     -------
-    Nothing; or with ``inplace=False`` the result: ``R`` (difference of the groups' R), ``R_first``, ``R_second``, ``z``
+    Nothing; or with ``inplace=False`` the result: ``R`` (difference of the groups' R, each less what its null expects), ``R_first``, ``R_second``, ``z``
     (Welch's t), ``p``, ``p_adj``, ``low``, ``high``, each ``(k, k)``; ``names``; ``params``.
 
     Raises
@@ -124,8 +124,8 @@ def _combine_group(stored: Mapping[str, np.ndarray], membership: NDArray[np.str_
     if len(np.unique(patients)) < 2:
         msg = f"group {group!r} of obs[{by!r}] has fewer than two patients: there is no spread to compare with"
         raise ValueError(msg)
-    r, scale, n_eff = (np.asarray(stored[name])[rows] for name in ("R", "scale", "n_eff"))
-    return combine(r, scale, n_eff, patients)
+    r, expected, scale, n_eff = (np.asarray(stored[name])[rows] for name in ("R", "expected", "scale", "n_eff"))
+    return combine(r - expected, scale, n_eff, patients)
 
 
 def _welch(a: Combined, b: Combined, alternative: Alternative, confidence: float) -> dict[str, np.ndarray]:

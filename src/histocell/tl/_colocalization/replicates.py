@@ -123,6 +123,11 @@ def random_effects(estimate: Floats, variance: Floats) -> tuple[Floats, Floats, 
     return mean, error, np.where(count > 1, count - 1.0, np.inf)
 
 
+def over_patients(values: Floats, patients: NDArray[np.str_] | NDArray[np.object_]) -> Floats:
+    """Mean over patients of the mean over the sections of each, shape ``(k, k)``; undefined values do not count."""
+    return nan_mean(np.stack([nan_mean(values[patients == one]) for one in dict.fromkeys(patients)]))
+
+
 def combine(r: Floats, scale: Floats, n_eff: Floats, patients: NDArray[np.str_] | NDArray[np.object_]) -> Combined:
     """Combine sections within patients, then patients. Parameters as in :func:`by_patient`."""
     estimate, variance, scales, points = by_patient(r, scale, n_eff, patients)

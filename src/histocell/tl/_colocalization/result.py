@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from histocell._core.errors import listing, missing_key
 from histocell.tables.access import get_table
+from histocell.tl._colocalization.section import NULLS
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from histocell.tables.access import Data
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     type Floats = NDArray[np.float64]
 
 KEY = "colocalization"
+FEW = "of two types the one is the other's complement, and of R nothing is left to test"
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,6 +34,8 @@ class ColocalizationResult:
         Of the k variables, such as cell types.
     R
         Bivariate Moran's R of all pairs, shape ``(k, k)``: x in rows, the lagged y in columns.
+    expected
+        R under the null, shape ``(k, k)``; what is tested is ``R - expected``.
     z, p, p_adj
         Test statistic, p-value and Benjamini-Hochberg adjusted p-value, shape ``(k, k)``.
     n_eff
@@ -40,7 +45,7 @@ class ColocalizationResult:
     n_patients
         Replicates in which the pair is defined, shape ``(k, k)``.
     sections
-        ``names`` and ``patients`` of the sections; ``R``, ``n_eff`` and ``scale`` of each, shape ``(sections, k, k)``.
+        ``names`` and ``patients`` of the sections; ``R``, ``expected``, ``n_eff`` and ``scale`` of each, shape ``(sections, k, k)``.
     params
         How it was computed.
     local_x, local_y
@@ -51,6 +56,7 @@ class ColocalizationResult:
 
     names: NDArray[np.object_]
     R: Floats
+    expected: Floats
     z: Floats
     p: Floats
     p_adj: Floats
@@ -74,10 +80,14 @@ class ColocalizationResult:
     def __repr__(self) -> str:
         patients, n_sections = len(set(self.sections["patients"])), len(self.sections["names"])
         asked = ", ".join(f"{name}={self.params[name]!r}" for name in ("key", "length_scale_um", "weights", "null"))
+        off = ~np.eye(len(self.names), dtype=bool)
+        tested = f"    tested: {NULLS[str(self.params['null'])]}"
+        if self.params["null"] == "no_preference" and not np.isfinite(self.p[off]).any():
+            tested = f"    not tested: {FEW}"
         shape = "" if self.local is None else f"\n    local: {self.local.shape[0]} x {self.local.shape[1]} pairs"
         return (
             f"ColocalizationResult of {len(self.names)} variables, {n_sections} sections, {patients} replicates\n"
-            f"    names: {listing(self.names)}\n    {asked}{shape}"
+            f"    names: {listing(self.names)}\n    {asked}\n{tested}{shape}"
         )
 
 
