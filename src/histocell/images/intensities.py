@@ -114,7 +114,10 @@ class IntensityRange:
 
 def check_range(given: Range) -> Range:
     """The values of black and white as floats, if they can be that."""
-    values = np.asarray(given, dtype=np.float64)
+    try:
+        values = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
     if values.shape != (2,) or not np.isfinite(values).all() or not values[0] < values[1]:
         msg = f"intensity_range must be two numbers, the values of black and of white, not {given!r}"
         raise ValueError(msg)

@@ -59,12 +59,12 @@ def open_tiff(path: Path, cache: BlockCache, intensity_range: Range | None = Non
         msg = f"{path}: {error}"
         raise ValueError(msg) from error
     upright = [level.level if turn == UPRIGHT else TurnedLevel(level.level, turn) for level in opened]
-    return ImageFile(upright, partial(_mpp, path, tiff, index), values)
+    return ImageFile(upright, partial(_mpp, path, tiff, index, exchanged=turn.exchange), values)
 
 
-def _mpp(path: Path, tiff: tifffile.TiffFile, index: int) -> tuple[float | None, str]:
+def _mpp(path: Path, tiff: tifffile.TiffFile, index: int, *, exchanged: bool) -> tuple[float | None, str]:
     with decoding(path, "its resolution", passing=(ValueError,)):
-        return tiff_mpp(tiff, index)
+        return tiff_mpp(tiff, index, exchanged=exchanged)
 
 
 def main_image(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
