@@ -25,7 +25,7 @@ def wide() -> np.ndarray:
     """A 16-bit slide that is bright but for its middle, 1024 x 1024."""
     y, x = np.mgrid[:1024, :1024]
     pixels = np.stack([40000 + 20 * x, 30000 + 25 * y, 50000 + 5 * (x + y)], axis=-1).astype(np.uint16)
-    pixels[380:640, 380:640] = 200
+    pixels[512:768, 512:768] = 200  # the middle tile
     return pixels
 
 
