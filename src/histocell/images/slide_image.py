@@ -14,6 +14,7 @@ import numpy as np
 from histocell._core.geometry import check_mpp
 from histocell.images.dask_arrays import array_levels, is_dask
 from histocell.images.files import open_file
+from histocell.images.formats.damage import MOST_PIXELS
 from histocell.images.pixels import background_colour
 from histocell.images.resample import cover, resample
 from histocell.images.resolution import element_mpp
@@ -66,7 +67,10 @@ class SlideImage:
         name: str = "array",
         values: IntensityRange | None = None,
     ) -> None:
-        self.shape: tuple[int, int] = max((level.shape for level in levels), key=lambda shape: shape[0] * shape[1])
+        self.shape: tuple[int, int] = max((level.shape for level in levels), key=math.prod)
+        if min(min(level.shape) for level in levels) < 1 or math.prod(self.shape) > MOST_PIXELS:
+            msg = f"{name} of {self.shape[1]} x {self.shape[0]} px is no slide: it has no pixels, or more than any scanner makes"
+            raise ValueError(msg)
         self.mpp = mpp
         self.mpp_source = mpp_source if mpp is not None else "unknown"
         self._name = name

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_MOST_PIXELS = 2**38  # 520,000 px along each edge, several times the largest slide
+MOST_PIXELS = 2**38  # 520,000 px along each edge, several times the largest slide
 _MOST_PIXELS_WHOLE = 2**32  # more than a JPEG can hold
 _LEAST_SUSPECT = 2**28  # bytes; smaller claims cost nothing
 _MOST_PER_BYTE = 4096  # bytes that one byte of a file becomes at most; deflate reaches 1032
@@ -53,7 +53,7 @@ def check_size(path: Path | str, shape: tuple[int, int], *, whole: bool = False)
     height, width = shape
     if height < 1 or width < 1:
         raise damaged(path, f"it states a size of {width} x {height} px")
-    if height * width > _MOST_PIXELS:
+    if height * width > MOST_PIXELS:
         raise damaged(path, f"it states a size of {width} x {height} px, more than any slide has")
     if whole and height * width > _MOST_PIXELS_WHOLE:
         msg = f"{path} has {width} x {height} px, too many for a format that is decoded as a whole; convert it to a tiled TIFF"

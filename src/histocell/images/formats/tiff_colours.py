@@ -51,6 +51,9 @@ def colours_of(page: tifffile.TiffPage, n_samples: int) -> Colours:
     ValueError
         If they cannot truthfully become RGB.
     """
+    if page.dtype is None or np.dtype(page.dtype).kind not in "buif":
+        msg = f"its samples of {page.bitspersample} bits of kind {page.sampleformat} are no pixels that can be read; {_CONVERT}"
+        raise ValueError(msg)
     photometric = YCBCR if page.compression == _APERIO_YCBCR else int(page.photometric)
     n_colours = _n_colours(page, photometric, n_samples)
     dtype, bits = np.dtype(page.dtype), _bits(page)
