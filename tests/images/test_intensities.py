@@ -9,6 +9,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import tifffile
+from anndata import AnnData
 from PIL import Image
 from spatialdata import read_zarr
 from spatialdata.models import Image2DModel
@@ -76,6 +77,11 @@ def test_the_range_is_stated_and_kept(tmp_path: Path, wide: np.ndarray, caplog: 
         sdata = hc.io.slide(path, mpp=0.5)
     assert "a.tif: values from 0 to 4095 are read as black to white" in caplog.text
     assert sdata.attrs["histocell"]["intensity_range"] == {"he": [0, 4095]}
+    adata = AnnData(np.ones((1, 1), np.float32), obsm={"spatial": np.array([[500.0, 500.0]])})
+    placed = hc.io.from_anndata(adata, image=path, mpp=0.5)
+    assert placed.attrs["histocell"]["intensity_range"] == {"he": [0, 4095]}
+    given = hc.io.from_anndata(adata, image=hc.io.slide(path, mpp=0.5, intensity_range=(0, 5000))["he"], mpp=0.5)
+    assert open_image(given["he"]).intensity_range == (0, 5000)
     sdata.write(tmp_path / "a.zarr")
     again = read_zarr(tmp_path / "a.zarr")
     assert again.attrs["histocell"]["intensity_range"] == {"he": [0, 4095]}

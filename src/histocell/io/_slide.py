@@ -69,5 +69,5 @@ def slide(
     label = keys.slide_name(path) if section is None else section
     facts: dict[str, object] = {"mpp_source": opened.mpp_source, "sections": {name: label}}
     if opened.intensity_range is not None:
-        facts["intensity_range"] = {name: list(opened.intensity_range)}
+        facts[keys.INTENSITY_RANGE] = {name: list(opened.intensity_range)}
     return SpatialData(images={name: element}, attrs={keys.PROVENANCE: facts})
