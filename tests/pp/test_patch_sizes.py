@@ -38,9 +38,9 @@ def test_a_row_without_region(tissue, user_sees) -> None:
 def test_what_is_no_size(tissue, size_um: object) -> None:
     """Infinity gave windows of -2147483648; a string a TypeError."""
     for function in (hc.pp.patches, hc.pp.tiles):
-        with pytest.raises(ValueError, match="size_um must be a number of um above 0"):
+        with pytest.raises(ValueError, match="size_um must be a positive number"):
             function(tissue, size_um=size_um)
-    with pytest.raises(ValueError, match="size_um must be a number of um above 0"):
+    with pytest.raises(ValueError, match="size_um must be a positive number"):
         hc.pp.embed_patches(tissue, "timm/resnet18", size_um=size_um)
     assert "patches" not in tissue["table"].obsm
 

@@ -47,7 +47,7 @@ def check_mpp(mpp: float, *, source: str = "the argument mpp") -> float:
 def check_size_um(size_um: float) -> float:
     """`size_um` as a float, if it can be the edge of a patch."""
     if isinstance(size_um, bool) or not isinstance(size_um, Real) or not 0 < size_um < np.inf:
-        msg = f"size_um must be a number of um above 0, not {size_um!r}"
+        msg = f"size_um must be a positive number of um, not {size_um!r}"
         raise ValueError(msg)
     return float(size_um)
 

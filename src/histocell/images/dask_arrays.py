@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import zlib
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
+from histocell._core.errors import listing
 from histocell.images.files import check_path, file_stamp, is_decoded_whole, open_file
 from histocell.images.levels import ArrayLevel, BlockCache, BlockLevel, block_sizes, share_range
 from histocell.images.pixels import channel_axis
@@ -144,8 +146,16 @@ def array_level(
         chosen = [array.blocks[(slice(None), *block) if axis == 0 else block] for block in blocks]
         # an array of one chunk is computed as it is; dask would copy the chunk of an array
         tasks = [part.to_delayed().item() if part.npartitions == 1 else part for part in chosen]
-        # one block on this thread; several in one graph, so that what they share is computed once
-        return list(dask.compute(*tasks, scheduler="synchronous" if len(tasks) == 1 else "threads"))
+        try:
+            # one block on this thread; several in one graph, so that what they share is computed once
+            return list(dask.compute(*tasks, scheduler="synchronous" if len(tasks) == 1 else "threads"))
+        except (RuntimeError, EOFError, zlib.error) as error:  # of the codecs of zarr
+            where = listing((f"row {row}, column {column}" for row, column in blocks), 3)
+            msg = (
+                f"chunks of the image cannot be computed ({where}): {type(error).__name__}: {error}; the store that they lie "
+                "in is damaged, write it again"
+            )
+            raise OSError(msg) from error
 
     rows, columns = array.chunks[first : first + 2]
     return BlockLevel(rows, columns, fetch, axis=axis, dtype=array.dtype, cache=cache)

@@ -16,13 +16,9 @@ _LEAST_SUSPECT = 2**28  # bytes; smaller claims cost nothing
 _MOST_PER_BYTE = 4096  # bytes that one byte of a file becomes at most; deflate reaches 1032
 
 
-class DamagedImageError(OSError):
-    """An image file that is truncated or damaged."""
-
-
-def damaged(path: Path | str, reason: str, what: str = "the file") -> DamagedImageError:
+def damaged(path: Path | str, reason: str, what: str = "the file") -> OSError:
     """The error for a file that is damaged."""
-    return DamagedImageError(f"{path}: {what} is damaged or truncated ({reason}); copy or download it again")
+    return OSError(f"{path}: {what} is damaged or truncated ({reason}); copy or download it again")
 
 
 @contextmanager
@@ -33,7 +29,7 @@ def decoding(path: Path | str, what: str = "the file", *, passing: tuple[type[Ex
     """
     try:
         yield
-    except (DamagedImageError, ImportError):
+    except ImportError:
         raise
     except MemoryError as error:
         msg = (
@@ -42,7 +38,8 @@ def decoding(path: Path | str, what: str = "the file", *, passing: tuple[type[Ex
         raise MemoryError(msg) from error
     except Exception as error:
         of_disk = isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}
-        if of_disk or isinstance(error, passing):
+        is_said = isinstance(error, OSError) and str(error).startswith(f"{path}: ")
+        if of_disk or is_said or isinstance(error, passing):
             raise
         reason = " ".join(str(error).split())[:200]
         raise damaged(path, f"{type(error).__name__}: {reason}".removesuffix(": "), what) from error
