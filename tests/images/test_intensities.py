@@ -88,6 +88,21 @@ def test_the_range_is_stated_and_kept(tmp_path: Path, wide: np.ndarray, caplog: 
     assert_close(open_image(again["he"]).read(0, 0, 1024, 1024), eight_bit(wide // 16, 0, 4095))
 
 
+def test_a_bright_spot_that_the_sample_missed_is_said(tmp_path: Path, wide: np.ndarray, user_sees) -> None:
+    dark = wide // 40
+    dark[700, 900] = 20000
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(dark, photometric="rgb", subifds=1, tile=(256, 256))
+        file.write(dark[::4, 1::4], photometric="rgb", subfiletype=1, tile=(256, 256))
+    sdata = hc.io.slide(tmp_path / "a.tif", mpp=0.5)
+    assert sdata.attrs["histocell"]["intensity_range"] == {"he": [0, 4095]}
+    image = open_image(sdata["he"])
+    with user_sees("Slides", "a 16-bit slide brighter than its sample", UserWarning, match="values reach 20000"):
+        image.read(600, 800, 800, 1000)
+    given = hc.io.slide(tmp_path / "a.tif", mpp=0.5, intensity_range=(0, 4095))
+    open_image(given["he"]).read(600, 800, 800, 1000)  # as asked for, so nothing is said
+
+
 @pytest.mark.parametrize("name", ["a.tif", "strips.tif", "a.png"])
 def test_a_given_range(tmp_path: Path, wide: np.ndarray, name: str) -> None:
     path, pixels = tmp_path / name, wide

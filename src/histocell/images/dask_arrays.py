@@ -11,6 +11,7 @@ import numpy as np
 
 from histocell._core.errors import listing
 from histocell.images.files import check_path, file_stamp, is_decoded_whole, open_file
+from histocell.images.intensities import Range
 from histocell.images.levels import ArrayLevel, BlockCache, BlockLevel, block_sizes, share_range
 from histocell.images.pixels import channel_axis
 
@@ -21,16 +22,16 @@ if TYPE_CHECKING:
     import dask.array as da
     from numpy.typing import NDArray
 
-    from histocell.images.intensities import IntensityRange, Range
+    from histocell.images.intensities import IntensityRange
     from histocell.images.levels import Block, ImageFile, Level
 
 _CHUNK = 2048
 _N_OPEN = 8  # slides that stay open between the chunks that are read of them
 _OPEN_CACHE_BYTES = 64 * 2**20
 # The name of a dask array that holds a level of a file, and nothing else, says all that is needed to read it.
-_NAME = "histocell-image-{level}-{mtime}-{size}-{low},{high},{path}"
+_NAME = "histocell-image-{level}-{mtime}-{size}-{low},{high},{sampled},{path}"
 _NAMED = re.compile(
-    r"histocell-image-(?P<level>\d+)-(?P<mtime>\d+)-(?P<size>\d+)-(?P<low>[^,]*),(?P<high>[^,]*),(?P<path>.+)",
+    r"histocell-image-(?P<level>\d+)-(?P<mtime>\d+)-(?P<size>\d+)-(?P<low>[^,]*),(?P<high>[^,]*),(?P<sampled>\d?),(?P<path>.+)",
     re.DOTALL,
 )
 
@@ -40,7 +41,7 @@ def is_dask(source: object) -> TypeGuard[da.Array]:
     return hasattr(source, "__dask_graph__")
 
 
-def file_arrays(path: Path, intensity_range: Range | None = None) -> list[da.Array]:
+def file_arrays(path: Path, intensity_range: Sequence[float] | None = None) -> list[da.Array]:
     """The levels of a file as lazy arrays (c, y, x) of 8-bit RGB, finest first as in the file.
 
     The arrays keep no file open, in this process or another: a chunk opens its file again when it is read. Where pixels
@@ -52,7 +53,7 @@ def file_arrays(path: Path, intensity_range: Range | None = None) -> list[da.Arr
     mtime, size = file_stamp(path)
     file = open_file(path, intensity_range=intensity_range)
     values = None if file.values is None else file.values.bounds
-    low, high = ("", "") if values is None else values
+    low, high, sampled = ("", "", "") if values is None else (values.low, values.high, int(values.is_sampled))
     return [
         da.map_blocks(
             _read_chunk,
@@ -63,7 +64,7 @@ def file_arrays(path: Path, intensity_range: Range | None = None) -> list[da.Arr
             chunks=((3,), *(tuple(block_sizes(length, _CHUNK)) for length in level.shape)),
             dtype=np.uint8,
             meta=np.empty((0, 0, 0), dtype=np.uint8),
-            name=_NAME.format(level=number, mtime=mtime, size=size, low=low, high=high, path=path),
+            name=_NAME.format(level=number, mtime=mtime, size=size, low=low, high=high, sampled=sampled, path=path),
         )
         for number, level in enumerate(file.levels)
     ]
@@ -101,7 +102,7 @@ def _keep_open(path: str, stamp: tuple[int, int], intensity_range: Range | None)
 def array_levels(
     arrays: Sequence[NDArray[np.generic] | da.Array],
     dims: Sequence[str] | None,
-    intensity_range: Range | None = None,
+    intensity_range: Sequence[float] | None = None,
 ) -> tuple[Sequence[Level], IntensityRange | None]:
     """Levels over arrays of one image, and the values of black and white where it has more than 8 bit.
 
@@ -119,11 +120,11 @@ def array_levels(
     """
     names = [_NAMED.fullmatch(str(getattr(array, "name", ""))) for array in arrays]
     facts = [name.groupdict() for name in names if name]
-    same = {(fact["path"], fact["mtime"], fact["size"], fact["low"], fact["high"]) for fact in facts}
+    same = {tuple(value for name, value in fact.items() if name != "level") for fact in facts}
     if len(facts) == len(arrays) and len(same) == 1:
         fact = facts[0]
         path = _unchanged(fact["path"], (int(fact["mtime"]), int(fact["size"])))
-        values = (float(fact["low"]), float(fact["high"])) if fact["low"] else None
+        values = Range(float(fact["low"]), float(fact["high"]), fact["sampled"] == "1") if fact["low"] else None
         file = open_file(path, intensity_range=values if intensity_range is None else intensity_range)
         return [file.levels[int(fact["level"])] for fact in facts], file.values
     cache = BlockCache()

@@ -12,8 +12,8 @@ from histocell.images.levels import BlockCache
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
-    from histocell.images.intensities import Range
     from histocell.images.levels import ImageFile
 
 _OPENSLIDE_ONLY = {".mrxs", ".vms", ".vmu", ".svslide", ".dcm"}
@@ -47,7 +47,9 @@ def is_decoded_whole(path: Path) -> bool:
     return path.suffix.lower() not in _OPENSLIDE_ONLY and not is_tiff(path)
 
 
-def open_file(path: str | Path, *, cache: BlockCache | None = None, intensity_range: Range | None = None) -> ImageFile:
+def open_file(
+    path: str | Path, *, cache: BlockCache | None = None, intensity_range: Sequence[float] | None = None
+) -> ImageFile:
     """Open an image file; pixels are read when windows ask for them.
 
     Parameters

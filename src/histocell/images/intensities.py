@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,9 +11,15 @@ from histocell._core.errors import warn
 from histocell._core.settings import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    type Range = tuple[float, float]
+
+class Range(NamedTuple):
+    """The values of black and white; `is_sampled` where they come from a sample of the image, which may miss some."""
+
+    low: float
+    high: float
+    is_sampled: bool = False
 
 
 def needs_range(dtype: np.dtype) -> bool:
@@ -21,7 +27,7 @@ def needs_range(dtype: np.dtype) -> bool:
     return dtype != np.uint8 and dtype != np.bool_
 
 
-def extremes(pixels: np.ndarray, axis: int | None) -> Range:
+def extremes(pixels: np.ndarray, axis: int | None) -> tuple[float, float]:
     """Smallest and largest value of the colours, NaN where any value is; `axis` is that of the channels."""
     colours = pixels if axis is None else pixels[:3] if axis == 0 else pixels[..., :3]
     return float(colours.min()), float(colours.max())
@@ -39,14 +45,14 @@ def range_of(low: float, high: float, dtype: np.dtype) -> Range:
         raise ValueError(msg)
     if np.issubdtype(dtype, np.floating):
         if high <= 1 + 1e-6:
-            return 0.0, 1.0
+            return Range(0.0, 1.0, is_sampled=True)
         if 16 <= high <= 255:
-            return 0.0, 255.0
+            return Range(0.0, 255.0, is_sampled=True)
         msg = f"float pixels reach {high:g}; expected fractions (0-1) or 8-bit values (0-255), else {give}"
         raise ValueError(msg)
     for bits in (8, 10, 12, 14, 16):
         if high < 2**bits:
-            return 0.0, float(2**bits - 1)
+            return Range(0.0, float(2**bits - 1), is_sampled=True)
     msg = f"integer pixels reach {high:g}; expected at most 16 bits, else {give}"
     raise ValueError(msg)
 
@@ -67,10 +73,15 @@ class IntensityRange:
     """
 
     def __init__(
-        self, given: Range | None, measure: Callable[[], Range], *, dtype: np.dtype, name: str = "the image"
+        self,
+        given: Sequence[float] | None,
+        measure: Callable[[], tuple[float, float]],
+        *,
+        dtype: np.dtype,
+        name: str = "the image",
     ) -> None:
         self._known = None if given is None else check_range(given)
-        self._may_exceed = given is None  # and has not been said to be exceeded
+        self._is_said = False
         self._measure = measure
         self._dtype = dtype
         self._name = name
@@ -90,30 +101,33 @@ class IntensityRange:
                     "%s: values from %g to %g are read as black to white, by a sample of the image; intensity_range= "
                     "gives others",
                     self._name,
-                    *self._known,
+                    *self._known[:2],
                 )
             return self._known
 
     def check(self, pixels: np.ndarray, axis: int | None) -> Range:
         """The range, once `pixels` were looked at for values that it does not hold."""
         bounds = self.bounds
-        if not self._may_exceed and pixels.dtype.kind != "f":
+        may_exceed = bounds.is_sampled and not self._is_said
+        if not may_exceed and pixels.dtype.kind != "f":
             return bounds
         highest = extremes(pixels, axis)[1]
         if np.isnan(highest):
             msg = f"{self._name}: pixels are missing (NaN); fill them, for example with the background"
             raise ValueError(msg)
-        if highest > bounds[1] and self._may_exceed:
-            self._may_exceed = False  # said once
+        if may_exceed and highest > bounds.high:
+            self._is_said = True
             warn(
-                f"{self._name}: values reach {highest:g}, but a sample of the image showed a range of {bounds[0]:g} to "
-                f"{bounds[1]:g}; what is above is read as white. Give intensity_range=(low, high)."
+                f"{self._name}: values reach {highest:g}, but a sample of the image showed a range of {bounds.low:g} to "
+                f"{bounds.high:g}; what is above is read as white. Give intensity_range=(low, high)."
             )
         return bounds
 
 
-def check_range(given: Range) -> Range:
-    """The values of black and white as floats, if they can be that."""
+def check_range(given: Sequence[float]) -> Range:
+    """The values of black and white, if they can be that."""
+    if isinstance(given, Range):
+        return given
     try:
         values = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError):
@@ -122,4 +136,4 @@ def check_range(given: Range) -> Range:
         msg = f"intensity_range must be two numbers, the values of black and of white, not {given!r}"
         raise ValueError(msg)
     low, high = values.tolist()
-    return low, high
+    return Range(low, high)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histocell.images.intensities import Range
-
     type Pixels = NDArray[np.uint8]
     type Block = tuple[int, int]
 
@@ -80,7 +78,7 @@ class ArrayLevel:
         self.dtype = array.dtype
         self.values: IntensityRange | None = None
 
-    def extremes(self) -> Range:
+    def extremes(self) -> tuple[float, float]:
         """Smallest and largest value of pixels from all over the array."""
         stride = [max(1, length // 1000) for length in self._array.shape]
         return extremes(self._array[tuple(slice(None, None, step) for step in stride)], self._axis)
@@ -109,7 +107,7 @@ class FileLevel:
         level.values = self.values
         return level
 
-    def extremes(self) -> Range:
+    def extremes(self) -> tuple[float, float]:
         """Smallest and largest value of pixels from all over the image."""
         return self._level.extremes()
 
@@ -194,7 +192,7 @@ class BlockLevel:
         self._axis = axis
         self._cache = cache
 
-    def extremes(self) -> Range:
+    def extremes(self) -> tuple[float, float]:
         """Smallest and largest value of blocks from all over the level, of all where they are few."""
         lows, highs = zip(*(extremes(self._fetch_raw([block])[0], self._axis) for block in self._spread()), strict=True)
         return float(np.min(lows)), float(np.max(highs))  # NaN where any is
@@ -234,7 +232,7 @@ class BlockLevel:
 
 
 def share_range(
-    levels: Sequence[ArrayLevel | FileLevel | BlockLevel], given: Range | None, *, name: str = "the image"
+    levels: Sequence[ArrayLevel | FileLevel | BlockLevel], given: Sequence[float] | None, *, name: str = "the image"
 ) -> IntensityRange | None:
     """One range of values for the levels of an image, by default found at the coarsest; `None` for 8 bit."""
     if not needs_range(levels[0].dtype):

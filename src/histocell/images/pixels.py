@@ -71,7 +71,7 @@ def to_rgb(pixels: np.ndarray, axis: int | None, values: Range | None = None) ->
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     elif values is not None:
-        low, high = values
+        low, high = values.low, values.high
         scaled = pixels.astype(np.float32) - np.float32(low) if low else pixels.astype(np.float32)
         pixels = np.clip(scaled * np.float32(255 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
     if pixels.shape[-1] == 4:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from xarray import DataArray, DataTree
 
-    from histocell.images.intensities import IntensityRange, Range
+    from histocell.images.intensities import IntensityRange
     from histocell.images.levels import Level
 
 type ImageSource = str | os.PathLike[str] | NDArray[np.generic] | da.Array | DataArray | DataTree | SlideImage
@@ -92,9 +92,9 @@ class SlideImage:
         return self.measured("background", lambda: background_colour(self._sample()))
 
     @property
-    def intensity_range(self) -> Range | None:
+    def intensity_range(self) -> tuple[float, float] | None:
         """The values that are read as black and white, `None` where pixels have 8 bit."""
-        return None if self._values is None else self._values.bounds
+        return None if self._values is None else self._values.bounds[:2]
 
     def measured[T](self, key: Hashable, measure: Callable[[], T]) -> T:
         """What `measure` returns; it is called once for each key as long as the slide is open."""
@@ -246,7 +246,9 @@ def _factors(full: tuple[int, int], shape: tuple[int, int]) -> tuple[float, floa
     return factors[0], factors[1]
 
 
-def open_image(source: ImageSource, *, mpp: float | None = None, intensity_range: Range | None = None) -> SlideImage:
+def open_image(
+    source: ImageSource, *, mpp: float | None = None, intensity_range: Sequence[float] | None = None
+) -> SlideImage:
     """Open anything that holds an H&E image; pixels are read when windows ask for them.
 
     Parameters
@@ -293,7 +295,7 @@ def open_image(source: ImageSource, *, mpp: float | None = None, intensity_range
     raise TypeError(msg)
 
 
-def _open_path(path: Path, mpp: float | None, intensity_range: Range | None) -> SlideImage:
+def _open_path(path: Path, mpp: float | None, intensity_range: Sequence[float] | None) -> SlideImage:
     file = open_file(path, intensity_range=intensity_range)
     try:
         mpp, mpp_source = file.resolution() if mpp is None else (mpp, "argument")
@@ -303,7 +305,9 @@ def _open_path(path: Path, mpp: float | None, intensity_range: Range | None) -> 
     return SlideImage(file.levels, mpp=mpp, mpp_source=mpp_source, name=path.name, values=file.values)
 
 
-def _open_element(element: DataArray | DataTree, mpp: float | None, intensity_range: Range | None) -> SlideImage:
+def _open_element(
+    element: DataArray | DataTree, mpp: float | None, intensity_range: Sequence[float] | None
+) -> SlideImage:
     scales = element_scales(element)
     name = "element" if scales[0] is element else "multiscale element"
     levels, values = array_levels(

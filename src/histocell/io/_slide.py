@@ -64,10 +64,10 @@ def slide(
         msg = f"{Path(path).name} does not say its resolution; give mpp= (um per full-resolution px)"
         raise ValueError(msg)
     suffix = "" if section is None else f"-{keys.safe_key(section)}"
-    element = image_element(path, mpp=opened.mpp, suffix=suffix, intensity_range=opened.intensity_range)
+    element = image_element(path, mpp=opened.mpp, suffix=suffix, intensity_range=intensity_range)
     name = keys.IMAGE + suffix
     label = keys.slide_name(path) if section is None else section
     facts: dict[str, object] = {"mpp_source": opened.mpp_source, "sections": {name: label}}
-    if opened.intensity_range is not None:
-        facts[keys.INTENSITY_RANGE] = {name: list(opened.intensity_range)}
+    if values := open_image(element).intensity_range:
+        facts[keys.INTENSITY_RANGE] = {name: list(values)}
     return SpatialData(images={name: element}, attrs={keys.PROVENANCE: facts})

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata.transformations import BaseTransformation
 
-    from histocell.images.intensities import Range
     from histocell.images.slide_image import ImageSource
 
     type Pixels = NDArray[np.generic] | da.Array
@@ -37,7 +36,7 @@ def coordinate_systems(mpp: float | None, suffix: str = "") -> dict[str, BaseTra
 
 
 def image_element(
-    source: ImageSource, *, mpp: float | None, suffix: str = "", intensity_range: Range | None = None
+    source: ImageSource, *, mpp: float | None, suffix: str = "", intensity_range: Sequence[float] | None = None
 ) -> DataArray | DataTree:
     """An image element from a path, an array or an element; its own px are the px system.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from histocell._core import keys
-from histocell.images.intensities import needs_range
+from histocell.images.intensities import Range, needs_range
 from histocell.images.pixels import channel_axis, to_rgb
 from histocell.images.slide_image import open_image
 from histocell.images.stain.normalize import StainNormalizer, StainTarget
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataArray, DataTree
 
-    from histocell.images.intensities import Range
     from histocell.images.slide_image import ImageSource, SlideImage
     from histocell.images.stain.normalize import Method, StainTransform
 
@@ -130,7 +129,9 @@ def _normalized_scale(scale: DataArray, transform: StainTransform, image: SlideI
         _normalized_block,
         pixels,
         transform=transform,
-        values=image.intensity_range if needs_range(scale.dtype) else None,  # as where windows of the slide are read
+        values=Range(*image.intensity_range)
+        if needs_range(scale.dtype) and image.intensity_range
+        else None,  # as where windows of the slide are read
         chunks=((3,), *pixels.chunks[1:]),
         dtype=np.uint8,
         meta=np.empty((0, 0, 0), np.uint8),

@@ -39,7 +39,7 @@ def decoding(path: Path | str, what: str = "the file", *, passing: tuple[type[Ex
     except Exception as error:
         of_disk = isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}
         is_said = isinstance(error, OSError) and str(error).startswith(f"{path}: ")
-        if of_disk or is_said or isinstance(error, passing):
+        if of_disk or is_said or isinstance(error, (Warning, *passing)):
             raise
         reason = " ".join(str(error).split())[:200]
         raise damaged(path, f"{type(error).__name__}: {reason}".removesuffix(": "), what) from error

@@ -16,13 +16,12 @@ from histocell.images.formats.orientation import Turn, turn_of
 from histocell.images.levels import FileLevel, ImageFile, share_range
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile as PillowFile
-
-    from histocell.images.intensities import Range
 
     type Stamp = tuple[int, int]
 
@@ -36,7 +35,7 @@ _last_decoded: list[NDArray[np.generic]] = []
 _decoding = threading.Lock()
 
 
-def open_raster(path: Path, stamp: Stamp, intensity_range: Range | None = None) -> ImageFile:
+def open_raster(path: Path, stamp: Stamp, intensity_range: Sequence[float] | None = None) -> ImageFile:
     """Open a file with Pillow; `stamp` tells versions of a file apart.
 
     Raises

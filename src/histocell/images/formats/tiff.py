@@ -18,11 +18,11 @@ from histocell.images.levels import ImageFile, share_range
 from histocell.images.resolution import tiff_mpp
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import tifffile
 
-    from histocell.images.intensities import Range
     from histocell.images.levels import BlockCache
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -37,7 +37,7 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in _MAGIC
 
 
-def open_tiff(path: Path, cache: BlockCache, intensity_range: Range | None = None) -> ImageFile:
+def open_tiff(path: Path, cache: BlockCache, intensity_range: Sequence[float] | None = None) -> ImageFile:
     """Open the largest image of a TIFF; its tiles are kept in `cache`."""
     import tifffile
 
@@ -76,23 +76,16 @@ def main_image(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
         series
         for series in images
         if not _BESIDE.fullmatch(series.name.strip()) and not series.keyframe.subfiletype & _REDUCED_OR_MASK
-    ]
-    areas = [_area(series) for series in slides or images]
-    main = (slides or images)[areas.index(max(areas))]
-    if sum(2 * area > max(areas) for area in areas) > 1:
+    ] or images
+    sizes = [(series.shape[series.axes.index("X")], series.shape[series.axes.index("Y")]) for series in slides]
+    largest = max(sizes, key=math.prod)
+    alike = [f"{width} x {height}" for width, height in sizes if 2 * width * height > math.prod(largest)]
+    if len(alike) > 1:
         warn(
-            f"{path.name} holds several images of about the same size ({listing(_size(series) for series in slides)} px); "
-            f"the largest is read, the first of equal ones: {_size(main)} px"
+            f"{path.name} holds several images of about the same size ({listing(alike)} px); the largest is read, the first "
+            "of equal ones. Write the one that you want into a file of its own"
         )
-    return main
-
-
-def _area(series: tifffile.TiffPageSeries) -> int:
-    return series.shape[series.axes.index("Y")] * series.shape[series.axes.index("X")]
-
-
-def _size(series: tifffile.TiffPageSeries) -> str:
-    return f"{series.shape[series.axes.index('X')]} x {series.shape[series.axes.index('Y')]}"
+    return slides[sizes.index(largest)]
 
 
 def _check_complete(path: Path, level: tifffile.TiffPageSeries) -> None:
@@ -105,9 +98,10 @@ def _check_complete(path: Path, level: tifffile.TiffPageSeries) -> None:
             frame = page.keyframe
             check_size(path, (frame.imagelength, frame.imagewidth))
             offsets, counts = np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
-            n_pieces = math.prod(frame.chunked)
-            if not len(offsets) == len(counts) == n_pieces:
-                raise damaged(path, f"it has {len(offsets)} pieces of pixels, {n_pieces} are needed")
+            n_pieces, n_found = math.prod(frame.chunked), min(len(offsets), len(counts))
+            if n_found < n_pieces:
+                raise damaged(path, f"it has {n_found} pieces of pixels, {n_pieces} are needed")
+            offsets, counts = offsets[:n_found], counts[:n_found]
             end = int((offsets + counts).max())
             if end > size or counts.min() < 0 or offsets.min() < 0:
                 raise damaged(path, f"{size} bytes where {end} are needed")
