@@ -154,7 +154,7 @@ def test_floats_of_another_range(tmp_path: Path, wide: np.ndarray, user_sees) ->
     values = pixels / 70
     values[1000, 1000] = np.nan
     tifffile.imwrite(tmp_path / "nan.tif", values, photometric="rgb", tile=(256, 256))
-    with user_sees("Slides", "a float TIFF with NaN", ValueError, match=r"nan\.tif: pixel values .* missing"):
+    with user_sees("Slides", "a float TIFF with NaN", ValueError, match=r"nan\.tif: pixels are missing"):
         open_image(tmp_path / "nan.tif").read(0, 0, 9, 9)
     with pytest.raises(ValueError, match=r"nan\.tif: pixels are missing"):
         open_image(tmp_path / "nan.tif", intensity_range=(0, 1)).read(990, 990, 1010, 1010)

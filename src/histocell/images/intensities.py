@@ -40,8 +40,11 @@ def range_of(low: float, high: float, dtype: np.dtype) -> Range:
     bits that holds the sample: brightfield background is close to white, so the sample shows the range.
     """
     give = "give intensity_range=(low, high), the values of black and white"
+    if np.isnan(low):
+        msg = "pixels are missing (NaN); fill them, for example with the background"
+        raise ValueError(msg)
     if not (low >= 0 and np.isfinite(high)):
-        msg = f"pixel values between {low:g} and {high:g} (or missing) are no brightfield image; expected 0-255 or 0-1, else {give}"
+        msg = f"pixel values between {low:g} and {high:g} are no brightfield image; expected 0-255 or 0-1, else {give}"
         raise ValueError(msg)
     if np.issubdtype(dtype, np.floating):
         if high <= 1 + 1e-6:
