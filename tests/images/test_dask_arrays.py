@@ -70,14 +70,14 @@ def test_files_read_one_after_the_other_do_not_stay(tmp_path: Path, suffix: str)
 
 def test_arrays_of_a_file_are_read_from_the_file(tmp_path: Path) -> None:
     (array,) = file_arrays(write(tmp_path / "a - 1-2-3.tif", 9))
-    (level,) = array_levels([array], ("c", "y", "x"))
-    (file,) = array_levels(file_arrays(tmp_path / "a - 1-2-3.tif"), ("c", "y", "x"))
+    (level,) = array_levels([array], ("c", "y", "x"))[0]
+    (file,) = array_levels(file_arrays(tmp_path / "a - 1-2-3.tif"), ("c", "y", "x"))[0]
     assert type(level) is type(file)
     assert level.shape == (300, 280)
-    assert array_levels([array[:, :100]], ("c", "y", "x"))[0].shape == (100, 280)
-    assert (array_levels([255 - array], ("c", "y", "x"))[0].window(0, 0, 3, 3) == 246).all()
+    assert array_levels([array[:, :100]], ("c", "y", "x"))[0][0].shape == (100, 280)
+    assert (array_levels([255 - array], ("c", "y", "x"))[0][0].window(0, 0, 3, 3) == 246).all()
     other = file_arrays(write(tmp_path / "b.tif", 3))[0]
-    mixed = array_levels([array, other], ("c", "y", "x"))
+    mixed = array_levels([array, other], ("c", "y", "x"))[0]
     assert [int(level.window(0, 0, 1, 1)[0, 0, 0]) for level in mixed] == [9, 3]
 
 
@@ -98,7 +98,7 @@ def test_arrays_are_read_in_another_process(tmp_path: Path) -> None:
         "import pickle, pathlib, sys\n"
         "from histocell.images.dask_arrays import array_levels\n"
         "array = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())\n"
-        "level = array_levels([array], ('c', 'y', 'x'))[0]\n"
+        "level = array_levels([array], ('c', 'y', 'x'))[0][0]\n"
         "assert level._axis == 2  # tiles of the file, not chunks of the array\n"
         "print(array.compute().sum(), level.window(0, 0, 300, 280).sum())\n"
     )

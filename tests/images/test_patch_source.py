@@ -5,7 +5,8 @@ import pytest
 import tifffile
 
 import histocell as hc
-from histocell.images.formats.tiff import plain_page, tile_level
+from histocell.images.formats.tiff_colours import colours_of
+from histocell.images.formats.tiff_levels import plain_page, tile_level
 from histocell.images.levels import BlockCache
 from histocell.images.patch_source import PatchSource
 from histocell.images.slide_image import open_image
@@ -81,7 +82,9 @@ def test_tiles_of_a_tiff_are_what_tifffile_reads(tmp_path, shape, options):
         whole = file.asarray()
         page = plain_page(file.series[0].levels[0])
         assert page is not None
-        found = tile_level(page, BlockCache()).window(100, 30, 290, 400)
+        found = tile_level(page, colours_of(page, page.samplesperpixel), tmp_path, BlockCache()).window(
+            100, 30, 290, 400
+        )
     if len(shape) == 2:
         whole = np.repeat(whole[..., None], 3, axis=2)
     if shape[-1] == 4:

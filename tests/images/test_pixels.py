@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histocell.images.pixels import background_colour, channel_axis, to_rgb, value_scale
+from histocell.images.intensities import extremes, range_of
+from histocell.images.pixels import background_colour, channel_axis, to_rgb
 
 
 @pytest.mark.parametrize(
@@ -41,14 +42,14 @@ def test_every_kind_of_value_becomes_the_same_8_bit() -> None:
         eight.astype(np.uint16) * 257,
         np.rint(eight / 255 * 4095).astype(np.uint16),
     ):
-        np.testing.assert_array_equal(to_rgb(pixels, None, value_scale(pixels)), expected)
+        np.testing.assert_array_equal(to_rgb(pixels, None, range_of(*extremes(pixels, None), pixels.dtype)), expected)
     np.testing.assert_array_equal(to_rgb(eight > 60, None), np.where(expected > 60, 255, 0))
 
 
-@pytest.mark.parametrize("values", [[-1.0, 2.0], [np.nan, 0.5], [0.0, 3000.0], [np.inf, 1.0]])
+@pytest.mark.parametrize("values", [[-1.0, 2.0], [np.nan, 0.5], [0.0, 3000.0], [np.inf, 1.0], [0.1, 1.2]])
 def test_values_that_are_no_image(values: list[float]) -> None:
     with pytest.raises(ValueError, match="pixels|pixel values"):
-        value_scale(np.array([values]))
+        range_of(*extremes(np.array([values]), None), np.dtype(float))
 
 
 def test_transparency_lies_over_white() -> None:

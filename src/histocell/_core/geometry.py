@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +44,29 @@ def check_mpp(mpp: float, *, source: str = "the argument mpp") -> float:
     return float(mpp)
 
 
+def check_size_um(size_um: float) -> float:
+    """`size_um` as a float, if it can be the edge of a patch."""
+    if isinstance(size_um, bool) or not isinstance(size_um, Real) or not 0 < size_um < np.inf:
+        msg = f"size_um must be a positive number of um, not {size_um!r}"
+        raise ValueError(msg)
+    return float(size_um)
+
+
+def check_patch_size(size_um: float, *, mpp: float, shape: tuple[int, int], name: str = "the slide") -> None:
+    """An error for patches below one px, or larger than the image of `shape` (height, width) that they are cut from."""
+    size_px = check_size_um(size_um) / mpp
+    if size_px < 0.5:
+        msg = f"patches of size_um={size_um:g} are {size_px:.3g} px at {mpp:g} um per px; they need at least 1 px"
+        raise ValueError(msg)
+    if size_px > max(shape):
+        height, width = (length * mpp for length in shape)
+        msg = (
+            f"patches of size_um={size_um:g} are larger than the image of {name}, which is {width:.4g} x {height:.4g} um; "
+            f"is the resolution right ({mpp:g} um per px)?"
+        )
+        raise ValueError(msg)
+
+
 def square_windows(xy: ArrayLike, size_px: ArrayLike) -> NDArray[np.int32]:
     """Squares centred on points.
 
@@ -55,11 +79,12 @@ def square_windows(xy: ArrayLike, size_px: ArrayLike) -> NDArray[np.int32]:
 
     Returns
     -------
-    Integer windows, shape ``(n, 4)``: y0, x0, y1, x1; the edge is rounded to whole px.
+    Integer windows, shape ``(n, 4)``: y0, x0, y1, x1; the edge is rounded to whole px. Far outside of any slide they are
+    where 32 bits end.
     """
     xy = np.asarray(xy, dtype=np.float64)
     edge = np.broadcast_to(np.rint(np.asarray(size_px, dtype=np.float64)), len(xy))
-    start = np.rint(xy[:, ::-1] - edge[:, None] / 2)
+    start = np.clip(np.rint(xy[:, ::-1] - edge[:, None] / 2), -(2**30), 2**30)
     return np.hstack([start, start + edge[:, None]]).astype(np.int32)
 
 
@@ -102,8 +127,10 @@ def check_inside(xy: NDArray[np.float64], shape: tuple[int, int], name: str) -> 
     return inside
 
 
-def check_patches(xy: ArrayLike, *, mpp: float, size_um: float) -> NDArray[np.float64]:
-    """Centres of patches as floats, shape ``(n, 2)``, if they and the size can be those of patches."""
+def check_patches(
+    xy: ArrayLike, *, mpp: float, size_um: float, shape: tuple[int, int] | None = None
+) -> NDArray[np.float64]:
+    """Centres of patches as floats, shape ``(n, 2)``, if they and the size can be those of patches of an image of `shape`."""
     xy = np.asarray(xy, dtype=np.float64)
     if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
         msg = f"centers must be finite x, y in two columns, got shape {xy.shape}"
@@ -111,6 +138,8 @@ def check_patches(xy: ArrayLike, *, mpp: float, size_um: float) -> NDArray[np.fl
     if not (0 < mpp < np.inf and 0 < size_um < np.inf):
         msg = f"mpp and size_um must be above 0, got {mpp} and {size_um}"
         raise ValueError(msg)
+    if shape is not None:
+        check_patch_size(size_um, mpp=mpp, shape=shape)
     return xy
 
 

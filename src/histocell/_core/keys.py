@@ -50,6 +50,7 @@ TILE_TABLE = "tile_table"  # SpatialData wants names to differ between tables an
 TISSUE = "tissue"
 TABLE = "table"
 PIXELS = "global"  # coordinate system of full-resolution pixels
+INTENSITY_RANGE = "intensity_range"  # attrs of a SpatialData: values of black and white, by image, of more than 8 bit
 MICRONS = "um"  # coordinate system of micrometres; carries the mpp of an image
 REGION = "region"
 INSTANCE = "spot_id"

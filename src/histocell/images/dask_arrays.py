@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import zlib
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
+from histocell._core.errors import listing
 from histocell.images.files import check_path, file_stamp, is_decoded_whole, open_file
-from histocell.images.levels import ArrayLevel, BlockCache, BlockLevel, block_sizes
+from histocell.images.intensities import Range
+from histocell.images.levels import ArrayLevel, BlockCache, BlockLevel, block_sizes, share_range
 from histocell.images.pixels import channel_axis
 
 if TYPE_CHECKING:
@@ -19,14 +22,18 @@ if TYPE_CHECKING:
     import dask.array as da
     from numpy.typing import NDArray
 
+    from histocell.images.intensities import IntensityRange
     from histocell.images.levels import Block, ImageFile, Level
 
 _CHUNK = 2048
 _N_OPEN = 8  # slides that stay open between the chunks that are read of them
 _OPEN_CACHE_BYTES = 64 * 2**20
 # The name of a dask array that holds a level of a file, and nothing else, says all that is needed to read it.
-_NAME = "histocell-image-{level}-{mtime}-{size}-{path}"
-_NAMED = re.compile(r"histocell-image-(?P<level>\d+)-(?P<mtime>\d+)-(?P<size>\d+)-(?P<path>.+)", re.DOTALL)
+_NAME = "histocell-image-{level}-{mtime}-{size}-{low},{high},{sampled},{path}"
+_NAMED = re.compile(
+    r"histocell-image-(?P<level>\d+)-(?P<mtime>\d+)-(?P<size>\d+)-(?P<low>[^,]*),(?P<high>[^,]*),(?P<sampled>\d?),(?P<path>.+)",
+    re.DOTALL,
+)
 
 
 def is_dask(source: object) -> TypeGuard[da.Array]:
@@ -34,36 +41,47 @@ def is_dask(source: object) -> TypeGuard[da.Array]:
     return hasattr(source, "__dask_graph__")
 
 
-def file_arrays(path: Path) -> list[da.Array]:
+def file_arrays(path: Path, intensity_range: Sequence[float] | None = None) -> list[da.Array]:
     """The levels of a file as lazy arrays (c, y, x) of 8-bit RGB, finest first as in the file.
 
-    The arrays keep no file open, in this process or another: a chunk opens its file again when it is read.
+    The arrays keep no file open, in this process or another: a chunk opens its file again when it is read. Where pixels
+    have more than 8 bit, all chunks have one range of values, the given one or that of a sample of the image.
     """
     import dask.array as da
 
     path = path.absolute()
     mtime, size = file_stamp(path)
+    file = open_file(path, intensity_range=intensity_range)
+    values = None if file.values is None else file.values.bounds
+    low, high, sampled = ("", "", "") if values is None else (values.low, values.high, int(values.is_sampled))
     return [
         da.map_blocks(
             _read_chunk,
             path=str(path),
             stamp=(mtime, size),
             level=number,
+            intensity_range=values,
             chunks=((3,), *(tuple(block_sizes(length, _CHUNK)) for length in level.shape)),
             dtype=np.uint8,
             meta=np.empty((0, 0, 0), dtype=np.uint8),
-            name=_NAME.format(level=number, mtime=mtime, size=size, path=path),
+            name=_NAME.format(level=number, mtime=mtime, size=size, low=low, high=high, sampled=sampled, path=path),
         )
-        for number, level in enumerate(open_file(path).levels)
+        for number, level in enumerate(file.levels)
     ]
 
 
-def _read_chunk(path: str, stamp: tuple[int, int], level: int, block_info: Any = None) -> NDArray[np.uint8]:
+def _read_chunk(
+    path: str, stamp: tuple[int, int], level: int, intensity_range: Range | None, block_info: Any = None
+) -> NDArray[np.uint8]:
     """One chunk of a file, read wherever dask runs it; `block_info` is dask's."""
     (_, (y0, y1), (x0, x1)) = block_info[None]["array-location"]
     file = _unchanged(path, stamp)
     # what is decoded whole is kept, or not, by its reader
-    opened = open_file(file) if is_decoded_whole(file) else _keep_open(path, stamp)
+    opened = (
+        open_file(file, intensity_range=intensity_range)
+        if is_decoded_whole(file)
+        else _keep_open(path, stamp, intensity_range)
+    )
     return opened.levels[level].window(y0, x0, y1, x1).transpose(2, 0, 1)
 
 
@@ -76,13 +94,17 @@ def _unchanged(path: str, stamp: tuple[int, int]) -> Path:
 
 
 @lru_cache(maxsize=_N_OPEN)
-def _keep_open(path: str, stamp: tuple[int, int]) -> ImageFile:
+def _keep_open(path: str, stamp: tuple[int, int], intensity_range: Range | None) -> ImageFile:
     """A file that was opened lately; one that falls out closes when the last chunk that is read from it is done."""
-    return open_file(path, cache=BlockCache(_OPEN_CACHE_BYTES))
+    return open_file(path, cache=BlockCache(_OPEN_CACHE_BYTES), intensity_range=intensity_range)
 
 
-def array_levels(arrays: Sequence[NDArray[np.generic] | da.Array], dims: Sequence[str] | None) -> list[Level]:
-    """Levels over arrays of one image.
+def array_levels(
+    arrays: Sequence[NDArray[np.generic] | da.Array],
+    dims: Sequence[str] | None,
+    intensity_range: Sequence[float] | None = None,
+) -> tuple[Sequence[Level], IntensityRange | None]:
+    """Levels over arrays of one image, and the values of black and white where it has more than 8 bit.
 
     Arrays from `file_arrays` that were neither cut nor changed are read from their file, which spares what dask does for
     each chunk.
@@ -93,15 +115,21 @@ def array_levels(arrays: Sequence[NDArray[np.generic] | da.Array], dims: Sequenc
         Numpy or dask arrays.
     dims
         Names of their axes, where known.
+    intensity_range
+        The values of black and white; by default found in a sample of the image.
     """
     names = [_NAMED.fullmatch(str(getattr(array, "name", ""))) for array in arrays]
     facts = [name.groupdict() for name in names if name]
-    if len(facts) == len(arrays) and len({(fact["path"], fact["mtime"], fact["size"]) for fact in facts}) == 1:
-        path = _unchanged(facts[0]["path"], (int(facts[0]["mtime"]), int(facts[0]["size"])))
-        levels = open_file(path).levels
-        return [levels[int(fact["level"])] for fact in facts]
+    same = {tuple(value for name, value in fact.items() if name != "level") for fact in facts}
+    if len(facts) == len(arrays) and len(same) == 1:
+        fact = facts[0]
+        path = _unchanged(fact["path"], (int(fact["mtime"]), int(fact["size"])))
+        values = Range(float(fact["low"]), float(fact["high"]), fact["sampled"] == "1") if fact["low"] else None
+        file = open_file(path, intensity_range=values if intensity_range is None else intensity_range)
+        return [file.levels[int(fact["level"])] for fact in facts], file.values
     cache = BlockCache()
-    return [array_level(array, dims, cache) for array in arrays]
+    levels = [array_level(array, dims, cache) for array in arrays]
+    return levels, share_range(levels, intensity_range)
 
 
 def array_level(
@@ -119,8 +147,16 @@ def array_level(
         chosen = [array.blocks[(slice(None), *block) if axis == 0 else block] for block in blocks]
         # an array of one chunk is computed as it is; dask would copy the chunk of an array
         tasks = [part.to_delayed().item() if part.npartitions == 1 else part for part in chosen]
-        # one block on this thread; several in one graph, so that what they share is computed once
-        return list(dask.compute(*tasks, scheduler="synchronous" if len(tasks) == 1 else "threads"))
+        try:
+            # one block on this thread; several in one graph, so that what they share is computed once
+            return list(dask.compute(*tasks, scheduler="synchronous" if len(tasks) == 1 else "threads"))
+        except (RuntimeError, EOFError, zlib.error) as error:  # of the codecs of zarr
+            where = listing((f"row {row}, column {column}" for row, column in blocks), 3)
+            msg = (
+                f"chunks of the image cannot be computed ({where}): {type(error).__name__}: {error}; the store that they lie "
+                "in is damaged, write it again"
+            )
+            raise OSError(msg) from error
 
     rows, columns = array.chunks[first : first + 2]
     return BlockLevel(rows, columns, fetch, axis=axis, dtype=array.dtype, cache=cache)

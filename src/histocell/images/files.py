@@ -12,6 +12,7 @@ from histocell.images.levels import BlockCache
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from histocell.images.levels import ImageFile
 
@@ -46,7 +47,9 @@ def is_decoded_whole(path: Path) -> bool:
     return path.suffix.lower() not in _OPENSLIDE_ONLY and not is_tiff(path)
 
 
-def open_file(path: str | Path, *, cache: BlockCache | None = None) -> ImageFile:
+def open_file(
+    path: str | Path, *, cache: BlockCache | None = None, intensity_range: Sequence[float] | None = None
+) -> ImageFile:
     """Open an image file; pixels are read when windows ask for them.
 
     Parameters
@@ -55,15 +58,17 @@ def open_file(path: str | Path, *, cache: BlockCache | None = None) -> ImageFile
         The file.
     cache
         Where the tiles of a TIFF are kept.
+    intensity_range
+        The values of black and white in pixels of more than 8 bit; by default found in a sample of the image.
 
     Raises
     ------
     FileNotFoundError, IsADirectoryError
         If there is no such file.
     OSError
-        If the file is truncated.
+        If the file is truncated or damaged.
     ValueError
-        If no reader knows its format.
+        If no reader knows its format, or it is no picture that can become RGB.
     """
     from PIL import UnidentifiedImageError
 
@@ -71,10 +76,10 @@ def open_file(path: str | Path, *, cache: BlockCache | None = None) -> ImageFile
     if path.suffix.lower() in _OPENSLIDE_ONLY:
         return open_openslide(path)
     if is_tiff(path):
-        return open_tiff(path, BlockCache() if cache is None else cache)
+        return open_tiff(path, BlockCache() if cache is None else cache, intensity_range)
     try:
-        return open_raster(path, file_stamp(path))
-    except (UnidentifiedImageError, SyntaxError) as error:
+        return open_raster(path, file_stamp(path), intensity_range)
+    except UnidentifiedImageError as error:
         try:
             return open_openslide(path)
         except (ImportError, ValueError):

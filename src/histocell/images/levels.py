@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from histocell.images.pixels import channel_axis, needs_scale, to_rgb, value_scale
+from histocell.images.intensities import IntensityRange, extremes, needs_range
+from histocell.images.pixels import channel_axis, to_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     type Block = tuple[int, int]
 
 CACHE_BYTES = 384 * 2**20  # one legacy ST section, decoded, fits
+_SAMPLED = 8  # blocks along each edge of a level that are looked at for its values
+_SAMPLED_LARGE = 4  # of blocks of more than 4 MiB
 
 
 class Level(Protocol):
@@ -46,10 +49,13 @@ class ImageFile:
         Its levels, from fine to coarse.
     resolution
         Finds the micrometres per px of the finest level, and what says so.
+    values
+        The values of black and white, where pixels have more than 8 bit.
     """
 
     levels: Sequence[Level]
     resolution: Callable[[], tuple[float | None, str]]
+    values: IntensityRange | None = None
 
 
 class ArrayLevel:
@@ -59,38 +65,51 @@ class ArrayLevel:
     ----------
     shape
         Height and width.
-    scale
-        Factor that brings values to 0-255, `None` for 8 bit.
+    dtype
+        Of its values.
+    values
+        The values of black and white, `None` for 8 bit.
     """
 
     def __init__(self, array: NDArray[np.generic], dims: Sequence[str] | None = None) -> None:
         self._array = array
         self._axis = channel_axis(array.shape, dims)
         self.shape = (array.shape[1], array.shape[2]) if self._axis == 0 else (array.shape[0], array.shape[1])
-        self.scale: float | None = None
-        if needs_scale(array.dtype):
-            stride = [max(1, length // 1000) for length in array.shape]
-            self.scale = value_scale(array[tuple(slice(None, None, step) for step in stride)])
+        self.dtype = array.dtype
+        self.values: IntensityRange | None = None
+
+    def extremes(self) -> tuple[float, float]:
+        """Smallest and largest value of pixels from all over the array."""
+        stride = [max(1, length // 1000) for length in self._array.shape]
+        return extremes(self._array[tuple(slice(None, None, step) for step in stride)], self._axis)
 
     def window(self, y0: int, x0: int, y1: int, x1: int) -> Pixels:
         """Pixels of a window."""
         inner = self._array[:, y0:y1, x0:x1] if self._axis == 0 else self._array[y0:y1, x0:x1]
-        return to_rgb(inner, self._axis, self.scale)
+        return to_rgb(inner, self._axis, None if self.values is None else self.values.check(inner, self._axis))
 
 
 class FileLevel:
     """An image file that can only be decoded whole, at the first read.
 
-    `decode` gives the same array to all threads that ask for it.
+    `decode` gives the same array, of `dtype`, to all threads that ask for it.
     """
 
-    def __init__(self, shape: tuple[int, int], decode: Callable[[], NDArray[np.generic]]) -> None:
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype, decode: Callable[[], NDArray[np.generic]]) -> None:
         self.shape = shape
+        self.dtype = dtype
+        self.values: IntensityRange | None = None
         self._decode = decode
 
     @cached_property
     def _level(self) -> ArrayLevel:
-        return ArrayLevel(self._decode())
+        level = ArrayLevel(self._decode())
+        level.values = self.values
+        return level
+
+    def extremes(self) -> tuple[float, float]:
+        """Smallest and largest value of pixels from all over the image."""
+        return self._level.extremes()
 
     def window(self, y0: int, x0: int, y1: int, x1: int) -> Pixels:
         """Pixels of a window."""
@@ -167,21 +186,32 @@ class BlockLevel:
         self._rows = [0, *accumulate(row_chunks)]
         self._columns = [0, *accumulate(column_chunks)]
         self.shape = (self._rows[-1], self._columns[-1])
+        self.dtype = dtype
+        self.values: IntensityRange | None = None
         self._fetch_raw = fetch
         self._axis = axis
-        self._dtype = dtype
         self._cache = cache
 
-    @cached_property
-    def scale(self) -> float | None:
-        """Factor that brings values to 0-255, `None` for 8 bit: by the middle block, whichever is read first."""
-        if not needs_scale(self._dtype):
-            return None
-        middle = ((len(self._rows) - 1) // 2, (len(self._columns) - 1) // 2)
-        return value_scale(self._fetch_raw([middle])[0])
+    def extremes(self) -> tuple[float, float]:
+        """Smallest and largest value of blocks from all over the level, of all where they are few."""
+        lows, highs = zip(*(extremes(self._fetch_raw([block])[0], self._axis) for block in self._spread()), strict=True)
+        return float(np.min(lows)), float(np.max(highs))  # NaN where any is
+
+    def _spread(self) -> list[Block]:
+        """Blocks that lie evenly over the level."""
+        largest = 3 * self.dtype.itemsize * max(np.diff(self._rows)) * max(np.diff(self._columns))
+        n = _SAMPLED if largest <= 2**22 else _SAMPLED_LARGE
+        rows, columns = (
+            np.unique(np.linspace(0, len(edges) - 2, n).round().astype(int)).tolist()
+            for edges in (self._rows, self._columns)
+        )
+        return list(product(rows, columns))
 
     def _fetch(self, blocks: list[Block]) -> list[Pixels]:
-        return [to_rgb(block, self._axis, self.scale) for block in self._fetch_raw(blocks)]
+        raw = self._fetch_raw(blocks)
+        if self.values is None:
+            return [to_rgb(block, self._axis) for block in raw]
+        return [to_rgb(block, self._axis, self.values.check(block, self._axis)) for block in raw]
 
     def window(self, y0: int, x0: int, y1: int, x1: int) -> Pixels:
         """Pixels of a window."""
@@ -199,3 +229,19 @@ class BlockLevel:
             c, d = max(x0, left), min(x1, self._columns[column + 1])
             out[a - y0 : b - y0, c - x0 : d - x0] = block[a - top : b - top, c - left : d - left]
         return out
+
+
+def share_range(
+    levels: Sequence[ArrayLevel | FileLevel | BlockLevel], given: Sequence[float] | None, *, name: str = "the image"
+) -> IntensityRange | None:
+    """One range of values for the levels of an image, by default found at the coarsest; `None` for 8 bit."""
+    if not needs_range(levels[0].dtype):
+        if given is not None:
+            msg = f"intensity_range= is for images of more than 8 bit; {name} has 8"
+            raise ValueError(msg)
+        return None
+    coarsest = min(levels, key=lambda level: level.shape[0] * level.shape[1])
+    values = IntensityRange(given, coarsest.extremes, dtype=levels[0].dtype, name=name)
+    for level in levels:
+        level.values = values
+    return values

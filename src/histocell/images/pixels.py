@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from histocell.images.intensities import Range
+
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 
 
-def channel_axis(shape: tuple[int, ...], dims: Sequence[str] | None = None) -> int | None:
+def channel_axis(shape: Sequence[int], dims: Sequence[str] | None = None) -> int | None:
     """Axis of the channels, the last or the first; `None` for a grey image of two dimensions.
 
     Parameters
@@ -41,41 +43,12 @@ def channel_axis(shape: tuple[int, ...], dims: Sequence[str] | None = None) -> i
         msg = f"array of shape {shape} is no brightfield image: {known}"
         raise ValueError(msg)
     if axis is not None and shape[axis] not in _CHANNELS:
-        msg = f"image of shape {shape} has {shape[axis]} channels: {known}"
+        msg = f"image of shape {tuple(shape)} has {shape[axis]} channels: {known}"
         raise ValueError(msg)
     return axis
 
 
-def needs_scale(dtype: np.dtype) -> bool:
-    """Whether values of `dtype` have to be looked at before they can become 8 bit."""
-    return dtype != np.uint8 and dtype != np.bool_
-
-
-def value_scale(sample: np.ndarray) -> float:
-    """Factor that brings values to 0-255, from a sample of the image.
-
-    Floats up to 1 are fractions of white. Integers wider than 8 bit are read with the smallest of 8, 10, 12, 14, 16
-    bits that holds the sample: brightfield background is close to white, so the sample shows the range.
-    """
-    low, high = float(np.nanmin(sample)), float(np.nanmax(sample))
-    if low < 0 or not np.isfinite(high) or np.isnan(sample).any():
-        msg = f"pixel values between {low:g} and {high:g} (or missing) are no brightfield image; expected 0-255 or 0-1"
-        raise ValueError(msg)
-    if np.issubdtype(sample.dtype, np.floating):
-        if high <= 1 + 1e-6:
-            return 255.0
-        if high <= 255:
-            return 1.0
-        msg = f"float pixels reach {high:g}; expected fractions (0-1) or 8-bit values (0-255)"
-        raise ValueError(msg)
-    for bits in (8, 10, 12, 14, 16):
-        if high < 2**bits:
-            return 255 / (2**bits - 1)
-    msg = f"integer pixels reach {high:g}; expected at most 16 bits"
-    raise ValueError(msg)
-
-
-def to_rgb(pixels: np.ndarray, axis: int | None, scale: float | None = None) -> NDArray[np.uint8]:
+def to_rgb(pixels: np.ndarray, axis: int | None, values: Range | None = None) -> NDArray[np.uint8]:
     """8-bit RGB (h, w, 3), a view where nothing has to change.
 
     Parameters
@@ -84,8 +57,8 @@ def to_rgb(pixels: np.ndarray, axis: int | None, scale: float | None = None) -> 
         Part of an image.
     axis
         Axis of its channels, as `channel_axis` gives it.
-    scale
-        Factor that brings its values to 0-255, `None` for 8-bit values and booleans.
+    values
+        The values of black and white, `None` for 8-bit values and booleans.
 
     Notes
     -----
@@ -97,8 +70,10 @@ def to_rgb(pixels: np.ndarray, axis: int | None, scale: float | None = None) -> 
         pixels = np.moveaxis(pixels, 0, -1)
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
-    elif scale is not None:
-        pixels = np.clip(pixels.astype(np.float32) * np.float32(scale) + 0.5, 0, 255).astype(np.uint8)
+    elif values is not None:
+        low, high = values.low, values.high
+        scaled = pixels.astype(np.float32) - np.float32(low) if low else pixels.astype(np.float32)
+        pixels = np.clip(scaled * np.float32(255 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
     if pixels.shape[-1] == 4:
         alpha = pixels[..., 3:].astype(np.float32) / 255
         return (pixels[..., :3] * alpha + 255 * (1 - alpha) + 0.5).astype(np.uint8)

@@ -37,13 +37,16 @@ def element_mpp(element: DataArray | DataTree) -> float | None:
     return None
 
 
-def tiff_mpp(tiff: tifffile.TiffFile, index: int) -> tuple[float | None, str]:
-    """The mpp of the series `index` of a TIFF and which part of the file states it."""
+def tiff_mpp(tiff: tifffile.TiffFile, index: int, *, exchanged: bool = False) -> tuple[float | None, str]:
+    """The mpp of the series `index` of a TIFF and which part of the file states it.
+
+    `exchanged` where the rows of the file are the columns of the upright image.
+    """
     page = tiff.series[index].keyframe
-    if tiff.is_ome and tiff.ome_metadata and (mpp := _ome_mpp(tiff.ome_metadata, index)):
+    if tiff.is_ome and tiff.ome_metadata and (mpp := _ome_mpp(tiff.ome_metadata, index, exchanged=exchanged)):
         return mpp, "ome"
     if tiff.is_svs and (match := re.search(r"MPP\s*=\s*([0-9.]+)", page.description or "")):
-        return check_mpp(float(match[1]), source="the Aperio header"), "tiff"
+        return check_mpp(_number(match[1], "the Aperio header"), source="the Aperio header"), "tiff"
     x, y = (page.tags.valueof(name) for name in ("XResolution", "YResolution"))
     if not x or not y or not x[0] or not y[0] or not x[1] or not y[1]:
         return None, "unknown"
@@ -55,10 +58,20 @@ def tiff_mpp(tiff: tifffile.TiffFile, index: int) -> tuple[float | None, str]:
     per_px = [unit * value[1] / value[0] for value in (x, y)]
     if not 0.05 <= per_px[0] <= _COARSEST_TAG:
         return None, "unknown"
-    return isotropic_mpp(per_px[0], per_px[1], "the TIFF resolution"), "tiff"
+    x, y = per_px[::-1] if exchanged else per_px
+    return isotropic_mpp(x, y, "the TIFF resolution"), "tiff"
 
 
-def _ome_mpp(xml: str, index: int) -> float | None:
+def _number(text: str, source: str) -> float:
+    """A number in a header."""
+    try:
+        return float(text)
+    except ValueError as error:
+        msg = f"{source} states {text!r} um per px, which is no number; give mpp="
+        raise ValueError(msg) from error
+
+
+def _ome_mpp(xml: str, index: int, *, exchanged: bool) -> float | None:
     """PhysicalSizeX and PhysicalSizeY of the image of this index, micrometres unless a unit is given."""
     from xml.etree import ElementTree
 
@@ -72,5 +85,6 @@ def _ome_mpp(xml: str, index: int) -> float | None:
         unit = _UM_PER_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
         if size is None or unit is None:
             return None
-        sizes.append(float(size) * unit)
-    return isotropic_mpp(sizes[0], sizes[1], "the OME metadata")
+        sizes.append(_number(size, "the OME metadata") * unit)
+    x, y = sizes[::-1] if exchanged else sizes
+    return isotropic_mpp(x, y, "the OME metadata")

@@ -14,6 +14,7 @@ import numpy as np
 from histocell._core.geometry import check_mpp
 from histocell.images.dask_arrays import array_levels, is_dask
 from histocell.images.files import open_file
+from histocell.images.formats.damage import MOST_PIXELS
 from histocell.images.pixels import background_colour
 from histocell.images.resample import cover, resample
 from histocell.images.resolution import element_mpp
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from xarray import DataArray, DataTree
 
+    from histocell.images.intensities import IntensityRange
     from histocell.images.levels import Level
 
 type ImageSource = str | os.PathLike[str] | NDArray[np.generic] | da.Array | DataArray | DataTree | SlideImage
@@ -56,11 +58,23 @@ class SlideImage:
         Downsample factors that the source holds, 1.0 first.
     """
 
-    def __init__(self, levels: Sequence[Level], *, mpp: float | None, mpp_source: str, name: str = "array") -> None:
-        self.shape: tuple[int, int] = max((level.shape for level in levels), key=lambda shape: shape[0] * shape[1])
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        *,
+        mpp: float | None,
+        mpp_source: str,
+        name: str = "array",
+        values: IntensityRange | None = None,
+    ) -> None:
+        self.shape: tuple[int, int] = max((level.shape for level in levels), key=math.prod)
+        if min(min(level.shape) for level in levels) < 1 or math.prod(self.shape) > MOST_PIXELS:
+            msg = f"{name} of {self.shape[1]} x {self.shape[0]} px is no slide: it has no pixels, or more than any scanner makes"
+            raise ValueError(msg)
         self.mpp = mpp
         self.mpp_source = mpp_source if mpp is not None else "unknown"
         self._name = name
+        self._values = values
         scaled = [ScaledLevel(*_factors(self.shape, level.shape), level) for level in levels]
         self._levels = sorted(scaled, key=lambda item: item.y)
         self.levels = [max(item.y, item.x) for item in self._levels]
@@ -76,6 +90,11 @@ class SlideImage:
     def background(self) -> tuple[int, int, int]:
         """Colour of the empty slide: the mode of bright pixels of low saturation, white where there are none."""
         return self.measured("background", lambda: background_colour(self._sample()))
+
+    @property
+    def intensity_range(self) -> tuple[float, float] | None:
+        """The values that are read as black and white, `None` where pixels have 8 bit."""
+        return None if self._values is None else self._values.bounds[:2]
 
     def measured[T](self, key: Hashable, measure: Callable[[], T]) -> T:
         """What `measure` returns; it is called once for each key as long as the slide is open."""
@@ -227,7 +246,9 @@ def _factors(full: tuple[int, int], shape: tuple[int, int]) -> tuple[float, floa
     return factors[0], factors[1]
 
 
-def open_image(source: ImageSource, *, mpp: float | None = None) -> SlideImage:
+def open_image(
+    source: ImageSource, *, mpp: float | None = None, intensity_range: Sequence[float] | None = None
+) -> SlideImage:
     """Open anything that holds an H&E image; pixels are read when windows ask for them.
 
     Parameters
@@ -238,49 +259,60 @@ def open_image(source: ImageSource, *, mpp: float | None = None) -> SlideImage:
         `SlideImage`.
     mpp
         Micrometres per full-resolution px; wins over what the source says.
+    intensity_range
+        The values of black and white where pixels have more than 8 bit; by default found in a sample of the image.
 
     Raises
     ------
     OSError
         If the file is missing, a folder, truncated or damaged.
     ValueError
-        If the source is no brightfield image, or states a resolution that no microscope has.
+        If the source is no brightfield image, states a resolution that no microscope has, or has 8 bit where
+        `intensity_range` is given.
     TypeError
         If it is nothing that can hold an image.
     """
     if mpp is not None:
         mpp = check_mpp(mpp)
     if isinstance(source, SlideImage):
+        if intensity_range is not None:
+            msg = "the image is open already; give intensity_range= where it is opened"
+            raise ValueError(msg)
         if mpp is None or mpp == source.mpp:
             return source
         levels = [item.level for item in source._levels]
-        return SlideImage(levels, mpp=mpp, mpp_source="argument", name=source._name)
+        return SlideImage(levels, mpp=mpp, mpp_source="argument", name=source._name, values=source._values)
     if isinstance(source, str | os.PathLike):
-        return _open_path(Path(source), mpp)
+        return _open_path(Path(source), mpp, intensity_range)
     if is_image_element(source):
-        return _open_element(source, mpp)
+        return _open_element(source, mpp, intensity_range)
     if isinstance(source, np.ndarray) or is_dask(source):
         name = "array" if isinstance(source, np.ndarray) else "dask array"
-        return SlideImage(array_levels([source], None), mpp=mpp, mpp_source="argument", name=name)
+        arrays, values = array_levels([source], None, intensity_range)
+        return SlideImage(arrays, mpp=mpp, mpp_source="argument", name=name, values=values)
     hint = '; give one image of it, sdata["he"]' if hasattr(source, "images") else ""
     msg = f"no image in an object of type {type(source).__name__}: expected a path, an array or an image element{hint}"
     raise TypeError(msg)
 
 
-def _open_path(path: Path, mpp: float | None) -> SlideImage:
-    file = open_file(path)
+def _open_path(path: Path, mpp: float | None, intensity_range: Sequence[float] | None) -> SlideImage:
+    file = open_file(path, intensity_range=intensity_range)
     try:
         mpp, mpp_source = file.resolution() if mpp is None else (mpp, "argument")
     except ValueError as error:
         msg = f"{path}: {error}"
         raise ValueError(msg) from error
-    return SlideImage(file.levels, mpp=mpp, mpp_source=mpp_source, name=path.name)
+    return SlideImage(file.levels, mpp=mpp, mpp_source=mpp_source, name=path.name, values=file.values)
 
 
-def _open_element(element: DataArray | DataTree, mpp: float | None) -> SlideImage:
+def _open_element(
+    element: DataArray | DataTree, mpp: float | None, intensity_range: Sequence[float] | None
+) -> SlideImage:
     scales = element_scales(element)
     name = "element" if scales[0] is element else "multiscale element"
-    levels = array_levels([scale.data for scale in scales], [str(axis) for axis in scales[0].dims])
+    levels, values = array_levels(
+        [scale.data for scale in scales], [str(axis) for axis in scales[0].dims], intensity_range
+    )
     mpp_source = "transformation" if mpp is None else "argument"
     mpp = element_mpp(element) if mpp is None else mpp
-    return SlideImage(levels, mpp=mpp, mpp_source=mpp_source, name=name)
+    return SlideImage(levels, mpp=mpp, mpp_source=mpp_source, name=name, values=values)

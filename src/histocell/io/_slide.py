@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from os import PathLike
 
 
-def slide(path: str | PathLike[str], *, mpp: float | None = None, section: str | None = None) -> SpatialData:
+def slide(
+    path: str | PathLike[str],
+    *,
+    mpp: float | None = None,
+    section: str | None = None,
+    intensity_range: tuple[float, float] | None = None,
+) -> SpatialData:
     """Open a slide: JPEG, PNG, TIFF, OME-TIFF, Aperio and, with the extra ``wsi``, what OpenSlide reads.
 
     Parameters
@@ -28,18 +34,22 @@ def slide(path: str | PathLike[str], *, mpp: float | None = None, section: str |
         Label of the slide for ``obs["section"]`` of its tiles, by default the name of the file without its ending. Where
         it is given, the image is called ``he-<section>`` instead of ``he``, so that several slides fit into one
         SpatialData.
+    intensity_range
+        The values of black and of white where pixels have more than 8 bit. By default 0 and the largest value of 8, 10,
+        12, 14 or 16 bits, whichever holds a sample from all over the slide; of floats 1 or 255.
 
     Returns
     -------
-    SpatialData with the image ``he``, of several scales where the file is a pyramid, and no table:
-    `histocell.pp.tiles` makes one.
+    SpatialData with the image ``he``, 8-bit RGB as every viewer shows it, of several scales where the file is a pyramid,
+    and no table: `histocell.pp.tiles` makes one. ``attrs["histocell"]`` holds what says the resolution, the section, and
+    ``intensity_range`` by image where pixels have more than 8 bit.
 
     Raises
     ------
     OSError
-        If the file is missing or truncated.
+        If the file is missing, truncated or damaged.
     ValueError
-        If it cannot be read, or neither it nor `mpp` says its resolution.
+        If it cannot be read, its colours cannot truthfully become RGB, or neither it nor `mpp` says its resolution.
 
     Examples
     --------
@@ -49,13 +59,15 @@ def slide(path: str | PathLike[str], *, mpp: float | None = None, section: str |
     >>> sdata["tile_table"].obs["section"].iloc[0]  # doctest: +SKIP
     'CMU-1-Small-Region'
     """
-    opened = open_image(path, mpp=mpp)
+    opened = open_image(path, mpp=mpp, intensity_range=intensity_range)
     if opened.mpp is None:
         msg = f"{Path(path).name} does not say its resolution; give mpp= (um per full-resolution px)"
         raise ValueError(msg)
     suffix = "" if section is None else f"-{keys.safe_key(section)}"
-    element = image_element(path, mpp=opened.mpp, suffix=suffix)
+    element = image_element(path, mpp=opened.mpp, suffix=suffix, intensity_range=intensity_range)
     name = keys.IMAGE + suffix
     label = keys.slide_name(path) if section is None else section
-    facts = {"mpp_source": opened.mpp_source, "sections": {name: label}}
+    facts: dict[str, object] = {"mpp_source": opened.mpp_source, "sections": {name: label}}
+    if values := open_image(element).intensity_range:
+        facts[keys.INTENSITY_RANGE] = {name: list(values)}
     return SpatialData(images={name: element}, attrs={keys.PROVENANCE: facts})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -163,11 +164,13 @@ def build(table: AnnData, sections: list[Placed]) -> SpatialData:
     region_key, instance_key = (_free_column(table, name) for name in (keys.REGION, keys.INSTANCE))
     table.obs[region_key] = pd.Categorical(region)
     table.obs[instance_key] = table.obs_names.to_numpy()
-    images, shapes = {}, {}
+    images, shapes, ranges = {}, {}, {}
     for section in sections:
         if section.image is not None:
             name = keys.IMAGE + section.suffix
             images[name] = image_element(section.image, mpp=section.mpp, suffix=section.suffix)
+            if isinstance(section.image, str | PathLike) and (values := open_image(images[name]).intensity_range):
+                ranges[name] = list(values)
         shapes[section.region] = ShapesModel.parse(
             section.xy,
             geometry=0,
@@ -182,7 +185,8 @@ def build(table: AnnData, sections: list[Placed]) -> SpatialData:
     )
     facts = {section.region: [section.mpp, section.mpp_source] for section in sections}
     keys.write_provenance(table, keys.MPP, **facts)
-    return SpatialData(images=images, shapes=shapes, tables={keys.TABLE: table})
+    attrs = {keys.PROVENANCE: {keys.INTENSITY_RANGE: ranges}} if ranges else {}
+    return SpatialData(images=images, shapes=shapes, tables={keys.TABLE: table}, attrs=attrs)
 
 
 def concatenate_sections(sections: dict[str, SpatialData]) -> SpatialData:

@@ -35,7 +35,9 @@ def coordinate_systems(mpp: float | None, suffix: str = "") -> dict[str, BaseTra
     return systems
 
 
-def image_element(source: ImageSource, *, mpp: float | None, suffix: str = "") -> DataArray | DataTree:
+def image_element(
+    source: ImageSource, *, mpp: float | None, suffix: str = "", intensity_range: Sequence[float] | None = None
+) -> DataArray | DataTree:
     """An image element from a path, an array or an element; its own px are the px system.
 
     Parameters
@@ -47,10 +49,12 @@ def image_element(source: ImageSource, *, mpp: float | None, suffix: str = "") -
         Micrometres per px of the finest level.
     suffix
         End of the names of the coordinate systems, for one of several images.
+    intensity_range
+        The values of black and white in a file of more than 8 bit; by default found in a sample of the image.
     """
     scales: Sequence[Pixels]
     if isinstance(source, str | os.PathLike):
-        scales = file_arrays(check_path(source))
+        scales = file_arrays(check_path(source), intensity_range)
     elif isinstance(source, DataTree):
         scales = [_channels_first(next(iter(source[name].data_vars.values()))) for name in source.children]
     else:

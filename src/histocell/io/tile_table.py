@@ -68,6 +68,9 @@ def tile_windows(
             msg = f"shapes {name!r} and the image share no coordinate system: {systems}"
             raise ValueError(msg)
         polygons = shapely.transform(polygons, lambda xy: transform_points(xy, matrix))
+    if shapely.is_empty(polygons).any() or shapely.is_missing(polygons).any():
+        msg = f"shapes {name!r} hold empty geometries, so they are no tiles; drop them"
+        raise ValueError(msg)
     x0, y0, x1, y1 = shapely.bounds(polygons).T
     skewed = shapely.area(polygons) < 0.99 * (x1 - x0) * (y1 - y0)
     if skewed.any():

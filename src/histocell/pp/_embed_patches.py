@@ -10,6 +10,7 @@ import pandas as pd
 
 from histocell._core import keys
 from histocell._core.errors import listing, warn
+from histocell._core.geometry import check_size_um
 from histocell._core.settings import progress_bar
 from histocell.encoders.inference.patch_encoder import encode
 from histocell.encoders.inference.slides import check_finite
@@ -92,6 +93,7 @@ def embed_patches(
     >>> sdata = hc.io.hest("hest", "TENX99")  # doctest: +SKIP
     >>> hc.pp.embed_patches(sdata, "uni")  # doctest: +SKIP
     """
+    size_um = check_size_um(size_um)
     table = get_table(data, table_key)
     files = _files(table) if file is None else [(Path(file).expanduser(), np.arange(table.n_obs))]
     resolved = resolve_encoder(

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from histocell._core import keys
-from histocell.images.dask_arrays import array_level
-from histocell.images.levels import BlockCache
+from histocell.images.intensities import Range, needs_range
 from histocell.images.pixels import channel_axis, to_rgb
 from histocell.images.slide_image import open_image
 from histocell.images.stain.normalize import StainNormalizer, StainTarget
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataArray, DataTree
 
-    from histocell.images.slide_image import ImageSource
+    from histocell.images.slide_image import ImageSource, SlideImage
     from histocell.images.stain.normalize import Method, StainTransform
 
 
@@ -87,7 +86,7 @@ def normalize_stain(
     """
     slide = open_slide(data, "normalize_stain", image_key, mpp)
     transform = StainNormalizer(method, _target(target, method)).fit(slide.image, mpp=slide.mpp)
-    element = _normalized(data.images[slide.key], transform)
+    element = _normalized(data.images[slide.key], transform, slide.image)
     if not inplace:
         return element
     name = key_added or f"{slide.key}_{method}"
@@ -106,12 +105,12 @@ def _target(target: ImageSource | SpatialData | StainTarget | None, method: Meth
     return StainTarget.from_image(image, method=method)
 
 
-def _normalized(element: DataArray | DataTree, transform: StainTransform) -> DataArray | DataTree:
+def _normalized(element: DataArray | DataTree, transform: StainTransform, image: SlideImage) -> DataArray | DataTree:
     """An image element like another, its pixels normalised when they are asked for."""
     from spatialdata.models import Image2DModel
     from xarray import Dataset, DataTree
 
-    scales = [_normalized_scale(scale, transform) for scale in element_scales(element)]
+    scales = [_normalized_scale(scale, transform, image) for scale in element_scales(element)]
     out: DataArray | DataTree = scales[0]
     if isinstance(element, DataTree):
         names = element.children
@@ -120,7 +119,7 @@ def _normalized(element: DataArray | DataTree, transform: StainTransform) -> Dat
     return out
 
 
-def _normalized_scale(scale: DataArray, transform: StainTransform) -> DataArray:
+def _normalized_scale(scale: DataArray, transform: StainTransform, image: SlideImage) -> DataArray:
     """One scale; coordinates and transformations as they are, channels r, g, b."""
     import dask.array as da
     from xarray import DataArray
@@ -130,8 +129,9 @@ def _normalized_scale(scale: DataArray, transform: StainTransform) -> DataArray:
         _normalized_block,
         pixels,
         transform=transform,
-        # as where windows of the slide are read
-        factor=array_level(scale.data, [str(axis) for axis in scale.dims], BlockCache()).scale,
+        values=Range(*image.intensity_range)
+        if needs_range(scale.dtype) and image.intensity_range
+        else None,  # as where windows of the slide are read
         chunks=((3,), *pixels.chunks[1:]),
         dtype=np.uint8,
         meta=np.empty((0, 0, 0), np.uint8),
@@ -145,6 +145,6 @@ def _normalized_scale(scale: DataArray, transform: StainTransform) -> DataArray:
     )
 
 
-def _normalized_block(block: np.ndarray, transform: StainTransform, factor: float | None) -> np.ndarray:
-    rgb = to_rgb(block, channel_axis(block.shape, ("c", "y", "x")), factor)
+def _normalized_block(block: np.ndarray, transform: StainTransform, values: Range | None) -> np.ndarray:
+    rgb = to_rgb(block, channel_axis(block.shape, ("c", "y", "x")), values)
     return np.moveaxis(transform.apply(rgb), -1, 0)

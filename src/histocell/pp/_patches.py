@@ -72,7 +72,8 @@ def patches(
     Raises
     ------
     ValueError
-        When the resolution is unknown, when x and y look swapped, or when no row lies in the image.
+        When the resolution is unknown, when x and y look swapped, when no row lies in the image, when a row has no region,
+        or when patches are below one px or larger than the image.
 
     Examples
     --------
@@ -85,17 +86,16 @@ def patches(
     import pandas as pd
     from anndata import AnnData
 
-    if not size_um > 0:
-        msg = f"size_um must be positive, not {size_um}"
-        raise ValueError(msg)
+    size_um = geometry.check_size_um(size_um)
     sections = Sections(data, table_key=table_key, library_key=library_key, mpp=mpp)
     table, regions = sections.table, sections.regions(image=image, image_key=image_key)
     resolution = record_mpp(table, regions)
-    windows = np.empty((table.n_obs, 4), dtype=np.int32)
+    windows = np.zeros((table.n_obs, 4), dtype=np.int32)
     inside = np.zeros(table.n_obs, dtype=bool)
     outside: list[str] = []
     for region in regions:
         shape = region.image.shape  # type: ignore[union-attr]
+        geometry.check_patch_size(size_um, mpp=resolution[region.rows[0]], shape=shape, name=region.name)
         centre_inside = geometry.check_inside(region.centers, shape, region.name)
         outside += list(table.obs_names[region.rows[~centre_inside]])
         windows[region.rows] = geometry.square_windows(region.centers, size_um / resolution[region.rows])
@@ -106,7 +106,7 @@ def patches(
     out.obsm[keys.PATCHES] = windows
     out.obs[keys.INSIDE] = inside
     out.obs[keys.MPP] = resolution
-    keys.write_provenance(out, keys.PATCHES, size_um=float(size_um))
+    keys.write_provenance(out, keys.PATCHES, size_um=size_um)
     if image is not None:
         _remember_files(out, image, regions)
     return None if inplace else out

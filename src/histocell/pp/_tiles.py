@@ -64,7 +64,8 @@ def tiles(
     Raises
     ------
     ValueError
-        When no tile holds enough tissue, tiles would be smaller than a few px, or the resolution is unknown.
+        When no tile holds enough tissue, tiles would be smaller than a few px or larger than the slide, or the resolution is
+        unknown.
 
     Examples
     --------
@@ -78,11 +79,13 @@ def tiles(
     if not 0 <= overlap < 1:
         msg = f"overlap must be at least 0 and below 1, not {overlap}"
         raise ValueError(msg)
+    size_um = geometry.check_size_um(size_um)
     slide = open_slide(data, "tiles", image_key, mpp)
     size_px = size_um / slide.mpp
     if not size_px >= MIN_TILE_PX:
         msg = f"tiles of size_um={size_um:g} are {size_px:.3g} px at {slide.mpp:g} um per px; they need at least {MIN_TILE_PX} px"
         raise ValueError(msg)
+    geometry.check_patch_size(size_um, mpp=slide.mpp, shape=slide.image.shape, name=slide.section)
     step = size_px * (1 - overlap)
     height, width = slide.image.shape
     x, y = np.meshgrid(np.arange(size_px / 2, width, step), np.arange(size_px / 2, height, step))

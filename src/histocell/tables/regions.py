@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.errors import listing
+from histocell._core.errors import listing, missing_key
 from histocell.images.slide_image import open_image
 from histocell.images.transformations import matrix_to_image, transform_points, transformations
 from histocell.tables.access import coordinates, is_spatialdata
@@ -160,8 +160,19 @@ def image_elements(
     if attrs is None:
         msg = "the table annotates no region of the SpatialData; build it with spatialdata.models.TableModel.parse"
         raise ValueError(msg)
-    labels = table.obs[attrs["region_key"]].astype(str).to_numpy()
-    instances = table.obs[attrs["instance_key"]].to_numpy()
+    region_key, instance_key = attrs["region_key"], attrs["instance_key"]
+    for key in (region_key, instance_key):
+        if key not in table.obs:
+            raise missing_key("obs", key, table.obs.columns, "The table of a SpatialData says there what its rows are.")
+    absent = table.obs[region_key].isna().to_numpy()
+    if absent.any():
+        msg = (
+            f'obs["{region_key}"] is missing in {absent.sum()} rows ({listing(table.obs_names[absent], 5)}), so their image is '
+            "unknown; fill it or drop the rows"
+        )
+        raise ValueError(msg)
+    labels = table.obs[region_key].astype(str).to_numpy()
+    instances = table.obs[instance_key].to_numpy()
     located = []
     for name in dict.fromkeys(labels):
         rows = np.flatnonzero(labels == name)
@@ -225,6 +236,9 @@ def record_mpp(table: AnnData, regions: list[Region]) -> NDArray[np.float64]:
             )
             raise ValueError(msg)
         out[region.rows] = region.mpp
+    if np.isnan(out).any():
+        msg = f"{np.isnan(out).sum()} rows lie on no image: {listing(table.obs_names[np.isnan(out)], 5)}"
+        raise ValueError(msg)
     return out
 
 

@@ -207,7 +207,7 @@ class PatchEncoder:
         ------
         The embeddings of each chunk, shape ``(k, dim)``.
         """
-        chunks = [check_patches(part, mpp=mpp, size_um=size_um) for part in chunks]
+        chunks = [check_patches(part, mpp=mpp, size_um=size_um, shape=image.shape) for part in chunks]
         size_px = size_um / mpp
         source = PatchSource(image, size_px=size_px, input_px=self.spec.input_px)
         size = self._full_batch(source.edge)
@@ -219,7 +219,7 @@ class PatchEncoder:
         computed = self._executor.stream(batches, source, stain)
         try:
             for part in chunks:
-                out = np.empty((len(part), self.dim), np.float32)
+                out = np.full((len(part), self.dim), np.nan, np.float32)
                 done = 0
                 while done < len(part):
                     batch, features = next(computed)

@@ -61,12 +61,13 @@ def embed_slide(
     Raises
     ------
     ValueError
-        When the encoder gives NaN or infinite values, or `store` holds features of other settings.
+        When the encoder gives NaN or infinite values, patches are below one px or larger than the slide, or `store` holds
+        features of other settings.
     """
     order = encoder.order(centers, mpp=mpp, size_um=size_um)
     n, window = len(centers), {"mpp": mpp, "size_um": size_um}
     if store is None:
-        out = np.empty((n, encoder.dim), np.float32)
+        out = np.full((n, encoder.dim), np.nan, np.float32)
         rows = [order[start : start + encoder.chunk_rows] for start in range(0, n, encoder.chunk_rows)]
         chunks = [centers[part] for part in rows]
         with closing(encoder.embed_chunks(image, chunks, **window, stain=stain, progress=progress)) as computed:

@@ -112,12 +112,12 @@ class Morphology:
         Raises
         ------
         ValueError
-            If `centers` is not a finite array of two columns, or a size is not above 0.
+            If `centers` is not a finite array of two columns, or patches are below one px or larger than the slide.
         """
         if stain is not None:
             msg = "morphology finds the stains of each slide by itself; leave stain= out"
             raise ValueError(msg)
-        centers = check_patches(centers, mpp=mpp, size_um=size_um)
+        centers = check_patches(centers, mpp=mpp, size_um=size_um, shape=image.shape)
         out = np.zeros((len(centers), self.dim), np.float32)
         if len(centers):
             radii = (self.radii_um[0] * size_um / _PATCH_UM, *self.radii_um[1:])

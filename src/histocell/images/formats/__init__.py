@@ -1,1 +1,1 @@
-"""Image formats, one file for each library that reads them."""
+"""Image formats: a reader for each library, and colours, orientation and damage, which they share."""

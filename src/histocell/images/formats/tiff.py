@@ -1,16 +1,20 @@
-"""TIFF pyramids (OME-TIFF, SVS, NDPI): tiles decoded one by one by tifffile, other layouts through zarr."""
+"""TIFF pyramids (OME-TIFF, SVS, NDPI): the image that is looked at, and checks that it is whole."""
 
 from __future__ import annotations
 
-import struct
+import math
+import re
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocell.images.levels import BlockLevel, ImageFile, block_sizes
-from histocell.images.pixels import channel_axis
+from histocell._core.errors import listing, warn
+from histocell.images.formats.damage import check_claim, check_size, damaged, decoding
+from histocell.images.formats.orientation import UPRIGHT, TurnedLevel, turn_of
+from histocell.images.formats.tiff_levels import open_level
+from histocell.images.levels import ImageFile, share_range
 from histocell.images.resolution import tiff_mpp
 
 if TYPE_CHECKING:
@@ -18,14 +22,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import tifffile
-    import zarr
-    from numpy.typing import NDArray
 
-    from histocell.images.levels import Block, BlockCache
+    from histocell.images.levels import BlockCache
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_MIN_TILE = 128  # smaller tiles are read many at a time
-_MIN_BLOCK = 256
+_BESIDE = re.compile(r"(slide[ _]?)?(label|macro|thumbnail|overview|map)([ _]image)?", re.IGNORECASE)
+_REDUCED_OR_MASK = 0b101  # bits of NewSubfileType
+_ORIENTATION = 274
 
 
 def is_tiff(path: Path) -> bool:
@@ -34,102 +37,72 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in _MAGIC
 
 
-def open_tiff(path: Path, cache: BlockCache) -> ImageFile:
+def open_tiff(path: Path, cache: BlockCache, intensity_range: Sequence[float] | None = None) -> ImageFile:
     """Open the largest image of a TIFF; its tiles are kept in `cache`."""
     import tifffile
-    import zarr
 
-    try:
+    with decoding(path):
         tiff = tifffile.TiffFile(path)
-        series = max(tiff.series, key=lambda entry: entry.sizes.get("height", 0) * entry.sizes.get("width", 0))
-    except (tifffile.TiffFileError, ValueError, IndexError, KeyError, OSError, struct.error) as error:
-        msg = f"{path} is no TIFF that can be read, it may be truncated ({error}); copy or download it again"
-        raise OSError(msg) from error
     weakref.finalize(cache, tiff.close)  # every level holds the cache: the file closes with the last of them
-    _check_complete(path, series)
-    levels = []
-    for number, level in enumerate(series.levels):
-        if (page := plain_page(level)) is not None:
-            levels.append(tile_level(page, cache))
-        else:
-            array = zarr.open_array(series.aszarr(level=number), mode="r")
-            try:
-                levels.append(_zarr_level(array, level.axes.lower(), cache))
-            except ValueError as error:
-                msg = f"{path}: {error}"
-                raise ValueError(msg) from error
-    return ImageFile(levels, partial(tiff_mpp, tiff, tiff.series.index(series)))
+    with decoding(path):
+        series = main_image(tiff, path)
+        levels = list(series.levels)
+        turn = turn_of(series.keyframe.tags.valueof(_ORIENTATION))
+        index = tiff.series.index(series)
+    for level in levels:
+        _check_complete(path, level)
+    try:
+        opened = [open_level(series, number, path, cache) for number in range(len(levels))]
+        given = opened[0].known if intensity_range is None else intensity_range
+        values = share_range([level.level for level in opened], given, name=path.name)
+    except ValueError as error:
+        msg = f"{path}: {error}"
+        raise ValueError(msg) from error
+    upright = [level.level if turn == UPRIGHT else TurnedLevel(level.level, turn) for level in opened]
+    return ImageFile(upright, partial(_mpp, path, tiff, index, exchanged=turn.exchange), values)
 
 
-def _check_complete(path: Path, series: tifffile.TiffPageSeries) -> None:
-    """An error where the pixels that the header promises are not in the file."""
+def _mpp(path: Path, tiff: tifffile.TiffFile, index: int, *, exchanged: bool) -> tuple[float | None, str]:
+    with decoding(path, "its resolution", passing=(ValueError,)):
+        return tiff_mpp(tiff, index, exchanged=exchanged)
+
+
+def main_image(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
+    """The largest image of a TIFF that is no label, macro, thumbnail or mask."""
+    images = [series for series in tiff.series if {"Y", "X"} <= set(series.axes)]
+    if not images:
+        raise damaged(path, "it holds no image")
+    slides = [
+        series
+        for series in images
+        if not _BESIDE.fullmatch(series.name.strip()) and not series.keyframe.subfiletype & _REDUCED_OR_MASK
+    ] or images
+    sizes = [(series.shape[series.axes.index("X")], series.shape[series.axes.index("Y")]) for series in slides]
+    largest = max(sizes, key=math.prod)
+    alike = [f"{width} x {height}" for width, height in sizes if 2 * width * height > math.prod(largest)]
+    if len(alike) > 1:
+        warn(
+            f"{path.name} holds several images of about the same size ({listing(alike)} px); the largest is read, the first "
+            "of equal ones. Write the one that you want into a file of its own"
+        )
+    return slides[sizes.index(largest)]
+
+
+def _check_complete(path: Path, level: tifffile.TiffPageSeries) -> None:
+    """An error where the pixels that the header promises are not in the file, or could not be."""
     size = path.stat().st_size
-    for page in (page for level in series.levels for page in level.pages if page is not None):
-        ends = np.add(page.dataoffsets, page.databytecounts)
-        if len(ends) and ends.max() > size:
-            msg = f"{path} is truncated: {size} bytes where {ends.max()} are needed; copy or download it again"
-            raise OSError(msg)
-
-
-def plain_page(level: tifffile.TiffPageSeries) -> tifffile.TiffPage | None:
-    """The page of a level where that is one page of large tiles of whole pixels, so that reading is decoding a tile."""
-    from tifffile import PLANARCONFIG
-
-    if len(level.pages) != 1 or level.pages[0] is None:
-        return None
-    page = level.pages[0].aspage()
-    plain = (
-        page.is_tiled
-        and page.imagedepth == 1
-        and page.tilelength >= _MIN_TILE <= page.tilewidth
-        and page.samplesperpixel in {1, 3, 4}
-        and (page.samplesperpixel == 1 or page.planarconfig == PLANARCONFIG.CONTIG)
-    )
-    return page if plain else None
-
-
-def tile_level(page: tifffile.TiffPage, cache: BlockCache) -> BlockLevel:
-    """A level over the tiles of a page, without a layer between the file and the decoder."""
-    rows, columns = block_sizes(page.imagelength, page.tilelength), block_sizes(page.imagewidth, page.tilewidth)
-    dtype = np.dtype(page.dtype)
-    file = page.parent.filehandle
-    file.set_lock(True)  # many threads read the file; only the decoding runs side by side
-
-    def fetch_tile(row: int, column: int) -> NDArray[np.generic]:
-        index = row * len(columns) + column
-        shape = (rows[row], columns[column], page.samplesperpixel)
-        offset, size = page.dataoffsets[index], page.databytecounts[index]
-        if size == 0:  # a tile without data is empty background
-            return np.full(shape, np.iinfo(dtype).max if dtype.kind == "u" else 1, dtype)
-        with file.lock:
-            file.seek(offset)
-            data = file.read(size)
-        try:
-            tile = np.asarray(page.decode(data, index, jpegtables=page.jpegtables)[0])
-        except (OSError, ValueError, RuntimeError, IndexError) as error:
-            msg = f"{file.name}: the tile in row {row}, column {column} is damaged ({error}); copy or download it again"
-            raise OSError(msg) from error
-        return tile[0, : shape[0], : shape[1]]
-
-    def fetch(blocks: list[Block]) -> list[NDArray[np.generic]]:
-        return [fetch_tile(*block) for block in blocks]
-
-    return BlockLevel(rows, columns, fetch, axis=2, dtype=dtype, cache=cache)
-
-
-def _zarr_level(array: zarr.Array, dims: Sequence[str], cache: BlockCache) -> BlockLevel:
-    """A level over a zarr array, in whole chunks of at least 256 px."""
-    axis = channel_axis(array.shape, dims)
-    first = 1 if axis == 0 else 0
-    (height, width), chunks = array.shape[first : first + 2], array.chunks[first : first + 2]
-    edges = [chunk * -(-_MIN_BLOCK // chunk) for chunk in chunks]
-
-    def fetch(blocks: list[Block]) -> list[NDArray[np.generic]]:
-        windows = [
-            tuple(slice(index * edge, (index + 1) * edge) for index, edge in zip(block, edges, strict=True))
-            for block in blocks
-        ]
-        return [np.asarray(array[(slice(None), *window) if axis == 0 else window]) for window in windows]
-
-    rows, columns = block_sizes(height, edges[0]), block_sizes(width, edges[1])
-    return BlockLevel(rows, columns, fetch, axis=axis, dtype=array.dtype, cache=cache)
+    with decoding(path):
+        for page in level.pages:
+            if page is None or page.keyframe is None:
+                raise damaged(path, "planes of the image are missing")
+            frame = page.keyframe
+            check_size(path, (frame.imagelength, frame.imagewidth))
+            offsets, counts = np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
+            n_pieces, n_found = math.prod(frame.chunked), min(len(offsets), len(counts))
+            if n_found < n_pieces:
+                raise damaged(path, f"it has {n_found} pieces of pixels, {n_pieces} are needed")
+            offsets, counts = offsets[:n_found], counts[:n_found]
+            end = int((offsets + counts).max())
+            if end > size or counts.min() < 0 or offsets.min() < 0:
+                raise damaged(path, f"{size} bytes where {end} are needed")
+            check_claim(path, math.prod(frame.chunks) * np.dtype(frame.dtype).itemsize, int(counts.max()))
