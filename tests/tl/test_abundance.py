@@ -8,7 +8,19 @@ import pytest
 import histocell as hc
 from histocell._core import keys
 
-COLUMNS = ["model", "group", "cell_type", "metric", "value", "low", "high", "n_spots", "n_undefined", "n_training"]
+COLUMNS = [
+    "model",
+    "group",
+    "cell_type",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "n_spots",
+    "n_undefined",
+    "n_training",
+    "n_overlapping",
+]
 
 TINY = {"hidden": (8,) * 6, "max_epochs": 3, "n_members": 2}
 

@@ -31,6 +31,7 @@ MPP = "mpp"  # um per full-resolution pixel of the row's image
 INSIDE = "patch_inside"
 SPLIT = "split"
 TRAIN, VAL, TEST, DROPPED = "train", "val", "test", "dropped"  # its levels
+PARTS = (TRAIN, VAL, TEST, DROPPED)
 TISSUE_FRACTION = "tissue_fraction"
 FOCUS = "focus"
 

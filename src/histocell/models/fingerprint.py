@@ -48,14 +48,24 @@ class Fingerprint(NamedTuple):
 
     def to_text(self) -> dict[str, str]:
         """The hashes as base64, for JSON."""
-        return {name: base64.b64encode(hashes.tobytes()).decode() for name, hashes in self._asdict().items()}
+        return {name: to_text(hashes) for name, hashes in self._asdict().items()}
 
     @classmethod
     def from_text(cls, text: Mapping[str, str]) -> Self:
         """The fingerprint of `to_text`."""
-        return cls(*(np.frombuffer(base64.b64decode(text[name]), dtype="<u8") for name in cls._fields))
+        return cls(*(from_text(text[name]) for name in cls._fields))
 
 
 def hash_rows(rows: Iterable[bytes]) -> Hashes:
     """A hash of 64 bits for each row."""
     return np.frombuffer(b"".join(blake2b(row, digest_size=8).digest() for row in rows), dtype="<u8")
+
+
+def to_text(hashes: Hashes) -> str:
+    """Hashes as base64."""
+    return base64.b64encode(hashes.tobytes()).decode()
+
+
+def from_text(text: str) -> Hashes:
+    """The hashes of `to_text`."""
+    return np.frombuffer(base64.b64decode(text), dtype="<u8")

@@ -34,8 +34,8 @@ class Sections:
     table_key
         Table of a SpatialData that holds several.
     library_key
-        Column of ``obs`` that names the section or slide of each row; by default ``section``, else the column of the
-        regions of a SpatialData, else all rows are one section.
+        Column of ``obs`` that names the section or slide of each row; by default ``section``, else the one that
+        `histocell.pp.patches` was given, else the column of the regions of a SpatialData, else all rows are one section.
     group_key
         Column of ``obs`` that names the replicate, which is held out whole; by default ``patient``, else the section.
     mpp
@@ -77,7 +77,8 @@ class Sections:
         self.group_key = group_key
         self._mpp = mpp
         region_key = self.table.uns.get("spatialdata_attrs", {}).get("region_key") if is_spatialdata(data) else None
-        known = [key for key in (keys.SECTION, region_key) if key is not None and key in self.table.obs]
+        recorded = keys.read_provenance(self.table, keys.PATCHES).get("library_key")
+        known = [key for key in (keys.SECTION, recorded, region_key) if key is not None and key in self.table.obs]
         self.library_key: str | None = library_key or next(iter(known), None)
         self.labels: NDArray[np.object_] = (
             np.full(self.table.n_obs, ALL, dtype=object)

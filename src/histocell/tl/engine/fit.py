@@ -105,6 +105,7 @@ def fit(
             "target": dataset.target,
             "standardize_by": dataset.standardize_by,
             "group_key": rows.group_key,
+            "library_key": rows.library_key,
             "original_names": dataset.truth.renamed,
             "groups": [str(name) for name in np.unique(rows.groups[~rows.validation])],
         }
