@@ -183,11 +183,11 @@ def _drop_overlaps(fields: FieldsOfView, parts: NDArray[np.object_]) -> NDArray[
     """The parts without rows that show tissue of one that must stay unseen; an emptied part is an error."""
     kept = fields.drop_shared(parts)
     if dropped := int((kept == DROPPED).sum()):
-        warn(f"{dropped} rows dropped: within {fields.size} they show tissue of test or validation rows")
+        warn(f"{dropped} rows dropped: their field of view ({fields.size}) overlaps that of test or validation rows")
     if emptied := [name for name in (TRAIN, VAL, TEST) if (parts == name).any() and not (kept == name).any()]:
         msg = (
-            f"every {listing(emptied)} row shows tissue of held-out rows within {fields.size}; use larger blocks, or smaller "
-            "patches and an encoder that sees less (features= names those that count)"
+            f"the field of view ({fields.size}) of every {listing(emptied)} row overlaps that of held-out rows; use larger "
+            "blocks, or smaller patches and an encoder that sees less (features= names those that count)"
         )
         raise ValueError(msg)
     return kept

@@ -11,7 +11,6 @@ from histocell._core import keys
 from histocell._core.geometry import overlapping_windows
 from histocell._core.keys import DROPPED, TEST, TRAIN, VAL
 from histocell.encoders.registry import get_spec
-from histocell.tables.access import get_obsm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,21 +48,22 @@ class FieldsOfView:
         """The largest of the patches and of what the encoders of the embeddings see, of all embeddings by default."""
         table = sections.table
         names = [key for key in table.obsm if key.startswith("X_")] if features is None else features
-        edge_um = max([0.0, *(_field_um(table, name) for name in names)])
-        edge_px = np.zeros(table.n_obs)
-        if edge_um:
-            mpp = sections.mpp(required=False)
-            edge_px = np.nan_to_num(np.rint(edge_um / mpp))
+        field_um = max([0.0, *(_field_um(table, name) for name in names)])
+        edge, mpp = np.zeros(table.n_obs), sections.mpp(required=False)
+        centers = np.full((table.n_obs, 2), np.nan)
         if keys.PATCHES in table.obsm:
-            patches = np.asarray(get_obsm(table, keys.PATCHES), dtype=np.float64)
-            centers = (patches[:, :2] + patches[:, 2:]) / 2
-            edge_px = np.maximum(edge_px, np.ptp(patches.reshape(-1, 2, 2), axis=1).max(axis=1))
+            patches = np.asarray(table.obsm[keys.PATCHES], dtype=np.float64)
+            centers, edge = (patches[:, :2] + patches[:, 2:]) / 2, (patches[:, 2:] - patches[:, :2]).max(axis=1)
+            size_um = keys.read_provenance(table, keys.PATCHES).get("size_um", np.nan)
+            mpp = np.where(np.isfinite(mpp), mpp, size_um / edge)
         elif keys.SPATIAL in table.obsm:
             centers = np.asarray(table.obsm[keys.SPATIAL], dtype=np.float64)[:, 1::-1]
-        else:
-            centers = np.full((table.n_obs, 2), np.nan)
-        half = np.where(edge_px > 0, edge_px, np.nan)[:, None] / 2
-        return cls(sections, np.hstack([centers - half, centers + half]), _text(edge_um, edge_px))
+        edge = np.fmax(edge, np.rint(field_um / mpp))
+        half = np.where(edge > 0, edge, np.nan)[:, None] / 2
+        largest = (
+            f"{(edge * mpp).max(initial=0):,.0f} um" if np.isfinite(mpp).all() else f"{edge.max(initial=0):,.0f} px"
+        )
+        return cls(sections, np.hstack([centers - half, centers + half]), f"{largest} wide")
 
     def shared(self, rows: Bools, others: Bools) -> Bools:
         """Which of `rows` share pixels with any of the `others` of their section."""
@@ -97,7 +97,3 @@ def _field_um(table: AnnData, key: str) -> float:
         return get_spec(str(recorded.get("encoder"))).field_of_view(size_um) if size_um else 0.0
     except KeyError:
         return size_um
-
-
-def _text(edge_um: float, edge_px: Floats) -> str:
-    return f"{edge_um:,.0f} um" if edge_um else f"{edge_px.max(initial=0):,.0f} px"

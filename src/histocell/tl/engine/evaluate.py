@@ -218,7 +218,7 @@ def _warn_of_training_rows(train: Bools, validation: Bools, beside: Bools) -> No
         for rows, what in (
             (train, "were used to fit it"),
             (validation, "were used to choose its settings"),
-            (beside, "show tissue of rows that it was fitted on, in the field of view of its features"),
+            (beside, "have a field of view that overlaps that of rows it was fitted on"),
         )
         if rows.any()
     ]

@@ -84,7 +84,7 @@ def training_rows(sections: Sections, known: Bools, *, split_key: str, features:
 
 
 def apart(fields: FieldsOfView, parts: NDArray[np.object_]) -> NDArray[np.object_]:
-    """The parts of a split without rows that show tissue of held-out rows, and a warning that counts them."""
+    """The parts of a split without rows whose features show tissue of held-out rows; a warning counts them."""
     kept = fields.drop_shared(parts)
     left_out = [
         f"{int(n)} of {int((parts == part).sum())} {name} rows"
@@ -94,15 +94,16 @@ def apart(fields: FieldsOfView, parts: NDArray[np.object_]) -> NDArray[np.object
     if not left_out:
         return kept
     text = (
-        f"{' and '.join(left_out)} are left out of the fit: within {fields.size}, which their features see, they share"
+        f"{' and '.join(left_out)} are left out of the fit: their field of view ({fields.size}) overlaps that of held-out "
+        "rows"
     )
     if not (kept == keys.TRAIN).any():
         msg = (
-            f"{text} tissue with held-out rows, and none is left. Hold out whole sections or patients, use larger blocks "
+            f"{text}, and none is left. Hold out whole sections or patients, use larger blocks "
             "(hc.pp.split(data, block_um=...)), or an encoder that sees less"
         )
         raise ValueError(msg)
-    warn(f"{text} tissue with held-out rows")
+    warn(text)
     return kept
 
 
