@@ -209,9 +209,9 @@ def cross_dataset(
     ['mean', 'ridge']
     """
     source, goal = (Sections(data, table_key=table_key) for data in (train, test))
-    names = _features.embedding_keys(source.table, features)
-    _features.check_same(goal.table, _features.describe(source.table, names))
-    known, new = (Dataset.read(task, each.table, names, target, standardize_by) for each in (source, goal))
+    known = Dataset.read(task, source.table, features, target, standardize_by)
+    _features.check_same(goal.table, known.features)
+    new = Dataset.read(task, goal.table, features, target, standardize_by, like=known.features)
     shared = shared_targets(known.truth, new.truth, "the two")
     known, new = (replace(dataset, truth=dataset.truth.select(shared)) for dataset in (known, new))
     train = _inner_groups(source, known, _known_rows(known), group_key)

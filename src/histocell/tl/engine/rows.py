@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from histocell._core import keys
 from histocell._core.errors import warn
@@ -138,7 +139,10 @@ def row_hashes(table: AnnData, features: Sequence[str]) -> NDArray[np.uint64]:
     names = zip(section, table.obs_names, xy, strict=True)
     hashes = [hash_rows(f"{label}\0{name}\0".encode() + place.tobytes() for label, name, place in names)]
     if features and features[0] in table.obsm:
-        content = dense(table.obsm[features[0]], features[0])[:, :_HASHED].astype(np.float64)
+        value = table.obsm[features[0]]
+        if isinstance(value, pd.DataFrame):  # whatever the order of its columns
+            value = value[sorted(value.columns, key=str)]
+        content = dense(value, features[0])[:, :_HASHED].astype(np.float64)
         hashes.append(hash_rows(row.tobytes() for row in np.hstack([content, xy])))
     return np.column_stack(hashes)
 
