@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,14 +31,30 @@ def spot_pitch(xy: ArrayLike) -> float:
     return float(np.median(distance[distance < 1.25 * np.median(distance[:, 0])]))
 
 
+def check_length(value: object, what: str) -> float:
+    """A length as a float, if it is one: a number above 0, not its text."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        msg = f"{what} must be a positive number, not {value!r}"
+        raise TypeError(msg)
+    length = float(value)
+    if not 0 < length < np.inf:
+        msg = f"{what} must be a positive number, not {value}"
+        raise ValueError(msg)
+    return length
+
+
 def mpp_from_pitch(xy: ArrayLike, pitch_um: float) -> float:
     """Micrometres per px from the known distance of neighbouring spots (200 um legacy ST, 100 um Visium)."""
+    pitch_um = check_length(pitch_um, "the distance between spots in um")
     return check_mpp(pitch_um / spot_pitch(xy), source=f"a spot pitch of {pitch_um:g} um")
 
 
 def check_mpp(mpp: float, *, source: str = "the argument mpp") -> float:
     """`mpp` as a float, if a microscope could have made it."""
-    if not np.isfinite(mpp) or not 0.05 <= mpp <= 100:
+    if not isinstance(mpp, Real) or isinstance(mpp, bool):
+        msg = f"{source} must be a number (um per px), not {mpp!r}"
+        raise TypeError(msg)
+    if not 0.05 <= mpp <= 100:
         msg = f"{source} gives {mpp:g} um per px; a slide image has between 0.05 and 100"
         raise ValueError(msg)
     return float(mpp)

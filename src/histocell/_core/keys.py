@@ -65,6 +65,17 @@ def safe_key(name: str) -> str:
     return key
 
 
+def safe_keys(names: Iterable[str]) -> list[str]:
+    """A key for each name, all different, also where capitals do not count: ``a b`` and ``a/b`` become a_b and a_b_2."""
+    taken: dict[str, str] = {}
+    for name in names:
+        key = safe_key(name)
+        numbered = (key, *(f"{key}_{number}" for number in range(2, len(taken) + 3)))
+        free = next(each for each in numbered if each.lower() not in taken)
+        taken[free.lower()] = free
+    return list(taken.values())
+
+
 def slide_name(path: str | PathLike[str]) -> str:
     """Name of a slide file without ``.svs``, ``.tif``, ``.ome.tif`` and the like."""
     return Path(path).stem.removesuffix(".ome")

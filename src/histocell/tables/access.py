@@ -65,6 +65,17 @@ def coordinates(table: AnnData) -> NDArray[np.float64]:
     return xy[:, :2]
 
 
+def resolutions(table: AnnData) -> NDArray[np.float64]:
+    """``obs["mpp"]``, micrometres per full-resolution px of each row; NaN where it is unknown."""
+    if keys.MPP not in table.obs:
+        return np.full(table.n_obs, np.nan)
+    try:
+        return np.array(table.obs[keys.MPP], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        msg = f'obs["{keys.MPP}"] must hold numbers, um per px; it holds {listing(table.obs[keys.MPP].unique(), 3)}'
+        raise ValueError(msg) from error
+
+
 def row_labels(table: AnnData, key: str, hint: str = "") -> NDArray[np.object_]:
     """``obs[key]`` as strings; missing values are an error."""
     if key not in table.obs:

@@ -10,7 +10,8 @@ import numpy as np
 
 from histocell._core import keys
 from histocell._core.errors import listing
-from histocell.tables.access import coordinates, get_table, is_spatialdata, row_labels
+from histocell._core.geometry import check_length
+from histocell.tables.access import coordinates, get_table, is_spatialdata, resolutions, row_labels
 from histocell.tables.regions import by_name, image_elements, image_files, open_regions
 
 if TYPE_CHECKING:
@@ -182,14 +183,9 @@ class Sections:
         The argument, then ``obs["mpp"]``, then what the images of a SpatialData say. Unknown is NaN, or an error where it
         is `required`.
         """
-        out = np.full(self.table.n_obs, np.nan)
-        if keys.MPP in self.table.obs:
-            out[:] = np.asarray(self.table.obs[keys.MPP], dtype=np.float64)
+        out = resolutions(self.table)
         if self._mpp is not None and not isinstance(self._mpp, Mapping):
-            if not 0 < self._mpp < np.inf:
-                msg = f"mpp must be a positive number, not {self._mpp}"
-                raise ValueError(msg)
-            out[:] = self._mpp
+            out[:] = check_length(self._mpp, "mpp")
         elif not np.isfinite(out).all() and is_spatialdata(self._data):
             for region in self.regions(need_image=False):
                 if region.mpp is not None:
