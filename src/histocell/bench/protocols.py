@@ -19,7 +19,7 @@ from histocell.tl.engine import features as _features
 from histocell.tl.engine.abundance import ABUNDANCE
 from histocell.tl.engine.evaluate import ALL, score_table
 from histocell.tl.engine.fit import Dataset, fit
-from histocell.tl.engine.rows import apart, held_out_groups
+from histocell.tl.engine.rows import apart, held_out_groups, seen_rows
 from histocell.tl.engine.task import shared_targets
 
 if TYPE_CHECKING:
@@ -137,7 +137,9 @@ def leave_one_group_out(
         held = labels[rows] == group
         fitted = _apart(sections, dataset, rows[~held], rows[held])
         train = _inner_groups(sections, dataset, fitted, group_key)
-        parts.append(_fit_predict(task, named, (dataset, train), (dataset, rows[held]), draw_seed(child), device))
+        parts.append(
+            _fit_predict(task, named, (dataset, train), (sections, dataset, rows[held]), draw_seed(child), device)
+        )
     return _score(task, sections, dataset.truth, labels, parts, n_bootstrap, children[-1])
 
 
@@ -217,7 +219,7 @@ def cross_dataset(
     train = _inner_groups(source, known, _known_rows(known), group_key)
     generator = as_rng(rng)
     named = _named_models(models, config)
-    part = _fit_predict(task, named, (known, train), (new, _known_rows(new)), draw_seed(generator), device)
+    part = _fit_predict(task, named, (known, train), (goal, new, _known_rows(new)), draw_seed(generator), device)
     obs = new.table.obs
     labels = row_labels(new.table, group_key) if group_key in obs else np.full(len(obs), ALL)
     return _score(task, goal, new.truth, labels, [part], n_bootstrap, generator)
@@ -267,19 +269,18 @@ def _fit_predict(
     task: Task,
     models: Mapping[str, Model],
     known: tuple[Dataset, Rows],
-    new: tuple[Dataset, Ints],
+    new: tuple[Sections, Dataset, Ints],
     seed: int,
     device: str | None,
 ) -> Predicted:
     """Models fitted on rows of one dataset, and what they say of rows of another."""
-    dataset, rows = new
+    sections, dataset, rows = new
     outputs = {}
     for name, model in models.items():
         # Baselines are models of the protocol like all others.
         fit(task, model, *known, rng=seed, device=device, baselines=False)
         outputs[name] = model.outputs(dataset.X[rows], device=device)
-    seen = known[0].fingerprint(known[1]).contains(dataset.hashes[rows])
-    return Predicted(rows, outputs, np.vstack([seen, np.zeros(len(rows), dtype=bool)]))
+    return Predicted(rows, outputs, seen_rows(sections, dataset.hashes, model)[:, rows])
 
 
 def _score(

@@ -195,6 +195,64 @@ class TestEvaluation:
         assert set(scores["n_overlapping"]) == {beside.sum()}
         assert set(scores["n_training"]) == {0}
 
+    def test_rows_of_another_object(self, table_of_blocks, tmp_path):
+        """Test rows in an object of their own, as `adata[test]` makes it, lie beside the training rows all the same."""
+        table = table_of_blocks
+        embedded(table, size_um=112.0, field_um=250.0)
+        train, test = (table[table.obs["split"] == part].copy() for part in ("train", "test"))
+        expected = near(table, table.obs["split"] == "test", table.obs["split"] == "train", 250).sum()
+        assert 0 < expected < test.n_obs
+        hc.tl.fit_abundance(train, model="ridge", rng=0)
+        hc.models.load(train).save(tmp_path / "m")
+        for source in (train, tmp_path / "m"):
+            hc.tl.predict_abundance(test, model=source)
+            with pytest.warns(
+                UserWarning, match=f"{expected} of the 16 scored rows have a field of view that overlaps"
+            ):
+                scores = hc.tl.evaluate_abundance(test, n_bootstrap=0, inplace=False)
+            assert set(scores["n_overlapping"]) == {expected}
+        with pytest.warns(UserWarning, match=f"{expected} of the 16 scored rows"):
+            hc.bench.cross_dataset(train, test, models=["ridge"], n_bootstrap=0, rng=0)
+
+    @pytest.mark.parametrize("change", ["slide", "name", "resolution", "places"])
+    def test_rows_of_another_slide(self, table_of_blocks, change):
+        """Another section, or another slide whose section has the same name, shares nothing."""
+        embedded(table_of_blocks, size_um=112.0, field_um=250.0)
+        table_of_blocks.obs["split"] = "train"
+        hc.tl.fit_abundance(table_of_blocks, model="ridge", rng=0)
+        other = make(seed=1)
+        other.obs_names = [f"other {name}" for name in other.obs_names]
+        embedded(other, size_um=112.0, field_um=250.0)
+        if change == "name":
+            other.obs["section"] = other.obs["section"].str.lower()
+        elif change == "resolution":
+            other.obs["mpp"] = 0.45
+        elif change == "places":
+            other.obsm["spatial"] += np.random.default_rng(0).normal(0, 20, other.obsm["spatial"].shape)
+        hc.tl.predict_abundance(other, model=table_of_blocks)
+        scores = hc.tl.evaluate_abundance(other, split_key="none", n_bootstrap=0, inplace=False)
+        assert set(scores["n_overlapping"]) == {0}
+
+    def test_cells_of_one_slide_in_two_objects(self):
+        """Cells lie at random, so that some are much nearer to each other than most."""
+        rng = np.random.default_rng(0)
+        n = 4000
+        obs = pd.DataFrame({"section": "A", "mpp": MPP}, index=[f"cell{i}" for i in range(n)])
+        table = ad.AnnData(np.ones((n, 1), np.float32), obs=obs)
+        table.obsm["spatial"] = rng.uniform(0, 4000, (n, 2))
+        table.obsm["X_toy"] = rng.normal(size=(n, 4)).astype(np.float32)
+        table.obsm["cell_abundance"] = pd.DataFrame(np.exp(table.obsm["X_toy"][:, :2]), obs.index, ["a", "b"])
+        embedded(table, size_um=20.0, field_um=20.0)
+        test = rng.random(n) < 0.3
+        train, unseen = table[~test].copy(), table[test].copy()
+        train.obs["split"], unseen.obs["split"] = "train", "test"
+        with pytest.warns(UserWarning, match="one group"):
+            hc.tl.fit_abundance(train, model="ridge", rng=0)
+        hc.tl.predict_abundance(unseen, model=train)
+        with pytest.warns(UserWarning, match="have a field of view that overlaps"):
+            scores = hc.tl.evaluate_abundance(unseen, n_bootstrap=0, inplace=False)
+        assert set(scores["n_overlapping"]) == {near(table, test, ~test, 20).sum()}
+
     def test_a_protocol_within_a_section(self, table_of_blocks):
         table = table_of_blocks
         table.obs["group"] = np.where(table.obs["section"] == "B", "B", np.where(table.obs["block"] < "10", "A0", "A1"))

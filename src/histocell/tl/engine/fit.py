@@ -12,7 +12,10 @@ import numpy as np
 from histocell._core.rng import as_rng
 from histocell.models.fingerprint import Fingerprint
 from histocell.models.registry import model_class
+from histocell.tables.fields import FieldsOfView
+from histocell.tables.sections import Sections
 from histocell.tl.engine import features as _features
+from histocell.tl.engine.places import places_of
 from histocell.tl.engine.rows import row_hashes
 
 if TYPE_CHECKING:
@@ -121,5 +124,8 @@ def fit(
             "original_names": dataset.truth.renamed,
             "groups": [str(name) for name in np.unique(rows.groups[~rows.validation])],
         }
-    model.fingerprint = dataset.fingerprint(rows)
+    sections = Sections(dataset.table, library_key=rows.library_key)
+    places, resolutions = places_of(FieldsOfView.of(sections, dataset.names), rows.index)
+    model.facts["sections"] = resolutions
+    model.fingerprint = dataset.fingerprint(rows)._replace(places=places)
     return model

@@ -17,6 +17,7 @@ from histocell.tables.access import coordinates, row_labels, split_parts
 from histocell.tables.fields import FieldsOfView
 from histocell.tables.sections import Sections
 from histocell.tl.engine.features import dense
+from histocell.tl.engine.places import beside_fitted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,6 +148,21 @@ def row_hashes(table: AnnData, features: Sequence[str]) -> NDArray[np.uint64]:
     return np.column_stack(hashes)
 
 
+def seen_rows(sections: Sections, hashes: NDArray[np.uint64], model: Model) -> Bools:
+    """What a model has seen of each row, ``(3, n)``.
+
+    Whether it was fitted on the row, whether the row only chose its settings, and whether the row shows tissue of those,
+    be they in the table or not.
+    """
+    fingerprint = model.fingerprint or Fingerprint.of(hashes[:0], np.zeros(0, dtype=bool))
+    seen = fingerprint.contains(hashes)
+    unseen = ~seen.any(axis=0)
+    fields = FieldsOfView.of(sections, [feature["key"] for feature in model.features])
+    beside = fields.shared(unseen, ~unseen)
+    beside |= beside_fitted(fields, unseen, fingerprint.places, model.facts.get("sections", {}))
+    return np.vstack([seen, beside])
+
+
 def remember_training_rows(table: AnnData, key: str, model: Model) -> None:
     """Record which rows of the prediction `key` the model was fitted on, as hashes that survive subsets and files.
 
@@ -155,13 +171,10 @@ def remember_training_rows(table: AnnData, key: str, model: Model) -> None:
     features = [feature["key"] for feature in model.features]
     recorded: dict[str, object] = {"features": features, "rows": None}
     if model.fingerprint is not None:
-        hashes = row_hashes(table, features)
-        seen = model.fingerprint.contains(hashes).any(axis=0)
-        library_key = model.facts.get("library_key")
+        hashes, library_key = row_hashes(table, features), model.facts.get("library_key")
         sections = Sections(table, library_key=library_key if library_key in table.obs else None)
-        beside = FieldsOfView.of(sections, features).shared(~seen, seen)
         recorded["rows"] = model.fingerprint.among(hashes).to_text()
-        recorded["beside"] = to_text(np.unique(hashes[beside]))
+        recorded["beside"] = to_text(np.unique(hashes[seen_rows(sections, hashes, model)[2]]))
     keys.write_provenance(table, key + _TRAINING, **recorded)
 
 
