@@ -84,9 +84,7 @@ class PatchEncoder:
             backbone.check_block(pooling.block)
             self._nuclei = TokenPooler(pooling, spec.input_px, backbone.patch_px or 1)
             self.pool = str(pooling)
-            if (
-                pooling.strategy == "shared"
-            ):  # a nucleus may lie this near to the border of its tile, which it sees whole
+            if self._nuclei.shared:  # a nucleus sees all of its tile, and may lie this near to the border
                 spec = replace(spec, field_patches=spec.field_patches * (2 - pooling.overlap))
         else:
             self.pool = backbone.check_pool(pooling)

@@ -44,7 +44,10 @@ def beside_fitted(fields: FieldsOfView, rows: Bools, places: Places, resolutions
     out = np.zeros(len(rows), dtype=bool)
     mpp = fields.sections.mpp(required=False)
     known = rows & np.isfinite(fields.windows).all(axis=1)
+    there = set(fields.sections.names)
     for number, (name, resolution) in enumerate(resolutions.items()):
+        if name not in there:
+            continue
         mine = np.flatnonzero(known & (fields.sections.labels == name))
         _, y, x, edge = places[places[:, 0] == number].astype(np.float64).T
         theirs = np.column_stack([y - edge, x - edge, y + edge, x + edge]) / 2
