@@ -6,6 +6,7 @@ import json
 import warnings
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -227,6 +228,7 @@ class TestNamesInScores:
         assert not scores.duplicated(["model", "group", "cell_type", "metric"]).any()
         ax = hc.pl.scores(table, key="scores", show=False)
         labels = [label.get_text() for label in ax.get_yticklabels()]
+        plt.close(ax.figure)
         assert labels[0] == "mean of types"
         assert len(labels) == 1 + table.obsm["cell_abundance"].shape[1]
         return scores
