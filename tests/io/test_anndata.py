@@ -113,6 +113,21 @@ def test_several_libraries(image: np.ndarray) -> None:
         hc.io.from_anndata(adata, image=image, mpp=0.5, library_key="slide")
 
 
+@pytest.mark.parametrize("names", [("a b", "a/b"), ("A", "a"), ("x", "x/")])
+def test_libraries_whose_names_become_one_keep_their_images(
+    image: np.ndarray, names: tuple[str, str], tmp_path
+) -> None:
+    first, second = names
+    adata = ad.concat({first: make(prefix="a"), second: make(4, prefix="b")}, label="slide")
+    sdata = hc.io.from_anndata(adata, image={first: image, second: 255 - image}, mpp=0.5, library_key="slide")
+    sdata.write(tmp_path / "s.zarr")
+    regions = {region.section: region for region in Sections(read_zarr(tmp_path / "s.zarr")).regions()}
+    assert set(regions) == set(names)
+    for name, pixels in zip(names, (image, 255 - image), strict=True):
+        np.testing.assert_array_equal(regions[name].image.read(0, 0, 9, 9), pixels[:9, :9])
+        np.testing.assert_array_equal(regions[name].rows, np.flatnonzero(adata.obs["slide"] == name))
+
+
 def test_image_that_space_ranger_names(adata: ad.AnnData, image: np.ndarray, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "he.tif", image, photometric="rgb")
     adata.uns["spatial"] = {
@@ -185,3 +200,52 @@ def test_there_and_back(adata: ad.AnnData, image: np.ndarray, tmp_path: Path) ->
     again = hc.io.from_anndata(ad.read_h5ad(tmp_path / "a.h5ad"), image=image)
     assert again["table"].obs["mpp"].iloc[0] == 0.5
     assert again["table"].uns["spatialdata_attrs"]["region_key"] == "region"
+
+
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+class TestBadInput:
+    def test_no_rows(self, adata: ad.AnnData, image: np.ndarray, user_sees) -> None:
+        with user_sees("Tables", "a table without rows", ValueError, match="no rows"):
+            hc.io.from_anndata(adata[:0].copy(), image=image, mpp=0.5)
+
+    def test_lengths(self, adata: ad.AnnData, image: np.ndarray, user_sees) -> None:
+        with user_sees("Tables", "a resolution as text", TypeError, match="positive number, not '0.5'"):
+            hc.io.from_anndata(adata, image=image, mpp="0.5")
+        for options, error in (
+            ({"mpp": {"the table": "0.5"}}, TypeError),
+            ({"mpp": [0.5]}, TypeError),
+            ({"mpp": True}, TypeError),
+            ({"mpp": -0.5}, ValueError),
+            ({"spot_pitch_um": "100"}, TypeError),
+            ({"mpp": 0.5, "spot_diameter_um": "50"}, TypeError),
+            ({"mpp": 0.5, "spot_diameter_um": -5}, ValueError),
+        ):
+            with pytest.raises(error, match="must be a positive number, not"):
+                hc.io.from_anndata(adata, image=image, **options)
+        sdata = hc.io.from_anndata(adata, image=image, mpp=np.float32(0.5))
+        with pytest.raises(TypeError, match="must be a number .um per px., not '0.5'"):
+            hc.pp.patches(sdata, mpp="0.5")
+
+    def test_names(self, adata: ad.AnnData, image: np.ndarray, user_sees) -> None:
+        adata.obs_names = ["s0", "s0", *adata.obs_names[2:]]
+        with user_sees("Tables", "rows of one name", ValueError, match=r"have the name of another \(s0\)"):
+            hc.io.from_anndata(adata, image=image, mpp=0.5)
+
+    def test_names_that_libraries_share_are_told_apart(self, image: np.ndarray) -> None:
+        adata = ad.concat({"A": make(), "B": make()}, label="slide")
+        sdata = hc.io.from_anndata(adata, image={"A": image, "B": image}, mpp=0.5, library_key="slide")
+        np.testing.assert_array_equal(sdata["table"].obsm["spatial"], adata.obsm["spatial"])
+
+    def test_several_resolutions_of_one_image(self, adata: ad.AnnData, image: np.ndarray, user_sees) -> None:
+        adata.obs["mpp"] = [0.5] * 12 + [0.7] * 12
+        given = "several resolutions among the rows of one image"
+        with user_sees("Tables", given, ValueError, match=r"several values \(0.5, 0.7\)"):
+            hc.io.from_anndata(adata, image=image, spot_pitch_um=100)
+        assert set(hc.io.from_anndata(adata, image=image, mpp=0.5)["table"].obs["mpp"]) == {0.5}
+
+    def test_a_resolution_in_words(self, adata: ad.AnnData, image: np.ndarray, user_sees) -> None:
+        adata.obs["mpp"] = "half"
+        with user_sees(
+            "Tables", 'obs["mpp"] in words', ValueError, match="must hold numbers, um per px; it holds half"
+        ):
+            hc.io.from_anndata(adata, image=image)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import histocell as hc
+from histocell._core import keys
 from histocell._core.geometry import overlapping_windows
 
 
@@ -131,6 +132,37 @@ class TestBlocks:
         set_patches(table, 150)
         hc.pp.split(table, by="section", rng=0)
         assert "dropped" not in set(table.obs["split"])
+
+    def test_slides_told_apart_by_library_key_alone(self, table):
+        """Equal coordinates on two slides are no overlap."""
+        set_patches(table, 150)
+        table.obs = table.obs.rename(columns={"section": "slide"})
+        table.obs["half"] = np.where(table.obs["slide"].str.endswith("1"), "one", "two")
+        hc.pp.split(table, by="half", test="one", library_key="slide")
+        assert "dropped" not in set(table.obs["split"])
+        labels = hc.pp.split(table, block_um=100_000, library_key="slide", rng=0, features=[], inplace=False)
+        assert labels.groupby(table.obs["slide"]).nunique().max() == 1
+        assert labels.nunique() == 3  # ten squares, one for each slide
+        with pytest.raises(ValueError, match="of every train row overlaps"), pytest.warns(UserWarning, match="dropped"):
+            hc.pp.split(table, by="half", test="one")
+
+    def test_library_key_of_the_patches_is_known(self, table):
+        table.obs = table.obs.rename(columns={"section": "slide"})
+        image = np.zeros((500, 800, 3), np.uint8)
+        hc.pp.patches(table, size_um=75, image=dict.fromkeys(table.obs["slide"], image), library_key="slide")
+        table.obs["half"] = np.where(table.obs["slide"].str.endswith("1"), "one", "two")
+        hc.pp.split(table, by="half", test="one")
+        assert "dropped" not in set(table.obs["split"])
+
+    def test_embeddings_that_see_beyond_their_patch(self, table):
+        set_patches(table, 100)
+        table.obsm["X_wide"] = np.ones((table.n_obs, 2), np.float32)
+        keys.write_provenance(table, "X_wide", encoder="mine", size_um=50.0, field_um=75.0)
+        with pytest.warns(UserWarning, match=r"field of view \(75 um wide\)"):
+            wide = hc.pp.split(table, block_um=200, rng=0, inplace=False)
+        set_patches(table, 150)
+        with pytest.warns(UserWarning, match="75 um wide"):
+            pd.testing.assert_series_equal(hc.pp.split(table, block_um=200, rng=0, features=[], inplace=False), wide)
 
     def test_nothing_left_is_an_error(self, table):
         set_patches(table, 2000)

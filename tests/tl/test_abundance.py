@@ -8,7 +8,19 @@ import pytest
 import histocell as hc
 from histocell._core import keys
 
-COLUMNS = ["model", "group", "cell_type", "metric", "value", "low", "high", "n_spots", "n_undefined", "n_training"]
+COLUMNS = [
+    "model",
+    "group",
+    "cell_type",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "n_spots",
+    "n_undefined",
+    "n_training",
+    "n_overlapping",
+]
 
 TINY = {"hidden": (8,) * 6, "max_epochs": 3, "n_members": 2}
 
@@ -369,3 +381,75 @@ class TestRoundTrip:
         self.check(back["table"], fitted)
         hc.tl.predict_abundance(back, key_added="again")
         np.testing.assert_array_equal(back["table"].obsm["again"], fitted.obsm["predicted_abundance"])
+
+
+class TestNamedFeatures:
+    """Names of the columns are part of a model's features."""
+
+    @pytest.fixture
+    def framed(self, table):
+        names = [f"f{i}" for i in range(10)]
+        table.obsm["X_toy"] = pd.DataFrame(table.obsm["X_toy"], index=table.obs_names, columns=names)
+        return table
+
+    @pytest.mark.parametrize("model", ["ridge", "mlp"])
+    def test_the_order_of_columns_does_not_matter(self, framed, model, tmp_path):
+        fit(framed, model=model, config=TINY if model == "mlp" else None)
+        expected = hc.tl.predict_abundance(framed, inplace=False)
+        hc.models.load(framed).save(tmp_path / "m")
+        framed.obsm["X_toy"] = framed.obsm["X_toy"].iloc[:, ::-1]
+        for source in (None, tmp_path / "m"):
+            for slot, frame in hc.tl.predict_abundance(framed, model=source, inplace=False).items():
+                pd.testing.assert_frame_equal(frame, expected[slot])
+        hc.tl.predict_abundance(framed)
+        assert (hc.tl.evaluate_abundance(framed, n_bootstrap=0, inplace=False)["n_training"] == 0).all()
+        with pytest.warns(UserWarning, match="160 of the 320 scored rows were used to fit it"):
+            hc.tl.evaluate_abundance(framed, split_key="none", n_bootstrap=0)
+        assert "f7" not in (tmp_path / "m" / "README.md").read_text()
+
+    def test_rows_are_recognised_by_features_whatever_their_order(self, framed):
+        fit(framed)
+        hc.tl.predict_abundance(framed)
+        framed.obsm["X_toy"] = framed.obsm["X_toy"].iloc[:, ::-1]
+        framed.obs_names = [f"{name}-1" for name in framed.obs_names]
+        with pytest.warns(UserWarning, match="160 of the 320 scored rows were used to fit it"):
+            hc.tl.evaluate_abundance(framed, split_key="none", n_bootstrap=0)
+
+    def test_other_columns(self, framed, user_sees):
+        fit(framed)
+        framed.obsm["X_toy"] = framed.obsm["X_toy"].rename(columns={"f3": "g3", "f4": "g4"})
+        given = "features with other columns than those of the model"
+        with user_sees("Training and scores", given, ValueError, match=r"lacks columns of the model \(f3, f4\)"):
+            hc.tl.predict_abundance(framed)
+        framed.obsm["X_toy"] = framed.obsm["X_toy"].iloc[:, :5]
+        with pytest.raises(ValueError, match=r"dim is 5.*it lacks columns of the model \(f3, f4, f5, f6, f7"):
+            hc.tl.predict_abundance(framed)
+
+    def test_two_columns_of_one_name(self, framed):
+        framed.obsm["X_toy"].columns = ["a", "a", *"bcdefghi"]
+        with pytest.raises(ValueError, match=r'obsm\["X_toy"\] has several columns of one name: a;'):
+            fit(framed)
+
+    def test_an_array_in_place_of_the_frame(self, framed):
+        fit(framed)
+        expected = hc.tl.predict_abundance(framed, inplace=False)["predicted_abundance"]
+        framed.obsm["X_toy"] = framed.obsm["X_toy"].to_numpy()
+        again = hc.tl.predict_abundance(framed, inplace=False)["predicted_abundance"]
+        pd.testing.assert_frame_equal(again, expected)
+
+    def test_an_array_whose_encoder_named_its_features(self, table):
+        facts = keys.read_provenance(table, "X_toy") | {"feature_names": [f"f{i}" for i in range(10)]}
+        facts.pop("histocell")
+        keys.write_provenance(table, "X_toy", **facts)
+        fit(table)
+        expected = hc.tl.predict_abundance(table, inplace=False)["predicted_abundance"]
+        table.obsm["X_toy"] = hc.get.embedding(table, "X_toy").sample(frac=1, axis=1, random_state=0)
+        again = hc.tl.predict_abundance(table, inplace=False)["predicted_abundance"]
+        pd.testing.assert_frame_equal(again, expected)
+
+    def test_datasets_with_columns_of_another_order(self, framed):
+        train, test = (framed[framed.obs["patient"].isin(names)].copy() for names in (["P0", "P1"], ["P2", "P3"]))
+        settings = {"models": ["ridge"], "n_bootstrap": 0, "rng": 0}
+        expected = hc.bench.cross_dataset(train, test, **settings)
+        test.obsm["X_toy"] = test.obsm["X_toy"].iloc[:, ::-1]
+        pd.testing.assert_frame_equal(hc.bench.cross_dataset(train, test, **settings), expected)

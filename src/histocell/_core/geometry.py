@@ -31,14 +31,30 @@ def spot_pitch(xy: ArrayLike) -> float:
     return float(np.median(distance[distance < 1.25 * np.median(distance[:, 0])]))
 
 
+def check_length(value: object, what: str) -> float:
+    """A length as a float, if it is one: a number above 0, not its text."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        msg = f"{what} must be a positive number, not {value!r}"
+        raise TypeError(msg)
+    length = float(value)
+    if not 0 < length < np.inf:
+        msg = f"{what} must be a positive number, not {value}"
+        raise ValueError(msg)
+    return length
+
+
 def mpp_from_pitch(xy: ArrayLike, pitch_um: float) -> float:
     """Micrometres per px from the known distance of neighbouring spots (200 um legacy ST, 100 um Visium)."""
+    pitch_um = check_length(pitch_um, "the distance between spots in um")
     return check_mpp(pitch_um / spot_pitch(xy), source=f"a spot pitch of {pitch_um:g} um")
 
 
 def check_mpp(mpp: float, *, source: str = "the argument mpp") -> float:
     """`mpp` as a float, if a microscope could have made it."""
-    if not np.isfinite(mpp) or not 0.05 <= mpp <= 100:
+    if not isinstance(mpp, Real) or isinstance(mpp, bool):
+        msg = f"{source} must be a number (um per px), not {mpp!r}"
+        raise TypeError(msg)
+    if not 0.05 <= mpp <= 100:
         msg = f"{source} gives {mpp:g} um per px; a slide image has between 0.05 and 100"
         raise ValueError(msg)
     return float(mpp)
@@ -157,17 +173,33 @@ def local_order(xy: NDArray[np.float64], *, block_px: float = 2048) -> NDArray[n
     return np.lexsort((x, y, x // block_px, y // block_px))
 
 
-def overlapping_windows(windows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which windows ``(y0, x0, y1, x1)`` share pixels with any of the others."""
+def overlapping_windows(windows: NDArray[np.number], others: NDArray[np.number]) -> NDArray[np.bool_]:
+    """Which windows ``(y0, x0, y1, x1)`` share pixels with any of the others.
+
+    Windows of one size overlap those of another where the nearest centre is nearer than half of both, so that memory
+    does not follow the number of pairs, whatever the windows' size.
+    """
     from scipy.spatial import cKDTree
 
     out = np.zeros(len(windows), dtype=bool)
     if len(windows) == 0 or len(others) == 0:
         return out
-    reach = float(max(np.ptp(w.reshape(-1, 2, 2), axis=1).max() for w in (windows, others)))
-    mine, theirs = ((w[:, :2] + w[:, 2:]) / 2 for w in (windows, others))
-    pairs = cKDTree(mine).sparse_distance_matrix(cKDTree(theirs), reach, p=np.inf, output_type="coo_matrix")
-    a, b = windows[pairs.row], others[pairs.col]
-    share = (np.maximum(a[:, :2], b[:, :2]) < np.minimum(a[:, 2:], b[:, 2:])).all(axis=1)
-    out[pairs.row[share]] = True
+    mine, theirs = _centers_by_size(windows), _centers_by_size(others)
+    for size, _, points in theirs:
+        places = np.unique(points, axis=0)  # a leaf of the tree would hold all points of one place
+        for own_size, rows, own_points in mine:
+            reach = (size + own_size) / 2
+            tree = cKDTree(places / reach)
+            distance, _ = tree.query(own_points / reach, p=np.inf, distance_upper_bound=1)
+            out[rows] |= distance < 1 - 1e-9  # those that only touch share nothing
     return out
+
+
+def _centers_by_size(
+    windows: NDArray[np.number],
+) -> list[tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.float64]]]:
+    """Each size (y, x) of windows, the windows that have it, and their centres."""
+    corners = windows.reshape(-1, 2, 2).astype(np.float64)
+    sizes, which = np.unique(corners[:, 1] - corners[:, 0], axis=0, return_inverse=True)
+    centers = corners.mean(axis=1)
+    return [(size, rows := np.flatnonzero(which == i), centers[rows]) for i, size in enumerate(sizes)]

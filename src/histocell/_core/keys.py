@@ -31,6 +31,7 @@ MPP = "mpp"  # um per full-resolution pixel of the row's image
 INSIDE = "patch_inside"
 SPLIT = "split"
 TRAIN, VAL, TEST, DROPPED = "train", "val", "test", "dropped"  # its levels
+PARTS = (TRAIN, VAL, TEST, DROPPED)
 TISSUE_FRACTION = "tissue_fraction"
 FOCUS = "focus"
 
@@ -63,6 +64,17 @@ def safe_key(name: str) -> str:
         msg = f"{name!r} holds no character that a slot name may hold"
         raise ValueError(msg)
     return key
+
+
+def safe_keys(names: Iterable[str]) -> list[str]:
+    """A key for each name, all different, also where capitals do not count: ``a b`` and ``a/b`` become a_b and a_b_2."""
+    taken: dict[str, str] = {}
+    for name in names:
+        key = safe_key(name)
+        numbered = (key, *(f"{key}_{number}" for number in range(2, len(taken) + 3)))
+        free = next(each for each in numbered if each.lower() not in taken)
+        taken[free.lower()] = free
+    return list(taken.values())
 
 
 def slide_name(path: str | PathLike[str]) -> str:

@@ -13,12 +13,13 @@ from histocell._core.rng import as_rng, draw_seed
 from histocell._core.settings import progress_bar
 from histocell.models.registry import make_model
 from histocell.tables.access import row_labels
+from histocell.tables.fields import FieldsOfView
 from histocell.tables.sections import Sections
 from histocell.tl.engine import features as _features
 from histocell.tl.engine.abundance import ABUNDANCE
 from histocell.tl.engine.evaluate import ALL, score_table
 from histocell.tl.engine.fit import Dataset, fit
-from histocell.tl.engine.rows import held_out_groups
+from histocell.tl.engine.rows import apart, held_out_groups, seen_rows
 from histocell.tl.engine.task import shared_targets
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Predicted(NamedTuple):
     outputs
         By model, then by the ending of the slot.
     seen
-        Whether the models were fitted on each row, and whether it chose their settings, ``(2, n)``.
+        Whether the models were fitted on each row, whether it chose their settings, and whether it shows tissue of such
+        rows, ``(3, n)``.
     """
 
     rows: Ints
@@ -71,6 +73,8 @@ def leave_one_group_out(
     table_key: str | None = None,
 ) -> pd.DataFrame:
     """Predict each group with models fitted on all others, and score.
+
+    Rows of other groups whose features show tissue of the group that is left out are not fitted, with a warning.
 
     Parameters
     ----------
@@ -131,8 +135,11 @@ def leave_one_group_out(
     parts = []
     for group, child in zip(progress_bar(groups, desc="leave one out", unit="group"), children, strict=False):
         held = labels[rows] == group
-        train = _inner_groups(dataset, rows[~held], group_key)
-        parts.append(_fit_predict(task, named, (dataset, train), (dataset, rows[held]), draw_seed(child), device))
+        fitted = _apart(sections, dataset, rows[~held], rows[held])
+        train = _inner_groups(sections, dataset, fitted, group_key)
+        parts.append(
+            _fit_predict(task, named, (dataset, train), (sections, dataset, rows[held]), draw_seed(child), device)
+        )
     return _score(task, sections, dataset.truth, labels, parts, n_bootstrap, children[-1])
 
 
@@ -204,15 +211,15 @@ def cross_dataset(
     ['mean', 'ridge']
     """
     source, goal = (Sections(data, table_key=table_key) for data in (train, test))
-    names = _features.embedding_keys(source.table, features)
-    _features.check_same(goal.table, _features.describe(source.table, names))
-    known, new = (Dataset.read(task, each.table, names, target, standardize_by) for each in (source, goal))
+    known = Dataset.read(task, source.table, features, target, standardize_by)
+    _features.check_same(goal.table, known.features)
+    new = Dataset.read(task, goal.table, features, target, standardize_by, like=known.features)
     shared = shared_targets(known.truth, new.truth, "the two")
     known, new = (replace(dataset, truth=dataset.truth.select(shared)) for dataset in (known, new))
-    train = _inner_groups(known, _known_rows(known), group_key)
+    train = _inner_groups(source, known, _known_rows(known), group_key)
     generator = as_rng(rng)
     named = _named_models(models, config)
-    part = _fit_predict(task, named, (known, train), (new, _known_rows(new)), draw_seed(generator), device)
+    part = _fit_predict(task, named, (known, train), (goal, new, _known_rows(new)), draw_seed(generator), device)
     obs = new.table.obs
     labels = row_labels(new.table, group_key) if group_key in obs else np.full(len(obs), ALL)
     return _score(task, goal, new.truth, labels, [part], n_bootstrap, generator)
@@ -225,12 +232,19 @@ def _known_rows(dataset: Dataset) -> Ints:
     return np.flatnonzero(dataset.known)
 
 
-def _inner_groups(dataset: Dataset, rows: Ints, group_key: str) -> Rows:
+def _apart(sections: Sections, dataset: Dataset, rows: Ints, held: Ints) -> Ints:
+    """The rows to fit on that show no tissue of the held-out ones, which may lie on the same section."""
+    parts = np.full(dataset.table.n_obs, keys.DROPPED, dtype=object)
+    parts[rows], parts[held] = keys.TRAIN, keys.TEST
+    return np.flatnonzero(apart(FieldsOfView.of(sections, dataset.names), parts) == keys.TRAIN)
+
+
+def _inner_groups(sections: Sections, dataset: Dataset, rows: Ints, group_key: str) -> Rows:
     """Groups for what a model chooses for itself: those of the protocol while two are left, else the next finer ones."""
     obs = dataset.table.obs
     usable = group_key in obs and obs[group_key].iloc[rows].nunique() > 1
-    sections = Sections(dataset.table, group_key=group_key if usable else None)
-    return held_out_groups(sections, rows, np.zeros(len(rows), dtype=bool))
+    inner = Sections(dataset.table, library_key=sections.library_key, group_key=group_key if usable else None)
+    return held_out_groups(inner, rows, np.zeros(len(rows), dtype=bool))
 
 
 def _named_models(
@@ -255,18 +269,18 @@ def _fit_predict(
     task: Task,
     models: Mapping[str, Model],
     known: tuple[Dataset, Rows],
-    new: tuple[Dataset, Ints],
+    new: tuple[Sections, Dataset, Ints],
     seed: int,
     device: str | None,
 ) -> Predicted:
     """Models fitted on rows of one dataset, and what they say of rows of another."""
-    dataset, rows = new
+    sections, dataset, rows = new
     outputs = {}
     for name, model in models.items():
         # Baselines are models of the protocol like all others.
         fit(task, model, *known, rng=seed, device=device, baselines=False)
         outputs[name] = model.outputs(dataset.X[rows], device=device)
-    return Predicted(rows, outputs, known[0].fingerprint(known[1]).contains(dataset.hashes[rows]))
+    return Predicted(rows, outputs, seen_rows(sections, dataset.hashes, model)[:, rows])
 
 
 def _score(

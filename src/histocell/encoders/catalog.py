@@ -124,6 +124,9 @@ CATALOG = (
         license="BSD-3-Clause",
         library="builtin",
         pooling="native",
+        # its widest neighbourhood ends 500 um from the point, the first at 0.8 patches; grid cells and nuclei add 30 to 90 um
+        field_um=1200.0,
+        field_patches=1.9,
         summary="Stain, texture, nuclei and surroundings computed from the image: no download, no GPU.",
     ),
     _encoder(

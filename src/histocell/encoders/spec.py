@@ -51,6 +51,11 @@ class EncoderSpec:
         Normalisation of the channels, on a scale from 0 to 1.
     interpolation
         How images of another size are resized to the input size.
+    field_um, field_patches
+        What of the slide an embedding depends on, besides colours measured on the whole slide: a square around the centre
+        of the patch whose edge is the larger of `field_um`, in um, and `field_patches`, in patches; 1 patch for a network
+        that sees its patch and nothing else. Training rows whose fields of view share tissue with held-out rows are left
+        out of a fit.
     precision
         Precision that its authors, or most of its users, run it with on a GPU.
     license, commercial, gated
@@ -85,6 +90,8 @@ class EncoderSpec:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    field_um: float = 0.0
+    field_patches: float = 1.0
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     license: str = ""
     commercial: bool | None = None
@@ -96,6 +103,10 @@ class EncoderSpec:
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of patch tokens; `None` for a network without tokens."""
         return None if self.patch_px is None else (self.input_px // self.patch_px,) * 2
+
+    def field_of_view(self, size_um: float) -> float:
+        """Edge, in um, of the square of the slide that the embedding of a patch of `size_um` depends on."""
+        return max(self.field_um, self.field_patches * size_um)
 
 
 class Encoder(Protocol):

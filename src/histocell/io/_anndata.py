@@ -11,7 +11,7 @@ import pandas as pd
 
 from histocell._core import keys
 from histocell._core.errors import listing, warn
-from histocell._core.geometry import mpp_from_pitch
+from histocell._core.geometry import check_length, mpp_from_pitch
 from histocell.io.build import Placed, build, place, set_label, warn_of_hires
 from histocell.tables.access import coordinates, get_table
 from histocell.tables.regions import by_name, check_single_image, entry_of, recorded_mpp
@@ -55,7 +55,7 @@ def from_anndata(
         Diameter of a spot; from ``uns["spatial"]``, else half the distance between spots.
     library_key
         Column of ``obs`` that names the library (section, slide) of each row. Elements of several libraries are called
-        ``he-<library>`` and ``spots-<library>``.
+        ``he-<library>`` and ``spots-<library>``, with what cannot stand in such a name replaced by ``_``.
     section
         Label for ``obs["section"]``. By default the column stays as it is, else it is the library (`library_key`, the key
         of ``uns["spatial"]``), else the name of the image file, else ``"section"``. Name sections whose tables will be
@@ -70,8 +70,11 @@ def from_anndata(
     ------
     KeyError
         If ``obsm["spatial"]``, `library_key` or the image of a library is missing.
+    TypeError
+        If a length is not a number.
     ValueError
-        If the mpp is not known, or spots do not lie in the image (x and y swapped, coordinates of another image).
+        If there are no spots, two of one library have one name, the mpp is not known or not one for each image, or spots
+        do not lie in the image (x and y swapped, coordinates of another image).
 
     Examples
     --------
@@ -84,6 +87,9 @@ def from_anndata(
     >>> sdata["table"].obs["mpp"].tolist()
     [0.5, 0.5]
     """
+    if adata.n_obs == 0:
+        msg = "adata has no rows, so there are no spots to join with an image"
+        raise ValueError(msg)
     xy = coordinates(adata)
     spatial = adata.uns.get("spatial", {})
     groups = _libraries(adata, library_key, image, spatial)
@@ -91,7 +97,8 @@ def from_anndata(
     table = adata.to_memory() if adata.isbacked else adata.copy()
     table.uns["spatial"] = {name: dict(entry) for name, entry in spatial.items()}
     sections: list[Placed] = []
-    for name, rows in groups.items():
+    suffixes = [f"-{key}" for key in keys.safe_keys(groups)] if len(groups) > 1 else [""]
+    for (name, rows), suffix in zip(groups.items(), suffixes, strict=True):
         entry = spatial.get(name, {})
         given = None if image is None else cast("ImageSource", entry_of(image, name, "image"))
         source, scale = _image_of(name, entry) if given is None else (given, 1.0)
@@ -105,11 +112,11 @@ def from_anndata(
             name=name,
             rows=rows,
             image=source,
-            mpp=None if resolution is None else resolution / scale,
+            mpp=None if resolution is None else check_length(resolution, f"mpp of {name}") / scale,
             pitch_mpp=None if spot_pitch_um is None else mpp_from_pitch(centers, spot_pitch_um),
             diameter_um=spot_diameter_um,
             diameter_px=None if diameter_px is None else float(diameter_px) * scale,
-            suffix=f"-{keys.safe_key(name)}" if len(groups) > 1 else "",
+            suffix=suffix,
         )
         sections.append(placed)
     if not table.uns["spatial"]:

@@ -12,8 +12,8 @@ from spatialdata import SpatialData, concatenate
 from spatialdata.models import ShapesModel, TableModel
 
 from histocell._core import keys
-from histocell._core.errors import warn
-from histocell._core.geometry import check_inside, check_mpp, mpp_from_pitch, spot_pitch
+from histocell._core.errors import listing, warn
+from histocell._core.geometry import check_inside, check_length, check_mpp, mpp_from_pitch, spot_pitch
 from histocell.images.slide_image import open_image
 from histocell.io.elements import coordinate_systems, image_element
 
@@ -116,7 +116,7 @@ def place(
             f"going on with {mpp:.3g}. Give mpp= where this is wrong."
         )
     if diameter_um is not None:
-        diameter_px = diameter_um / mpp
+        diameter_px = check_length(diameter_um, "the diameter of spots in um") / mpp
     elif diameter_px is None:
         diameter_px = spot_pitch(xy) / 2 if len(xy) > 1 else 100 / mpp
     return Placed(rows, xy, mpp, mpp_source, diameter_px, image, suffix)
@@ -154,6 +154,15 @@ def build(table: AnnData, sections: list[Placed]) -> SpatialData:
     sections
         Where its rows lie; every row in one of them.
     """
+    for section in sections:
+        names = table.obs_names[section.rows]
+        if not names.is_unique:
+            msg = (
+                f"{int(names.duplicated().sum())} rows of {section.region} have the name of another "
+                f"({listing(names[names.duplicated()].unique(), 4)}), and rows are joined with their shapes by name: call "
+                "adata.obs_names_make_unique() first"
+            )
+            raise ValueError(msg)
     xy, mpp = np.full((table.n_obs, 2), np.nan), np.full(table.n_obs, np.nan)
     region = np.empty(table.n_obs, dtype=object)
     for section in sections:

@@ -148,7 +148,8 @@ class Model(ABC):
         self._check_fitted()
         weights = {name: np.ascontiguousarray(array) for name, array in self.weights.items()}
         if self.fingerprint is not None:
-            weights |= {FINGERPRINT + name: hashes for name, hashes in self.fingerprint._asdict().items()}
+            known = self.fingerprint._asdict()
+            weights |= {FINGERPRINT + name: known[name] for name in known if name != "places" or len(known[name])}
         baselines = {name: baseline._state() for name, baseline in self.baselines.items()}
         for name, baseline in baselines.items():
             weights |= {BASELINE.format(name) + key: array for key, array in baseline.weights.items()}

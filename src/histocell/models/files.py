@@ -137,7 +137,8 @@ def _checked(state: State) -> State:
 def _card(config: JSON) -> str:
     """A model card: what goes in, what comes out, what it may be used for."""
     features = [
-        f"`{f['key']}`: " + ", ".join(f"{k} {v}" for k, v in f.items() if k != "key") for f in config["features"]
+        f"`{f['key']}`: " + ", ".join(f"{k} {v}" for k, v in f.items() if k not in ("key", "columns"))
+        for f in config["features"]
     ]
     sections = {
         "Input": features or ["an array of features; their origin was not recorded"],

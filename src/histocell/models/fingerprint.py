@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from histocell._core.types import Bools
 
     type Hashes = NDArray[np.uint64]
+    type Places = NDArray[np.int32]
+
+_NO_PLACES = np.zeros((0, 4), dtype=np.int32)
 
 
 class Fingerprint(NamedTuple):
@@ -27,10 +30,13 @@ class Fingerprint(NamedTuple):
         Of the rows that were fitted.
     validation
         Of the rows that only chose settings.
+    places
+        Fields of view of both, shape ``(n, 4)``, where they are known.
     """
 
     train: Hashes
     validation: Hashes
+    places: Places = _NO_PLACES
 
     @classmethod
     def of(cls, hashes: Hashes, validation: Bools) -> Self:
@@ -39,23 +45,33 @@ class Fingerprint(NamedTuple):
 
     def contains(self, hashes: Hashes) -> Bools:
         """Whether rows with `hashes`, shape ``(n, n_hashes)``, were fitted, and whether they only validated: ``(2, n)``."""
-        train, validation = (np.isin(hashes, known).any(axis=1) for known in self)
+        train, validation = (np.isin(hashes, known).any(axis=1) for known in (self.train, self.validation))
         return np.stack([train, validation & ~train])
 
     def among(self, hashes: Hashes) -> Self:
         """The part of the fingerprint that is among `hashes`."""
-        return type(self)(*(np.intersect1d(known, hashes) for known in self))
+        return type(self)(np.intersect1d(self.train, hashes), np.intersect1d(self.validation, hashes))
 
     def to_text(self) -> dict[str, str]:
         """The hashes as base64, for JSON."""
-        return {name: base64.b64encode(hashes.tobytes()).decode() for name, hashes in self._asdict().items()}
+        return {"train": to_text(self.train), "validation": to_text(self.validation)}
 
     @classmethod
     def from_text(cls, text: Mapping[str, str]) -> Self:
         """The fingerprint of `to_text`."""
-        return cls(*(np.frombuffer(base64.b64decode(text[name]), dtype="<u8") for name in cls._fields))
+        return cls(from_text(text["train"]), from_text(text["validation"]))
 
 
 def hash_rows(rows: Iterable[bytes]) -> Hashes:
     """A hash of 64 bits for each row."""
     return np.frombuffer(b"".join(blake2b(row, digest_size=8).digest() for row in rows), dtype="<u8")
+
+
+def to_text(hashes: Hashes) -> str:
+    """Hashes as base64."""
+    return base64.b64encode(hashes.tobytes()).decode()
+
+
+def from_text(text: str) -> Hashes:
+    """The hashes of `to_text`."""
+    return np.frombuffer(base64.b64decode(text), dtype="<u8")

@@ -176,6 +176,7 @@ def write_embedding(
         library=encoder.spec.library,
         license=encoder.spec.license,
         size_um=round(size_um, 3),
+        field_um=round(encoder.spec.field_of_view(size_um), 3),
         mpp=encoder.spec.mpp if encoder.spec.library == "builtin" else round(size_um / encoder.spec.input_px, 6),
         dim=encoder.dim,
         feature_names=list(getattr(encoder, "feature_names", [])) or None,

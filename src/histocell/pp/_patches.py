@@ -106,7 +106,8 @@ def patches(
     out.obsm[keys.PATCHES] = windows
     out.obs[keys.INSIDE] = inside
     out.obs[keys.MPP] = resolution
-    keys.write_provenance(out, keys.PATCHES, size_um=size_um)
+    named = {"library_key": library_key} if library_key else {}  # so that later steps know the sections
+    keys.write_provenance(out, keys.PATCHES, size_um=size_um, **named)
     if image is not None:
         _remember_files(out, image, regions)
     return None if inplace else out

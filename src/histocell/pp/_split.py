@@ -9,10 +9,10 @@ import pandas as pd
 
 from histocell._core import keys
 from histocell._core.errors import listing, warn
-from histocell._core.geometry import overlapping_windows
 from histocell._core.keys import DROPPED, TEST, TRAIN, VAL
 from histocell._core.rng import as_rng
 from histocell.tables.access import row_labels
+from histocell.tables.fields import FieldsOfView
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def split(
     test: str | Sequence[str] | None = None,
     val: str | Sequence[str] | None = None,
     rng: SeedLike | RNGLike | None = None,
+    features: str | Sequence[str] | None = None,
+    library_key: str | None = None,
     key_added: str = keys.SPLIT,
     table_key: str | None = None,
     inplace: bool = True,
@@ -40,8 +42,9 @@ def split(
     """Divide rows into training, validation and test rows.
 
     Neighbouring spots show the same tissue, so spots are never divided one by one: whole levels of a column go together,
-    or whole squares of tissue. Where patches overlap nevertheless, a row for training or validation that shares pixels
-    with a test patch, or a training row that shares pixels with a validation patch, becomes ``dropped``.
+    or whole squares of tissue. Where patches, or what the encoders of the embeddings see around them, overlap
+    nevertheless, a row for training or validation that shares tissue with a test row, or a training row that shares
+    tissue with a validation row, becomes ``dropped``. A fit looks again, so patches may be made later.
 
     Parameters
     ----------
@@ -57,6 +60,12 @@ def split(
         Names of the groups for test and validation, in place of `fractions`; all others are for training.
     rng
         Seed or generator that draws the groups.
+    features
+        Embeddings that count for the overlap; all in ``obsm`` by default. `histocell.encoders.EncoderSpec` says what an
+        encoder sees; ``"morphology"`` sees 600 um around a row, so its blocks must be large.
+    library_key
+        Column of ``obs`` with the sections or slides: rows of two of them share no tissue, whatever their coordinates. By
+        default ``section``, else what `histocell.pp.patches` was given.
     key_added
         Column of ``obs``: a category of ``train``, ``val``, ``test`` and, where rows had to go, ``dropped``.
     table_key
@@ -83,7 +92,7 @@ def split(
     >>> sdata["table"].obs["split"].cat.categories.tolist()
     ['train', 'val', 'test']
     """
-    sections = Sections(data, table_key=table_key)
+    sections = Sections(data, table_key=table_key, library_key=library_key)
     table = sections.table
     named = test is not None or val is not None
     if block_um is None:
@@ -94,7 +103,7 @@ def split(
         msg = "block_um divides tissue into squares; it goes with fractions, not with by, test or val"
         raise ValueError(msg)
     parts = _named(labels, _names(test), _names(val)) if named else _drawn(labels, fractions, as_rng(rng))
-    _drop_overlaps(sections, parts)
+    parts = _drop_overlaps(FieldsOfView.of(sections, [features] if isinstance(features, str) else features), parts)
     present = [name for name in (TRAIN, VAL, TEST, DROPPED) if name in (TRAIN, VAL, TEST) or (parts == name).any()]
     column = pd.Series(pd.Categorical(parts, categories=present), index=table.obs_names, name=key_added)
     if not inplace:
@@ -170,20 +179,15 @@ def _parts(labels: NDArray[np.object_], test: ArrayLike, val: ArrayLike) -> NDAr
     return np.select([np.isin(labels, test), np.isin(labels, val)], [TEST, VAL], TRAIN).astype(object)
 
 
-def _drop_overlaps(sections: Sections, parts: NDArray[np.object_]) -> None:
-    """Mark rows whose patch shares pixels with one that must stay unseen; an emptied part is an error."""
-    if keys.PATCHES not in sections.table.obsm:
-        return
-    before = set(parts)
-    windows = np.asarray(sections.table.obsm[keys.PATCHES], dtype=np.int64)
-    for rows in sections.rows:
-        for seen, unseen in (((TRAIN, VAL), TEST), ((TRAIN,), VAL)):
-            mine = rows[np.isin(parts[rows], seen)]
-            theirs = rows[parts[rows] == unseen]
-            parts[mine[overlapping_windows(windows[mine], windows[theirs])]] = DROPPED
-    dropped = int((parts == DROPPED).sum())
-    if dropped:
-        warn(f"{dropped} rows dropped: their patches share pixels with test or validation patches")
-    if emptied := [name for name in (TRAIN, VAL, TEST) if name in before and not (parts == name).any()]:
-        msg = f"every {listing(emptied)} row shares pixels with held-out patches; use larger blocks or smaller patches"
+def _drop_overlaps(fields: FieldsOfView, parts: NDArray[np.object_]) -> NDArray[np.object_]:
+    """The parts without rows that show tissue of one that must stay unseen; an emptied part is an error."""
+    kept = fields.drop_shared(parts)
+    if dropped := int((kept == DROPPED).sum()):
+        warn(f"{dropped} rows dropped: their field of view ({fields.size}) overlaps that of test or validation rows")
+    if emptied := [name for name in (TRAIN, VAL, TEST) if (parts == name).any() and not (kept == name).any()]:
+        msg = (
+            f"the field of view ({fields.size}) of every {listing(emptied)} row overlaps that of held-out rows; use larger "
+            "blocks, or smaller patches and an encoder that sees less (features= names those that count)"
+        )
         raise ValueError(msg)
+    return kept

@@ -65,6 +65,17 @@ def coordinates(table: AnnData) -> NDArray[np.float64]:
     return xy[:, :2]
 
 
+def resolutions(table: AnnData) -> NDArray[np.float64]:
+    """``obs["mpp"]``, micrometres per full-resolution px of each row; NaN where it is unknown."""
+    if keys.MPP not in table.obs:
+        return np.full(table.n_obs, np.nan)
+    try:
+        return np.array(table.obs[keys.MPP], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        msg = f'obs["{keys.MPP}"] must hold numbers, um per px; it holds {listing(table.obs[keys.MPP].unique(), 3)}'
+        raise ValueError(msg) from error
+
+
 def row_labels(table: AnnData, key: str, hint: str = "") -> NDArray[np.object_]:
     """``obs[key]`` as strings; missing values are an error."""
     if key not in table.obs:
@@ -74,3 +85,26 @@ def row_labels(table: AnnData, key: str, hint: str = "") -> NDArray[np.object_]:
         msg = f'obs["{key}"] is missing in {int(column.isna().sum())} rows'
         raise ValueError(msg)
     return np.asarray(column.astype(str), dtype=object)
+
+
+def split_parts(table: AnnData, key: str) -> NDArray[np.object_] | None:
+    """``obs[key]`` of a split, where each row is train, val, test or dropped; `None` where there is no such column.
+
+    Raises
+    ------
+    ValueError
+        When a value is none of these, or missing: it would silently be no part at all.
+    """
+    if key not in table.obs:
+        return None
+    parts = table.obs[key].astype(object).to_numpy()
+    counts = table.obs[key].value_counts(dropna=False)
+    unknown = {value: n for value, n in counts.items() if n and value not in keys.PARTS}
+    if unknown:
+        found = listing(f"{value!r} in {n}" for value, n in unknown.items())
+        msg = (
+            f'obs["{key}"] must say train, val, test or dropped (of rows that are not to be used) in each row; of '
+            f"{table.n_obs} rows it says {found}. Use these words, or run hc.pp.split(data) again"
+        )
+        raise ValueError(msg)
+    return parts

@@ -13,7 +13,7 @@ from histocell._core import keys
 from histocell._core.errors import listing, missing_key
 from histocell.images.slide_image import open_image
 from histocell.images.transformations import matrix_to_image, transform_points, transformations
-from histocell.tables.access import coordinates, is_spatialdata
+from histocell.tables.access import coordinates, is_spatialdata, resolutions
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -107,10 +107,14 @@ def entry_of[T](value: T | Mapping[str, T], name: str, what: str) -> T:
 
 
 def recorded_mpp(table: AnnData, rows: NDArray[np.intp]) -> float | None:
-    """``obs["mpp"]`` of rows where it is one known value, else `None`."""
-    if keys.MPP not in table.obs:
-        return None
-    values = np.unique(np.asarray(table.obs[keys.MPP], dtype=np.float64)[rows])
+    """``obs["mpp"]`` of the rows of one image, `None` where it is unknown; an error where it has several values."""
+    values = np.unique(resolutions(table)[rows])
+    if np.isfinite(values).sum() > 1:
+        msg = (
+            f'obs["{keys.MPP}"] has several values ({listing(values, 4)}) among rows of one image, which has one resolution: '
+            "give mpp=, or tell the sections apart with library_key="
+        )
+        raise ValueError(msg)
     return float(values[0]) if len(values) == 1 and np.isfinite(values[0]) else None
 
 

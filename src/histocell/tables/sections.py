@@ -10,7 +10,8 @@ import numpy as np
 
 from histocell._core import keys
 from histocell._core.errors import listing
-from histocell.tables.access import coordinates, get_table, is_spatialdata, row_labels
+from histocell._core.geometry import check_length
+from histocell.tables.access import coordinates, get_table, is_spatialdata, resolutions, row_labels
 from histocell.tables.regions import by_name, image_elements, image_files, open_regions
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class Sections:
     table_key
         Table of a SpatialData that holds several.
     library_key
-        Column of ``obs`` that names the section or slide of each row; by default ``section``, else the column of the
-        regions of a SpatialData, else all rows are one section.
+        Column of ``obs`` that names the section or slide of each row; by default ``section``, else the one that
+        `histocell.pp.patches` was given, else the column of the regions of a SpatialData, else all rows are one section.
     group_key
         Column of ``obs`` that names the replicate, which is held out whole; by default ``patient``, else the section.
     mpp
@@ -77,7 +78,8 @@ class Sections:
         self.group_key = group_key
         self._mpp = mpp
         region_key = self.table.uns.get("spatialdata_attrs", {}).get("region_key") if is_spatialdata(data) else None
-        known = [key for key in (keys.SECTION, region_key) if key is not None and key in self.table.obs]
+        recorded = keys.read_provenance(self.table, keys.PATCHES).get("library_key")
+        known = [key for key in (keys.SECTION, recorded, region_key) if key is not None and key in self.table.obs]
         self.library_key: str | None = library_key or next(iter(known), None)
         self.labels: NDArray[np.object_] = (
             np.full(self.table.n_obs, ALL, dtype=object)
@@ -181,14 +183,9 @@ class Sections:
         The argument, then ``obs["mpp"]``, then what the images of a SpatialData say. Unknown is NaN, or an error where it
         is `required`.
         """
-        out = np.full(self.table.n_obs, np.nan)
-        if keys.MPP in self.table.obs:
-            out[:] = np.asarray(self.table.obs[keys.MPP], dtype=np.float64)
+        out = resolutions(self.table)
         if self._mpp is not None and not isinstance(self._mpp, Mapping):
-            if not 0 < self._mpp < np.inf:
-                msg = f"mpp must be a positive number, not {self._mpp}"
-                raise ValueError(msg)
-            out[:] = self._mpp
+            out[:] = check_length(self._mpp, "mpp")
         elif not np.isfinite(out).all() and is_spatialdata(self._data):
             for region in self.regions(need_image=False):
                 if region.mpp is not None:

@@ -35,6 +35,7 @@ def fit_abundance(
     target: str = keys.ABUNDANCE,
     split_key: str = keys.SPLIT,
     group_key: str | None = None,
+    library_key: str | None = None,
     standardize_by: str | None = None,
     target_transform: str | None = None,
     interval: float | None = 0.9,
@@ -48,7 +49,9 @@ def fit_abundance(
 
     Rows with ``obs[split_key] == "train"`` are fitted; rows with ``"val"`` only choose (when to stop, which penalty, how
     wide an interval); no other row is looked at. Without that column every row with a known target is fitted, with a
-    warning. The mean and a ridge regression are fitted on the same rows and kept in the model, to be shown beside it.
+    warning. Neighbours of held-out rows, whose features show the same tissue (see `field_um` of
+    `histocell.encoders.EncoderSpec`), are left out, with a warning that counts them: training rows beside test or
+    validation rows, validation rows beside test rows. The mean and a ridge regression are fitted on the same rows and kept in the model, to be shown beside it.
 
     Parameters
     ----------
@@ -70,6 +73,9 @@ def fit_abundance(
     group_key
         Column of ``obs`` whose levels are held out whole when the model chooses something: by default ``patient``, else
         ``section``, whichever has two levels among the training rows, else blocks of the section, with a warning.
+    library_key
+        Column of ``obs`` with the sections or slides: rows of two of them share no tissue, whatever their coordinates. By
+        default ``section``, else what `histocell.pp.patches` was given.
     standardize_by
         Column of ``obs``, for example ``"section"``: features are standardised within each of its levels, over all rows
         and from the features alone, here and when predicting. Corrects for stain and scanner.
@@ -100,7 +106,8 @@ def fit_abundance(
     TypeError
         When the model has no such setting.
     ValueError
-        When there is no training row, features are constant, or several embeddings could be meant.
+        When there is no training row, all of them show tissue of held-out rows, ``obs[split_key]`` holds anything but
+        ``train``, ``val``, ``test`` and ``dropped``, features are constant, or several embeddings could be meant.
 
     References
     ----------
@@ -117,7 +124,7 @@ def fit_abundance(
     >>> sdata["table"].uns["abundance_model"].keys()
     dict_keys(['config', 'weights', 'history'])
     """
-    sections = Sections(data, table_key=table_key, group_key=group_key)
+    sections = Sections(data, table_key=table_key, group_key=group_key, library_key=library_key)
     dataset = _fit.Dataset.read(ABUNDANCE, sections.table, features, target, standardize_by)
     keys.safe_names(dataset.truth.renamed.values())  # warns of names that had to change
     given = {"preset": preset, "target_transform": target_transform}
@@ -125,7 +132,7 @@ def fit_abundance(
     if isinstance(model, str):  # an instance has an interval of its own
         settings = {"interval": interval} | settings
     unfitted = make_model(model, settings)
-    rows = _rows.training_rows(sections, dataset.known, split_key=split_key)
+    rows = _rows.training_rows(sections, dataset.known, split_key=split_key, features=dataset.names)
     state = _fit.fit(ABUNDANCE, unfitted, dataset, rows, rng=rng, device=device).to_dict()
     if not inplace:
         return state
@@ -221,8 +228,8 @@ def evaluate_abundance(
     """Score predictions against known abundances, beside the baselines.
 
     Rows with ``obs[split_key] == "test"`` are scored where there are any, else all rows. A warning tells how many of the
-    scored rows the model was fitted on, whatever ``obs[split_key]`` says now; a model remembers them by name and section
-    and by their features.
+    scored rows the model was fitted on, and how many show tissue of those, whatever ``obs[split_key]`` says now; a model
+    remembers its rows by name and section and by their features.
 
     Parameters
     ----------
@@ -256,8 +263,9 @@ def evaluate_abundance(
     ``model``, ``group`` (``all``: mean over groups, and each of them where there are several), ``cell_type`` (``mean``:
     mean over types), ``metric`` (``cc``: Pearson correlation over the spots of a group; ``cc_per_slide``: within slides,
     then averaged; ``l1``: mean absolute error in the units of the target; ``coverage`` of the interval), ``value``,
-    ``low``, ``high``, ``n_spots``, ``n_undefined``, ``n_training`` (how many of the spots the model was fitted on).
-    Intervals are over groups; with one group they are over its spots, and too narrow for other patients. Scores that are
+    ``low``, ``high``, ``n_spots``, ``n_undefined``, ``n_training`` (how many of the spots the model was fitted on),
+    ``n_overlapping`` (how many others have features that show tissue of those). A group called ``all`` or a cell type
+    called ``mean`` gets an underscore, with a warning. Intervals are over groups; with one group they are over its spots, and too narrow for other patients. Scores that are
     undefined (constant or missing values) are left out of means and counted.
 
     Raises
@@ -265,7 +273,8 @@ def evaluate_abundance(
     KeyError
         When predictions or truth are missing.
     ValueError
-        When they share no column, or no row can be scored.
+        When they share no column, no row can be scored, or ``obs[split_key]`` holds anything but ``train``, ``val``,
+        ``test`` and ``dropped``.
 
     Examples
     --------

@@ -6,6 +6,7 @@ import json
 import warnings
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -76,6 +77,41 @@ class TestEvaluation:
         with pytest.warns(UserWarning, match="nothing is recorded of the rows"):
             scores = evaluate(table)
         assert scores["n_training"].isna().all()
+
+
+class TestUnknownParts:
+    """A value that is no part of a split would be no part at all: neither fitted nor held out."""
+
+    @pytest.mark.parametrize(
+        ("change", "found"),
+        [
+            (lambda split: split.replace({"test": "Test"}), "'Test' in 80"),
+            (lambda split: split.map({"train": 0, "val": 0, "test": 1}).astype(int), "0 in 240, 1 in 80"),
+            (lambda split: split == "test", "False in 240, True in 80"),
+            (lambda split: split.where(split != "test"), "nan in 80"),
+            (lambda split: split.replace({"test": "test "}), "'test ' in 80"),
+        ],
+        ids=["capitals", "numbers", "booleans", "missing", "space"],
+    )
+    def test_fit_and_evaluation_list_them(self, table, change, found):
+        fit_predict(table)
+        split = table.obs["split"].astype(object)
+        for key in ("split", "mine"):
+            table.obs[key] = change(split)
+            with pytest.raises(ValueError, match=rf'^obs\["{key}"\] must say train, val, test or dropped.*{found}'):
+                evaluate(table, split_key=key)
+            with pytest.raises(ValueError, match=f"of 320 rows it says {found}"):
+                hc.tl.fit_abundance(table, model="ridge", split_key=key)
+
+    def test_what_the_user_sees(self, table, user_sees):
+        table.obs["split"] = table.obs["split"].astype(object).replace({"test": "Test", "val": None})
+        with user_sees("Training and scores", "a split that says Test, or nothing", ValueError, match="'Test' in 80"):
+            hc.tl.fit_abundance(table, model="ridge")
+
+    def test_categories_that_no_row_has(self, table):
+        table.obs["split"] = table.obs["split"].cat.add_categories(["Test", "unused"])
+        fit_predict(table)
+        assert (evaluate(table)["n_training"] == 0).all()
 
 
 class TestWhatARowIs:
@@ -149,6 +185,18 @@ class TestWhatARowIs:
             evaluate(table, split_key="none")
 
 
+class TestSpatialData:
+    def test_another_split(self, cohort):
+        hc.pp.split(cohort, by="patient", test="P4")
+        hc.tl.fit_abundance(cohort, model="ridge", rng=0)
+        hc.tl.predict_abundance(cohort)
+        assert (hc.tl.evaluate_abundance(cohort, n_bootstrap=0, inplace=False)["n_training"] == 0).all()
+        hc.pp.split(cohort, by="patient", test="P1")
+        n = int((cohort["table"].obs["patient"] == "P1").sum())
+        with pytest.warns(UserWarning, match=f"^{n} of the {n} scored rows were used to fit it"):
+            hc.tl.evaluate_abundance(cohort, n_bootstrap=0)
+
+
 class TestProtocols:
     def test_groups_apart(self, table):
         with warnings.catch_warnings():
@@ -168,6 +216,48 @@ def test_one_group_stands_once(table):
     scores = evaluate(table, group_key="patient")
     assert set(scores["group"]) == {"all"}
     assert not scores.duplicated(["model", "cell_type", "metric"]).any()
+
+
+class TestNamesInScores:
+    """The rows of a table of scores are told apart by model, group, target and metric, whatever the names."""
+
+    def assert_unique(self, table, expected, **settings):
+        table.uns["scores"] = scores = evaluate(table, **settings)
+        column = [name for name in ("cell_type", "group") if expected in set(scores[name])]
+        assert column
+        assert not scores.duplicated(["model", "group", "cell_type", "metric"]).any()
+        ax = hc.pl.scores(table, key="scores", show=False)
+        labels = [label.get_text() for label in ax.get_yticklabels()]
+        plt.close(ax.figure)
+        assert labels[0] == "mean of types"
+        assert len(labels) == 1 + table.obsm["cell_abundance"].shape[1]
+        return scores
+
+    def test_a_section_called_all(self, table):
+        fit_predict(table)
+        before = evaluate(table)
+        table.obs["section"] = table.obs["section"].cat.rename_categories({"P0s0": "all"})
+        with pytest.warns(UserWarning, match="the group 'all' is called 'all_' in the scores, where 'all' is the mean"):
+            scores = self.assert_unique(table, "all_")
+        assert set(scores["group"]) == {"all", "all_", "P0s1"}
+        values = scores.set_index(["model", "group", "cell_type", "metric"])["value"].rename({"all_": "P0s0"})
+        expected = before.set_index(values.index.names)["value"]
+        np.testing.assert_array_equal(values.loc[expected.index], expected)
+
+    def test_a_cell_type_called_mean(self, table):
+        table.obsm["cell_abundance"] = table.obsm["cell_abundance"].rename(columns={"rare": "mean"})
+        fit_predict(table)
+        with pytest.warns(UserWarning, match="the cell type 'mean' is called 'mean_' in the scores"):
+            scores = self.assert_unique(table, "mean_")
+        assert {"mean", "mean_"} < set(scores["cell_type"])
+
+    @pytest.mark.parametrize("column", ["section", "patient"])
+    def test_without_a_section_or_a_patient(self, table, column):
+        fit_predict(table)
+        del table.obs[column]
+        self.assert_unique(table, "all")
+        del table.obs[{"section": "patient", "patient": "section"}[column]]
+        self.assert_unique(table, "all")
 
 
 def test_text_of_a_fingerprint():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,6 @@ class PatchEncoder:
             msg = "device is an empty list; name a torch device, or leave it out"
             raise ValueError(msg)
         devices = [pick_device(name) for name in names]
-        self.spec = spec
         self.name = spec.name
         self.version = version
         self.precision = pick_precision(precision, spec, devices[0])
@@ -84,8 +84,11 @@ class PatchEncoder:
             backbone.check_block(pooling.block)
             self._nuclei = TokenPooler(pooling, spec.input_px, backbone.patch_px or 1)
             self.pool = str(pooling)
+            if self._nuclei.shared:  # a nucleus sees all of its tile, and may lie this near to the border
+                spec = replace(spec, field_patches=spec.field_patches * (2 - pooling.overlap))
         else:
             self.pool = backbone.check_pool(pooling)
+        self.spec = spec
         # the user's module stays as it is
         networks = [copy.deepcopy(backbone) if i or spec.library == "module" else backbone for i in range(len(devices))]
         inputs = [Preprocessing(spec, device, DTYPES[self.precision]) for device in devices]

@@ -11,7 +11,7 @@ from histocell import metrics
 from histocell._core import keys
 from histocell._core.errors import warn
 from histocell._core.rng import as_rng
-from histocell.tables.access import row_labels
+from histocell.tables.access import row_labels, split_parts
 from histocell.tl.engine.predict import read
 from histocell.tl.engine.rows import recall_training_rows
 from histocell.tl.engine.task import shared_targets
@@ -93,8 +93,8 @@ def score_table(
     slides
         Slide of each row, for the scores within slides.
     seen
-        Whether the model was fitted on each row, and whether the row chose its settings, ``(2, n)``; there is a warning
-        where there are any. `None` where that is unknown.
+        Whether the model was fitted on each row, whether the row chose its settings, and whether it shows tissue of
+        those, ``(3, n)``; there is a warning where there are any. `None` where that is unknown.
     n_bootstrap
         Number of resamples.
     rng
@@ -102,28 +102,35 @@ def score_table(
 
     Returns
     -------
-    Columns ``model, group, <task.column>, metric, value, low, high, n_spots, n_undefined, n_training``. Group ``all`` is
-    the mean over groups; where there are several, each has its rows, too. Target ``mean`` is the mean over targets. Both
-    leave out what is undefined and ``n_undefined`` counts it. The interval belongs to ``all``: it is over groups, or with
+    Columns ``model, group, <task.column>, metric, value, low, high, n_spots, n_undefined, n_training, n_overlapping``. Group
+    ``all`` is the mean over groups; where there are several, each has its rows, too. Target ``mean`` is the mean over
+    targets; a group or a target of that name gets an underscore, with a warning. Both leave out what is undefined and
+    ``n_undefined`` counts it; ``n_training`` and ``n_overlapping`` count rows that are `seen`. The interval belongs to ``all``: it is over groups, or with
     one group over its spots, which are alike to their neighbours, so that it is too narrow for another patient.
     """
     if seen is not None:
         _warn_of_training_rows(*seen)
+    targets = _free_names(truth.names, MEAN, task.column)
+    if len(set(groups)) > 1:  # the only group has no rows of its own
+        groups = np.array(_free_names(groups.tolist(), ALL, "group"), dtype=object)
     seed = int(as_rng(rng).integers(2**63 - 1))
     parts = []
     for name, outputs in predictions.items():
         finite = np.isfinite(truth.array) & np.isfinite(outputs[""])
-        trained = None if seen is None else _counts(finite & seen[0][:, None], groups)
-        counts = {"n_spots": _counts(finite, groups), "n_training": trained}
+        counts = {"n_spots": _counts(finite, groups), "n_training": None, "n_overlapping": None}
+        if seen is not None:
+            counts["n_training"], counts["n_overlapping"] = (
+                _counts(finite & rows[:, None], groups) for rows in (seen[0], seen[2])
+            )
         for metric in task.metrics:
             if not set(metric.outputs) <= set(outputs):
                 continue
             arrays = [truth.array, *(outputs[ending] for ending in metric.outputs)]
             values, replicates = _evaluate(metric, arrays, groups, slides, n_bootstrap=n_bootstrap, rng=seed)
-            part = _rows(values, replicates, counts, task.column, [*truth.names, MEAN], np.unique(groups))
+            part = _rows(values, replicates, counts, task.column, [*targets, MEAN], np.unique(groups))
             parts.append(part.assign(model=name, metric=metric.name))
-    order = ["model", "group", task.column, "metric", "value", "low", "high", "n_spots", "n_undefined", "n_training"]
-    return pd.concat(parts, ignore_index=True)[order]
+    order = ["model", "group", task.column, "metric", "value", "low", "high", "n_spots", "n_undefined"]
+    return pd.concat(parts, ignore_index=True)[[*order, "n_training", "n_overlapping"]]
 
 
 def _evaluate(
@@ -180,11 +187,22 @@ def _rows(
     return table if len(groups) > 1 else table.iloc[len(targets) :]
 
 
+def _free_names(names: Sequence[str], reserved: str, column: str) -> list[str]:
+    """Names for a column of the scores where `reserved` stands for all of them; what is called so gets another name."""
+    free = reserved
+    while free in set(names):
+        free += "_"
+    if free != reserved:
+        warn(
+            f"the {column.replace('_', ' ')} {reserved!r} is called {free!r} in the scores, where {reserved!r} is the mean"
+        )
+    return [free if name == reserved else str(name) for name in names]
+
+
 def _scored_rows(table: AnnData, split_key: str, known: Bools) -> tuple[Ints, bool]:
     """Rows to score, the test rows where there are any, and whether they are test rows."""
-    test = np.zeros(table.n_obs, dtype=bool)
-    if split_key in table.obs:
-        test = (table.obs[split_key].astype(object) == keys.TEST).to_numpy()
+    parts = split_parts(table, split_key)
+    test = np.zeros(table.n_obs, dtype=bool) if parts is None else parts == keys.TEST
     is_test = bool(test.any())
     rows = np.flatnonzero(test & known if is_test else known)
     if len(rows) == 0:
@@ -193,9 +211,16 @@ def _scored_rows(table: AnnData, split_key: str, known: Bools) -> tuple[Ints, bo
     return rows, is_test
 
 
-def _warn_of_training_rows(train: Bools, validation: Bools) -> None:
-    """Warn when scored rows were fitted, or chose the settings of the model."""
-    for rows, did in ((train, "were used to fit it"), (validation, "were used to choose its settings")):
-        if rows.any():
-            warn(f"{int(rows.sum())} of the {len(rows)} scored rows {did}, {_FLATTERS}")
-            return
+def _warn_of_training_rows(train: Bools, validation: Bools, beside: Bools) -> None:
+    """Warn when scored rows were fitted, chose the settings of the model, or show tissue of rows that did."""
+    did = [
+        f"{int(rows.sum())} of the {len(rows)} scored rows {what}"
+        for rows, what in (
+            (train, "were used to fit it"),
+            (validation, "were used to choose its settings"),
+            (beside, "have a field of view that overlaps that of rows it was fitted on"),
+        )
+        if rows.any()
+    ]
+    if did:
+        warn(f"{', '.join(did)}, {_FLATTERS}")

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from histocell._core import keys
 from histocell._core.errors import listing, missing_key
@@ -56,13 +57,28 @@ def embedding_keys(table: AnnData, features: str | Sequence[str] | None) -> list
     raise ValueError(msg)
 
 
+def column_names(table: AnnData, name: str) -> list[str] | None:
+    """Names of the features of an embedding: columns of a data frame, or what its encoder called them."""
+    value = table.obsm[name]
+    if not isinstance(value, pd.DataFrame):
+        known = keys.read_provenance(table, name).get("feature_names")
+        return known if known and len(known) == np.shape(value)[1] else None
+    columns = [str(column) for column in value.columns]
+    if repeated := sorted({column for column in columns if columns.count(column) > 1}):
+        msg = f'obsm["{name}"] has several columns of one name: {listing(repeated)}; features are told apart by name'
+        raise ValueError(msg)
+    return columns
+
+
 def describe(table: AnnData, names: Sequence[str]) -> list[JSON]:
-    """For each embedding its key, dimension and what its provenance says."""
+    """For each embedding its key, dimension, the names of its columns and what its provenance says."""
     out = []
     for name in names:
         provenance = keys.read_provenance(table, name)
         known = {field: provenance[field] for field in (*IDENTITY, *_DESCRIPTION) if provenance.get(field) is not None}
-        out.append({"key": name, **known, "dim": int(np.shape(table.obsm[name])[1])})
+        columns = column_names(table, name)
+        named = {} if columns is None else {"columns": columns}
+        out.append({"key": name, **known, "dim": int(np.shape(table.obsm[name])[1]), **named})
     return out
 
 
@@ -85,6 +101,12 @@ def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
         for field in IDENTITY
         if field in want and field in have and not _equal(want[field], have[field])
     ]
+    wrong += [
+        f'obsm["{want["key"]}"]: {text}'
+        for want, have in zip(expected, actual, strict=True)
+        if "columns" in want and "columns" in have
+        for text in _different_columns(want["columns"], have["columns"])
+    ]
     if wrong:
         msg = (
             f"these are not the features of the model. {'; '.join(wrong)}. Embed again as for the model, or fit another"
@@ -92,9 +114,18 @@ def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
         raise ValueError(msg)
 
 
-def feature_matrix(table: AnnData, names: Sequence[str], standardize_by: str | None) -> NDArray[np.floating]:
-    """Embeddings side by side, ``(n, n_features)``, standardised within each level of ``obs[standardize_by]`` if asked."""
-    parts = [dense(table.obsm[name], name) for name in names]
+def feature_matrix(table: AnnData, features: Sequence[JSON], standardize_by: str | None = None) -> NDArray[np.floating]:
+    """Embeddings side by side, ``(n, n_features)``, standardised within each level of ``obs[standardize_by]`` if asked.
+
+    The columns come in the order of the descriptions, where both they and the table have names.
+    """
+    parts = []
+    for feature in features:
+        part, columns = dense(table.obsm[feature["key"]], feature["key"]), column_names(table, feature["key"])
+        if columns is not None and feature.get("columns", columns) != columns:
+            place = {column: index for index, column in enumerate(columns)}
+            part = part[:, np.array([place[column] for column in feature["columns"]])]
+        parts.append(part)
     matrix = parts[0] if len(parts) == 1 else np.hstack(parts)
     return matrix if standardize_by is None else standardize_groups(matrix, row_labels(table, standardize_by))
 
@@ -106,6 +137,15 @@ def dense(value: object, name: str) -> NDArray[np.floating]:
         msg = f'obsm["{name}"] must be a numeric matrix; it has shape {array.shape} and type {array.dtype}'
         raise ValueError(msg)
     return array if array.dtype.kind == "f" else array.astype(np.float32)
+
+
+def _different_columns(wanted: Sequence[str], there: Sequence[str]) -> list[str]:
+    """What columns are missing, and which ones a model does not know, as texts."""
+    absent, extra = (
+        [name for name in one if name not in set(other)] for one, other in ((wanted, there), (there, wanted))
+    )
+    texts = {"it lacks columns of the model": absent, "the model does not know its columns": extra}
+    return [f"{text} ({listing(names, 5)})" for text, names in texts.items() if names]
 
 
 def _equal(a: object, b: object) -> bool:

@@ -12,7 +12,10 @@ import numpy as np
 from histocell._core.rng import as_rng
 from histocell.models.fingerprint import Fingerprint
 from histocell.models.registry import model_class
+from histocell.tables.fields import FieldsOfView
+from histocell.tables.sections import Sections
 from histocell.tl.engine import features as _features
+from histocell.tl.engine.places import places_of
 from histocell.tl.engine.rows import row_hashes
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import Bools
     from histocell.models.base import Model
+    from histocell.models.files import JSON
     from histocell.tl.engine.rows import Rows
     from histocell.tl.engine.task import Task, Values
 
@@ -36,8 +40,8 @@ class Dataset:
     ----------
     table
         The table.
-    names
-        Its embeddings.
+    features
+        Its embeddings, as a model remembers them.
     X
         Their numbers side by side, standardised if asked, ``(n, n_features)``.
     truth
@@ -47,7 +51,7 @@ class Dataset:
     """
 
     table: AnnData
-    names: list[str]
+    features: list[JSON]
     X: np.ndarray
     truth: Values
     target: str
@@ -55,12 +59,23 @@ class Dataset:
 
     @classmethod
     def read(
-        cls, task: Task, table: AnnData, features: str | Sequence[str] | None, target: str, standardize_by: str | None
+        cls,
+        task: Task,
+        table: AnnData,
+        features: str | Sequence[str] | None,
+        target: str,
+        standardize_by: str | None,
+        like: Sequence[JSON] | None = None,
     ) -> Dataset:
-        """The features and the truth of a task."""
-        names = _features.embedding_keys(table, features)
-        truth = task.target(table, target)
-        return cls(table, names, _features.feature_matrix(table, names, standardize_by), truth, target, standardize_by)
+        """The features and the truth of a task; the features in the order of those of another dataset, `like`."""
+        described = _features.describe(table, _features.embedding_keys(table, features)) if like is None else list(like)
+        X = _features.feature_matrix(table, described, standardize_by)
+        return cls(table, described, X, task.target(table, target), target, standardize_by)
+
+    @property
+    def names(self) -> list[str]:
+        """Keys of the embeddings."""
+        return [feature["key"] for feature in self.features]
 
     @cached_property
     def known(self) -> Bools:
@@ -98,15 +113,19 @@ def fit(
             baseline = model_class(name).baseline_for(model)
             model.baselines[name] = baseline.fit(X, Y, groups=rows.groups, validation=validation)
     for each in (model, *model.baselines.values()):
-        each.features = _features.describe(dataset.table, dataset.names)
+        each.features = dataset.features
         each.targets = dataset.truth.names
         each.facts |= {
             "task": task.name,
             "target": dataset.target,
             "standardize_by": dataset.standardize_by,
             "group_key": rows.group_key,
+            "library_key": rows.library_key,
             "original_names": dataset.truth.renamed,
             "groups": [str(name) for name in np.unique(rows.groups[~rows.validation])],
         }
-    model.fingerprint = dataset.fingerprint(rows)
+    sections = Sections(dataset.table, library_key=rows.library_key)
+    places, resolutions = places_of(FieldsOfView.of(sections, dataset.names), rows.index)
+    model.facts["sections"] = resolutions
+    model.fingerprint = dataset.fingerprint(rows)._replace(places=places)
     return model

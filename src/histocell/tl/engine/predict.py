@@ -75,7 +75,7 @@ def _inputs(task: Task, table: AnnData, model: Model) -> NDArray[np.floating]:
     if standardize_by is not None and standardize_by not in table.obs:
         hint = "The model was fitted on features standardised within its levels."
         raise missing_key("obs", standardize_by, table.obs.columns, hint)
-    X = _features.feature_matrix(table, [feature["key"] for feature in model.features], standardize_by)
+    X = _features.feature_matrix(table, model.features, standardize_by)
     outside = ~np.isfinite(X).all(axis=1)
     if outside.any():
         warn(

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from histocell._core import keys
 from histocell._core.errors import warn
 from histocell._core.settings import logger
-from histocell.models.fingerprint import Fingerprint, hash_rows
+from histocell.models.fingerprint import Fingerprint, from_text, hash_rows, to_text
 from histocell.models.folds import spatial_blocks
-from histocell.tables.access import coordinates, row_labels
+from histocell.tables.access import coordinates, row_labels, split_parts
+from histocell.tables.fields import FieldsOfView
+from histocell.tables.sections import Sections
 from histocell.tl.engine.features import dense
+from histocell.tl.engine.places import beside_fitted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +27,6 @@ if TYPE_CHECKING:
 
     from histocell._core.types import Bools, Ints
     from histocell.models.base import Model
-    from histocell.tables.sections import Sections
 
 _BLOCKS = 8
 _NO_GUARANTEE = "scores and the coverage of intervals in other patients are not guaranteed"
@@ -43,39 +46,67 @@ class Rows:
         Which of them only stop the training, boolean.
     groups
         Group of each; whole groups are held out for every choice.
-    group_key
-        Where the groups come from, for the record.
+    group_key, library_key
+        Where the groups and the sections come from, for the record.
     """
 
     index: Ints
     validation: Bools
     groups: np.ndarray
     group_key: str
+    library_key: str | None = None
 
 
-def training_rows(sections: Sections, known: Bools, *, split_key: str) -> Rows:
-    """Rows to fit on and rows to stop on, by ``obs[split_key]``; without it every row whose target is known."""
-    obs = sections.table.obs
-    if split_key in obs:
-        split = obs[split_key].astype(object).to_numpy()
-        train, val = split == keys.TRAIN, split == keys.VAL
-        if not train.any():
-            counts = ", ".join(f"{name}: {n}" for name, n in obs[split_key].value_counts(dropna=False).items())
-            msg = f'obs["{split_key}"] has no row "{keys.TRAIN}" ({counts}); run hc.pp.split(data) again'
-            raise ValueError(msg)
-    else:
+def training_rows(sections: Sections, known: Bools, *, split_key: str, features: Sequence[str] | None = None) -> Rows:
+    """Rows to fit on and rows to stop on, by ``obs[split_key]``; without it every row whose target is known.
+
+    Rows are left out where the `features`, all embeddings by default, show tissue of held-out rows: that the split was
+    made before the patches, or for an encoder that sees less, does not matter.
+    """
+    parts = split_parts(sections.table, split_key)
+    if parts is None:
         warn(f'no obs["{split_key}"]: all {int(known.sum())} rows with a target are training rows; see hc.pp.split')
-        train, val = known.copy(), np.zeros(len(known), dtype=bool)
-    unknown = int((~known & (train | val)).sum())
-    if unknown:
+        parts = np.where(known, keys.TRAIN, keys.DROPPED).astype(object)
+    elif not (parts == keys.TRAIN).any():
+        counts = ", ".join(f"{name}: {(parts == name).sum()}" for name in keys.PARTS if (parts == name).any())
+        msg = f'obs["{split_key}"] has no row "{keys.TRAIN}" ({counts}); run hc.pp.split(data) again'
+        raise ValueError(msg)
+    seen = np.isin(parts, (keys.TRAIN, keys.VAL))
+    if unknown := int((~known & seen).sum()):
         warn(f"{unknown} training or validation rows have a target that is not finite; left out")
-    train, val = train & known, val & known
-    if not train.any():
+    parts = np.where(seen & ~known, keys.DROPPED, parts)
+    if not (parts == keys.TRAIN).any():
         msg = "no training row has a finite target"
         raise ValueError(msg)
+    parts = apart(FieldsOfView.of(sections, features), parts)
+    train, val = parts == keys.TRAIN, parts == keys.VAL
     rows = held_out_groups(sections, np.flatnonzero(train | val), val[train | val])
     logger.info("%d training and %d validation rows, groups by %s", train.sum(), val.sum(), rows.group_key)
     return rows
+
+
+def apart(fields: FieldsOfView, parts: NDArray[np.object_]) -> NDArray[np.object_]:
+    """The parts of a split without rows whose features show tissue of held-out rows; a warning counts them."""
+    kept = fields.drop_shared(parts)
+    left_out = [
+        f"{int(n)} of {int((parts == part).sum())} {name} rows"
+        for part, name in ((keys.TRAIN, "training"), (keys.VAL, "validation"))
+        if (n := ((parts == part) & (kept != part)).sum())
+    ]
+    if not left_out:
+        return kept
+    text = (
+        f"{' and '.join(left_out)} are left out of the fit: their field of view ({fields.size}) overlaps that of held-out "
+        "rows"
+    )
+    if not (kept == keys.TRAIN).any():
+        msg = (
+            f"{text}, and none is left. Hold out whole sections or patients, use larger blocks "
+            "(hc.pp.split(data, block_um=...)), or an encoder that sees less"
+        )
+        raise ValueError(msg)
+    warn(text)
+    return kept
 
 
 def held_out_groups(sections: Sections, index: Ints, validation: Bools) -> Rows:
@@ -87,11 +118,13 @@ def held_out_groups(sections: Sections, index: Ints, validation: Bools) -> Rows:
         if len(np.unique(labels[~validation])) > 1:
             if sections.group_key is None and key != keys.PATIENT and keys.PATIENT in table.obs:
                 warn(f"all training rows come from one patient: {_NO_GUARANTEE}")
-            return Rows(index, validation, labels, key)
+            return Rows(index, validation, labels, key, sections.library_key)
     warn(f"the training rows are one group, so settings and intervals are chosen on blocks of it: {_NO_GUARANTEE}")
     if keys.SPATIAL not in table.obsm:
-        return Rows(index, validation, np.arange(len(index)) * _BLOCKS // len(index), "blocks of rows")
-    return Rows(index, validation, spatial_blocks(coordinates(table)[index], _BLOCKS), "spatial blocks")
+        groups, origin = np.arange(len(index)) * _BLOCKS // len(index), "blocks of rows"
+    else:
+        groups, origin = spatial_blocks(coordinates(table)[index], _BLOCKS), "spatial blocks"
+    return Rows(index, validation, groups, origin, sections.library_key)
 
 
 def row_hashes(table: AnnData, features: Sequence[str]) -> NDArray[np.uint64]:
@@ -107,21 +140,53 @@ def row_hashes(table: AnnData, features: Sequence[str]) -> NDArray[np.uint64]:
     names = zip(section, table.obs_names, xy, strict=True)
     hashes = [hash_rows(f"{label}\0{name}\0".encode() + place.tobytes() for label, name, place in names)]
     if features and features[0] in table.obsm:
-        content = dense(table.obsm[features[0]], features[0])[:, :_HASHED].astype(np.float64)
+        value = table.obsm[features[0]]
+        if isinstance(value, pd.DataFrame):  # whatever the order of its columns
+            value = value[sorted(value.columns, key=str)]
+        content = dense(value, features[0])[:, :_HASHED].astype(np.float64)
         hashes.append(hash_rows(row.tobytes() for row in np.hstack([content, xy])))
     return np.column_stack(hashes)
 
 
+def seen_rows(sections: Sections, hashes: NDArray[np.uint64], model: Model) -> Bools:
+    """What a model has seen of each row, ``(3, n)``.
+
+    Whether it was fitted on the row, whether the row only chose its settings, and whether the row shows tissue of those,
+    be they in the table or not.
+    """
+    fingerprint = model.fingerprint or Fingerprint.of(hashes[:0], np.zeros(0, dtype=bool))
+    seen = fingerprint.contains(hashes)
+    unseen = ~seen.any(axis=0)
+    fields = FieldsOfView.of(sections, [feature["key"] for feature in model.features])
+    beside = fields.shared(unseen, ~unseen)
+    beside |= beside_fitted(fields, unseen, fingerprint.places, model.facts.get("sections", {}))
+    return np.vstack([seen, beside])
+
+
 def remember_training_rows(table: AnnData, key: str, model: Model) -> None:
-    """Record which rows of the prediction `key` the model was fitted on, as hashes that survive subsets and files."""
+    """Record which rows of the prediction `key` the model was fitted on, as hashes that survive subsets and files.
+
+    Rows that show tissue of those are recorded, too: once the table is divided they could not be told.
+    """
     features = [feature["key"] for feature in model.features]
-    known = model.fingerprint and model.fingerprint.among(row_hashes(table, features)).to_text()
-    keys.write_provenance(table, key + _TRAINING, features=features, rows=known)
+    recorded: dict[str, object] = {"features": features, "rows": None}
+    if model.fingerprint is not None:
+        hashes, library_key = row_hashes(table, features), model.facts.get("library_key")
+        sections = Sections(table, library_key=library_key if library_key in table.obs else None)
+        recorded["rows"] = model.fingerprint.among(hashes).to_text()
+        recorded["beside"] = to_text(np.unique(hashes[seen_rows(sections, hashes, model)[2]]))
+    keys.write_provenance(table, key + _TRAINING, **recorded)
 
 
 def recall_training_rows(table: AnnData, key: str) -> Bools | None:
-    """Whether the model of the prediction `key` was fitted on each row, or validated on it, ``(2, n)``; else `None`."""
+    """What the model of the prediction `key` has seen of each row, ``(3, n)``; `None` where nothing is recorded.
+
+    Whether it was fitted on the row, whether the row only chose its settings, and whether the row shows tissue of those.
+    """
     recorded = keys.read_provenance(table, key + _TRAINING)
     if not recorded.get("rows"):
         return None
-    return Fingerprint.from_text(recorded["rows"]).contains(row_hashes(table, recorded["features"]))
+    hashes = row_hashes(table, recorded["features"])
+    seen = Fingerprint.from_text(recorded["rows"]).contains(hashes)
+    beside = np.isin(hashes, from_text(recorded.get("beside", ""))).any(axis=1)
+    return np.vstack([seen, beside & ~seen.any(axis=0)])
