@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -274,6 +275,33 @@ def test_predict_replaces_no_table_that_was_edited(slide, fitted, tmp_path):
     assert result.exit_code == 2
     assert "was changed since" in " ".join(result.output.split())
     assert (out / "means.csv").read_bytes() == before
+
+
+def test_predict_keeps_what_was_added_to_a_result(slide, fitted, tmp_path):
+    out = tmp_path / "out"
+    assert run("embed", str(slide), "--out", str(out), "--size-um", "60").exit_code == 0
+    (out / "a.zarr" / "notes.txt").write_text("mine")
+    result = run(*predict_arguments(slide, fitted, out))
+    assert result.exit_code == 0, result.output
+    assert (out / "a.zarr" / "notes.txt").read_text() == "mine"
+    assert "predicted_abundance" in read_zarr(out / "a.zarr")["tile_table"].obsm
+
+
+@pytest.mark.parametrize("damage", ["lost chunk", "half of the table"])
+def test_predict_from_a_damaged_result(slide, fitted, tmp_path, damage):
+    out = tmp_path / "out"
+    assert run(*predict_arguments(slide, fitted, out)).exit_code == 0
+    table = out / "a.zarr" / "tables" / "tile_table"
+    if damage == "lost chunk":
+        next(
+            path for path in (table / "obsm" / "X_morphology").rglob("*") if path.is_file() and path.suffix != ".json"
+        ).unlink()
+    else:
+        shutil.rmtree(table / "obs")
+    result = run(*predict_arguments(slide, fitted, out))
+    assert result.exit_code == 1
+    assert "failed" in result.output
+    assert "Traceback" not in result.output
 
 
 @pytest.mark.parametrize("step", ["replace_store", "draw_map"])

@@ -14,6 +14,7 @@ from spatialdata import SpatialData, read_zarr
 
 import histocell as hc
 from histocell._core import keys
+from histocell._core.locks import folder_lock
 from histocell.encoders import registry
 from histocell.encoders.inference.store import FeatureStore
 from histocell.encoders.spec import EncoderSpec
@@ -174,6 +175,133 @@ def test_data_of_others_is_left_alone(slides, tmp_path, overwrite):
     with pytest.raises(FileExistsError, match=r"a\.zarr exists and was not made by"):
         hc.pp.embed_cohort(slides, out=tmp_path / "out", overwrite=overwrite)
     assert sorted(mine.rglob("*")) == before
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_store_of_others_is_left_alone(slides, tmp_path, overwrite, done):
+    """Whether or not the slide is done, which is when the store would be deleted."""
+    out = tmp_path / "out"
+    if done:
+        hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    mine = out / "a.store"
+    (mine / "tiles").mkdir(parents=True)
+    (mine / "tiles" / "spots.csv").write_text("mine")
+    (mine / "result.partial").mkdir()
+    (mine / "result.partial" / "notes.txt").write_text("mine")
+    before = content(out)
+    with pytest.raises(FileExistsError, match=r"a\.store was not made by hc.pp.embed_cohort"):
+        hc.pp.embed_cohort(slides, out=out, size_um=SIZE_UM, overwrite=overwrite)
+    assert content(out) == before
+
+
+def test_what_the_user_sees_of_a_store_of_theirs(slides, tmp_path, user_sees):
+    (tmp_path / "out" / "a.store").mkdir(parents=True)
+    (tmp_path / "out" / "a.store" / "notes.txt").write_text("mine")
+    with user_sees("Files", "`a.store` of the user's where a slide is embedded", FileExistsError, match="not made by"):
+        hc.pp.embed_cohort(slides[:1], out=tmp_path / "out", size_um=SIZE_UM)
+    assert (tmp_path / "out" / "a.store" / "notes.txt").read_text() == "mine"
+
+
+def interrupted(slides: list[Path], out: Path) -> Path:
+    """The store of a slide that was stopped when all its features were there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SpatialData, "write", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    return out / "a.store"
+
+
+@pytest.mark.parametrize("place", [".", "tiles"])
+def test_what_was_added_to_a_store_is_not_lost(slides, tmp_path, place):
+    out = tmp_path / "out"
+    notes = interrupted(slides, out) / place / "notes.txt"
+    notes.write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match="something was added"):
+            hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM, overwrite=overwrite)
+        assert notes.read_text() == "mine"
+    notes.unlink()
+    report = hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM, overwrite=True)
+    assert list(report["status"]) == ["done"]
+    assert [path.name for path in out.iterdir()] == ["a.zarr"]
+
+
+@pytest.mark.parametrize("place", ["notes.txt", "shapes/annotations/x", "images/mine.png"])
+def test_what_was_added_to_a_result_is_not_lost(slides, tmp_path, place):
+    out = tmp_path / "out"
+    hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    added = out / "a.zarr" / place
+    added.parent.mkdir(exist_ok=True)
+    added.write_text("mine")
+    assert list(hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)["status"]) == ["skipped"]
+    with pytest.raises(FileExistsError, match=r"a\.zarr would be replaced but holds what was added"):
+        hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM, overwrite=True)
+    assert added.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
+def test_links_are_not_replaced(slides, tmp_path):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    hc.pp.embed_cohort(slides[:1], out=elsewhere, size_um=SIZE_UM)
+    before = content(elsewhere)
+    out.mkdir()
+    (out / "a.zarr").symlink_to(elsewhere / "a.zarr")
+    assert list(hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)["status"]) == ["skipped"]
+    with pytest.raises(FileExistsError, match="is a link"):
+        hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM, overwrite=True)
+    (out / "a.zarr").unlink()
+    (out / "a.store").symlink_to(elsewhere)
+    with pytest.raises(FileExistsError, match=r"a\.store was not made by"):
+        hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM, overwrite=True)
+    assert content(elsewhere) == before
+
+
+def test_a_store_that_another_run_writes_is_not_deleted(slides, tmp_path):
+    out = tmp_path / "out"
+    store = interrupted(slides, out)
+    with folder_lock(store), pytest.raises(RuntimeError, match=r"is writing into .*a\.store"):
+        hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM, overwrite=True)
+    assert (store / "tiles" / "zarr.json").exists()
+
+
+def test_a_result_that_appears_meanwhile_is_kept(slides, tmp_path, monkeypatch):
+    """A folder of the user's that was not there when the run began."""
+    out = tmp_path / "out"
+    write = SpatialData.write
+
+    def slow(self, path, **options):
+        (out / "a.zarr").mkdir()
+        (out / "a.zarr" / "notes.txt").write_text("mine")
+        write(self, path, **options)
+
+    monkeypatch.setattr(SpatialData, "write", slow)
+    with pytest.warns(UserWarning, match=r"1 of 1 slides failed.*was not made by hc\.pp\.embed_cohort"):
+        hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    assert content(out / "a.zarr") == {"notes.txt": b"mine"}
+    assert (out / "a.store" / "tiles" / "c.0.0").exists()
+
+
+def test_a_file_has_the_name_of_the_folder(slides, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="out is a file, not a folder"):
+        hc.pp.embed_cohort(slides, out=tmp_path / "out")
+
+
+def test_a_damaged_result_is_not_taken_for_one(slides, tmp_path):
+    out = tmp_path / "out"
+    hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    file = out / "a.zarr" / "zarr.json"
+    whole = file.read_text()
+    for text in (whole[:100], "", "[]", whole.replace('"n_tiles"', '"tiles"'), whole.replace('"settings"', '"set"')):
+        file.write_text(text)
+        with pytest.raises(FileExistsError, match=r"a\.zarr exists and was not made by .* or is damaged"):
+            hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+        assert file.read_text() == text
 
 
 def test_an_interrupted_run_goes_on(slides, tmp_path, monkeypatch):

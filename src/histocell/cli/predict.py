@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 import histocell as hc
@@ -117,9 +118,7 @@ def stain_normalizer(method: Any, target: dict[str, Any] | None) -> hc.encoders.
 
 def predict_slide(slide: Path, output: Path, model: Model, fingerprint: str, *, device: str | None) -> pd.DataFrame:
     """The predictions of one slide, written into its store and drawn, where this model has not done so before."""
-    from spatialdata import read_zarr
-
-    sdata = read_zarr(output)
+    sdata = read_store(output, model)
     facts = sdata.attrs[keys.PROVENANCE]
     figure = output.with_suffix(".png")
     if facts.get("prediction") != fingerprint:
@@ -133,11 +132,36 @@ def predict_slide(slide: Path, output: Path, model: Model, fingerprint: str, *, 
     return hc.get.abundance(sdata, table_key=keys.TILE_TABLE)
 
 
+def read_store(output: Path, model: Model) -> SpatialData:
+    """What is known of a slide, if all of it can be read.
+
+    Raises
+    ------
+    ValueError
+        When the store is damaged.
+    """
+    from spatialdata import read_zarr
+
+    try:
+        sdata = read_zarr(output)
+        features = np.asarray(sdata[keys.TILE_TABLE].obsm[model.features[0]["key"]])
+    except Exception as error:  # of which kind depends on what is damaged
+        msg = f"{output} is damaged ({type(error).__name__}: {sentence(error)}); move it away, then the slide is embedded again"
+        raise ValueError(msg) from error
+    if lost := int((features == 0).all(axis=1).sum()):  # what zarr gives for a chunk that is not there
+        msg = f"{output} has lost the features of {lost} tiles; move it away, then the slide is embedded again"
+        raise ValueError(msg)
+    return sdata
+
+
 def replace_store(sdata: SpatialData, output: Path) -> None:
     """Write a store anew; a run that is killed leaves the old one, or none and the slide is embedded again."""
     with partial_folder(output.parent) as folder:
         partial = folder / output.name
         sdata.write(partial)
+        for entry in output.iterdir():
+            if not (partial / entry.name).exists():  # of the user's
+                entry.rename(partial / entry.name)
         shutil.rmtree(output)
         partial.rename(output)
 

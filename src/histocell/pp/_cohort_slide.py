@@ -18,6 +18,7 @@ from histocell._core.settings import logger, settings
 from histocell.encoders.loading import load
 from histocell.encoders.registry import register
 from histocell.images.slide_image import open_image
+from histocell.pp._cohort_files import PARTIAL, THUMBNAIL, check_store, remove_if_empty, remove_store, replace_result
 from histocell.pp._embed_image import embed_image
 from histocell.pp._tiles import tiles
 from histocell.pp._tissue import tissue_mask
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 type Report = dict[str, object]  # of one slide: path, output, status, n_tiles, seconds, error
 
-THUMBNAIL, THUMBNAIL_PX = "thumbnail", 1024
+THUMBNAIL_PX = 1024
 _ONE_SLIDE = threading.Lock()  # a worker of several threads takes one slide at a time: they share memory and device
 
 
@@ -138,19 +139,18 @@ def embed(task: SlideTask) -> Report:
 
 def _write_result(task: SlideTask) -> int:
     """Embed a slide into its store, write all into a folder within it and rename that to the result; number of tiles."""
+    check_store(task.store)
     try:
         with folder_lock(task.store):
             sdata = _embedded(task)
-            partial = task.store / "result.partial"
+            partial = task.store / PARTIAL
             shutil.rmtree(partial, ignore_errors=True)
             sdata.write(partial)
-            if task.output.exists():
-                shutil.rmtree(task.output)
-            partial.rename(task.output)
+            replace_result(partial, task.output)
     finally:
-        with suppress(OSError):
-            task.store.rmdir()  # of a slide that failed before its first feature
-    shutil.rmtree(task.store)
+        remove_if_empty(task.store)  # of a slide that failed before its first feature
+    with suppress(FileExistsError):  # something was put there meanwhile
+        remove_store(task.store)
     return sdata.tables[keys.TILE_TABLE].n_obs
 
 

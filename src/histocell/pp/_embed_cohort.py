@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from histocell._core import keys
 from histocell._core.errors import listing, warn
+from histocell._core.outputs import make_folder
 from histocell._core.settings import progress_bar, settings
 from histocell.encoders.inference.store import differences
 from histocell.encoders.networks.weights import local_weights
 from histocell.encoders.registry import get_spec
+from histocell.pp._cohort_files import check_replaceable, check_store, remove_store, result_facts
 from histocell.pp._cohort_slide import Cohort, Report, SlideTask, cached_encoder, embed, embed_on_worker
 from histocell.pp._embed_image import as_normalizer
 
@@ -95,7 +96,10 @@ def embed_cohort(
     ValueError
         When `paths` is empty, two slides have one name, or `out` holds results of other settings.
     FileExistsError
-        When `out` holds something else under the name of a result.
+        When `out` holds something else under the name of a result or its store, or something was added to one that would
+        be replaced. Nothing is touched then.
+    RuntimeError
+        When `overwrite` is set and another run is writing.
     KeyError
         For an unknown encoder.
 
@@ -137,6 +141,8 @@ def embed_cohort(
     cohort = Cohort(spec=spec, loading=loading, tiling=tiling, stain=normalizer, mpp=mpp, settings=facts)
     tasks = _tasks([paths] if isinstance(paths, str | os.PathLike) else paths, Path(out), cohort)
     reports = {task: report for task in tasks if (report := _skipped(task, overwrite=overwrite))}
+    for task in tasks:
+        _clear(task, done=task in reports, overwrite=overwrite)
     todo = [task for task in tasks if task not in reports]
     with progress_bar(total=len(tasks), desc="slides", unit="slide") as bar:
         bar.update(len(reports))
@@ -168,31 +174,35 @@ def _tasks(paths: Sequence[str | PathLike[str]], out: Path, cohort: Cohort) -> l
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         msg = f"several slides are called {listing(repeated)}, but results are named after them; use one out= for each group"
         raise ValueError(msg)
-    out = out.expanduser().absolute()
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(out.expanduser().absolute())
     return [SlideTask(slide, out / f"{name}.zarr", cohort) for slide, name in zip(slides, names, strict=True)]
 
 
 def _skipped(task: SlideTask, *, overwrite: bool) -> Report | None:
     """The report of a slide that is done already, `None` where there is something to do."""
-    import zarr
-
-    facts: Any = None
-    if task.output.exists():
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            facts = zarr.open_group(task.output, mode="r").attrs[keys.PROVENANCE]
-        if not isinstance(facts, dict) or "settings" not in facts:
-            msg = f"{task.output} exists and was not made by hc.pp.embed_cohort; choose another out="
-            raise FileExistsError(msg)
-    if facts and not overwrite and (different := differences(facts["settings"], task.settings)):
+    facts = result_facts(task.output)
+    check_store(task.store)
+    if overwrite:
+        check_replaceable(task.output)
+        return None
+    if facts is None:
+        return None
+    if different := differences(facts["settings"], task.settings):
         msg = (
             f"{task.output} was made with other settings: {'; '.join(different)}. "
             "Choose another out=, or overwrite=True to do it anew"
         )
         raise ValueError(msg)
-    if facts or overwrite:  # a run that was killed between its last two steps leaves a store, too
-        shutil.rmtree(task.store, ignore_errors=True)
-    return None if overwrite or not facts else task.report("skipped", n_tiles=facts["n_tiles"])
+    return task.report("skipped", n_tiles=facts["n_tiles"])
+
+
+def _clear(task: SlideTask, *, done: bool, overwrite: bool) -> None:
+    """Delete features that are not needed: of a run that was killed between its last two steps, or of other settings."""
+    if overwrite:
+        remove_store(task.store)
+    elif done:
+        with suppress(RuntimeError):  # a run that is about to delete it itself
+            remove_store(task.store)
 
 
 def _in_turn(tasks: list[SlideTask]) -> Iterator[tuple[SlideTask, Report]]:

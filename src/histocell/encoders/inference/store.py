@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histocell._core.errors import listing, warn
-from histocell._core.locks import folder_lock
+from histocell._core.locks import LOCK_FILES, folder_lock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,6 +119,17 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         """The manifest of a store, `None` where there is none yet; `FileExistsError` where something else is."""
         array = _open_array(Path(path))
         return None if array is None else _manifest(array)
+
+    @staticmethod
+    def is_own(path: Path) -> bool:
+        """Whether a folder is a store, or the beginning of one, and holds nothing else."""
+        if path.is_symlink() or not path.is_dir() or not all(_is_known(entry.name) for entry in path.iterdir()):
+            return False
+        try:
+            FeatureStore.peek(path)
+        except FileExistsError:
+            return False
+        return True
 
     def __repr__(self) -> str:
         n = self._array.nchunks
@@ -265,6 +276,11 @@ def differences(known: Manifest, wanted: Manifest) -> list[str]:
         for key in dict.fromkeys([*new, *old])
         if old.get(key) != new.get(key)
     ]
+
+
+def _is_known(name: str) -> bool:
+    """Whether a file of a store may have this name."""
+    return bool(name == "zarr.json" or name in LOCK_FILES or _CHUNK.fullmatch(name) or _PARTIAL.fullmatch(name))
 
 
 def _chunks_on_disk(path: Path) -> set[int]:
