@@ -167,6 +167,49 @@ def test_other_settings_are_not_mixed(slides, tmp_path, tiny):
         hc.pp.embed_cohort(slides[:1], tiny, weights="random", out=out, size_um=SIZE_UM)
 
 
+def test_a_slide_of_the_same_size_is_another_one(slides, tmp_path):
+    out = tmp_path / "out"
+    hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    status, content_before = slides[0].stat(), slides[0].read_bytes()
+    pixels = open_image(slides[0]).read(0, 0, *open_image(slides[0]).shape)
+    write_slide(slides[0], pixels[::-1])
+    os.utime(slides[0], ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert slides[0].stat().st_size == status.st_size
+    with pytest.raises(ValueError, match=r"a\.zarr was made with other settings: content is "):
+        hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    slides[0].write_bytes(content_before)  # touched, and the same
+    assert list(hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)["status"]) == ["skipped"]
+
+
+def test_a_slide_that_nobody_touched_is_not_read_again(slides, tmp_path, monkeypatch):
+    from histocell.images import identity
+
+    out = tmp_path / "out"
+    hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    identity._file_checksum.cache_clear()
+    monkeypatch.setattr(identity, "_checksum_of_block", None)
+    assert list(hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)["status"]) == ["skipped"]
+
+
+def test_weights_with_another_config_are_others(slides, tmp_path, tiny):
+    """The same tensors, another activation: a file beside the weights says so."""
+    import json
+
+    import timm
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    network = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=0)
+    save_file(network.state_dict(), folder / "model.safetensors")
+    options = {"weights": folder, "out": tmp_path / "out", "size_um": SIZE_UM, "batch_size": 8}
+    (folder / "config.json").write_text(json.dumps({"model_args": {"act_layer": "gelu"}}))
+    assert list(hc.pp.embed_cohort(slides[:1], tiny, **options)["status"]) == ["done"]
+    (folder / "config.json").write_text(json.dumps({"model_args": {"act_layer": "relu"}}))
+    with pytest.raises(ValueError, match="weights is"):
+        hc.pp.embed_cohort(slides[:1], tiny, **options)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_data_of_others_is_left_alone(slides, tmp_path, overwrite):
     mine = tmp_path / "out" / "a.zarr"

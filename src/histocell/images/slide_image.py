@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 
 from histocell._core.geometry import check_mpp
-from histocell.images.dask_arrays import array_levels, is_dask
+from histocell.images.dask_arrays import array_levels, file_behind, is_dask
 from histocell.images.files import open_file
 from histocell.images.pixels import background_colour
 from histocell.images.resample import cover, resample
@@ -54,6 +54,8 @@ class SlideImage:
         What says it: ``"argument"``, ``"ome"``, ``"tiff"``, ``"openslide"``, ``"transformation"`` or ``"unknown"``.
     levels
         Downsample factors that the source holds, 1.0 first.
+    path
+        The file that all levels are read from, where they are.
     """
 
     def __init__(self, levels: Sequence[Level], *, mpp: float | None, mpp_source: str, name: str = "array") -> None:
@@ -65,6 +67,7 @@ class SlideImage:
         self._levels = sorted(scaled, key=lambda item: item.y)
         self.levels = [max(item.y, item.x) for item in self._levels]
         self._measured: dict[Hashable, object] = {}
+        self.path: Path | None = None
 
     def __repr__(self) -> str:
         height, width = self.shape
@@ -173,7 +176,7 @@ class SlideImage:
         return next(item for item in reversed(self._levels) if max(item.y, item.x) <= max(1.0, shrink * 1.001))
 
     def fingerprint(self) -> str:
-        """A short sum over the size and a sample of the pixels, to tell whether this is the same image as before."""
+        """A short sum over the size and a sample of the pixels; two images may share it, see `identity.image_checksum`."""
         return f"{self.shape[0]}x{self.shape[1]}-{zlib.crc32(self._sample().tobytes()):08x}"
 
     def _resampled(
@@ -254,14 +257,18 @@ def open_image(source: ImageSource, *, mpp: float | None = None) -> SlideImage:
         if mpp is None or mpp == source.mpp:
             return source
         levels = [item.level for item in source._levels]
-        return SlideImage(levels, mpp=mpp, mpp_source="argument", name=source._name)
+        other = SlideImage(levels, mpp=mpp, mpp_source="argument", name=source._name)
+        other.path = source.path
+        return other
     if isinstance(source, str | os.PathLike):
         return _open_path(Path(source), mpp)
     if is_image_element(source):
         return _open_element(source, mpp)
     if isinstance(source, np.ndarray) or is_dask(source):
         name = "array" if isinstance(source, np.ndarray) else "dask array"
-        return SlideImage(array_levels([source], None), mpp=mpp, mpp_source="argument", name=name)
+        image = SlideImage(array_levels([source], None), mpp=mpp, mpp_source="argument", name=name)
+        image.path = file_behind([source])
+        return image
     hint = '; give one image of it, sdata["he"]' if hasattr(source, "images") else ""
     msg = f"no image in an object of type {type(source).__name__}: expected a path, an array or an image element{hint}"
     raise TypeError(msg)
@@ -274,7 +281,9 @@ def _open_path(path: Path, mpp: float | None) -> SlideImage:
     except ValueError as error:
         msg = f"{path}: {error}"
         raise ValueError(msg) from error
-    return SlideImage(file.levels, mpp=mpp, mpp_source=mpp_source, name=path.name)
+    image = SlideImage(file.levels, mpp=mpp, mpp_source=mpp_source, name=path.name)
+    image.path = path.expanduser()
+    return image
 
 
 def _open_element(element: DataArray | DataTree, mpp: float | None) -> SlideImage:
@@ -283,4 +292,6 @@ def _open_element(element: DataArray | DataTree, mpp: float | None) -> SlideImag
     levels = array_levels([scale.data for scale in scales], [str(axis) for axis in scales[0].dims])
     mpp_source = "transformation" if mpp is None else "argument"
     mpp = element_mpp(element) if mpp is None else mpp
-    return SlideImage(levels, mpp=mpp, mpp_source=mpp_source, name=name)
+    image = SlideImage(levels, mpp=mpp, mpp_source=mpp_source, name=name)
+    image.path = file_behind([scale.data for scale in scales])
+    return image

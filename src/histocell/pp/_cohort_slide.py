@@ -17,6 +17,7 @@ from histocell._core.locks import folder_lock
 from histocell._core.settings import logger, settings
 from histocell.encoders.loading import load
 from histocell.encoders.registry import register
+from histocell.images.identity import file_checksum, file_state
 from histocell.images.slide_image import open_image
 from histocell.pp._cohort_files import PARTIAL, THUMBNAIL, check_store, remove_if_empty, remove_store, replace_result
 from histocell.pp._embed_image import embed_image
@@ -24,7 +25,7 @@ from histocell.pp._tiles import tiles
 from histocell.pp._tissue import tissue_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from spatialdata import SpatialData
@@ -85,11 +86,21 @@ class SlideTask:
         """Folder of the features until the slide is done."""
         return self.output.with_suffix(".store")
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """The settings, as they are written into the result and compared with those of a later run."""
-        size = self.slide.stat().st_size if self.slide.exists() else None
-        return {"slide": self.slide.name, "bytes": size, **self.cohort.settings}
+    def settings(self, known: Mapping[str, Any] | None = None) -> dict[str, object]:
+        """The settings, as they are written into the result and compared with those of a later run.
+
+        Parameters
+        ----------
+        known
+            What an earlier result says. Its checksum of the slide is taken where nobody has touched the file since.
+        """
+        there = self.slide.is_file()
+        if known is not None and there and known.get("slide_state") == file_state(self.slide):
+            content = known["settings"].get("content")
+        else:
+            content = file_checksum(self.slide) if there else None
+        size = self.slide.stat().st_size if there else None
+        return {"slide": self.slide.name, "bytes": size, "content": content, **self.cohort.settings}
 
     def report(self, status: str, *, n_tiles: int = 0, seconds: float = 0.0, error: object = "") -> Report:
         """The row of the slide in the report."""
@@ -157,6 +168,8 @@ def _write_result(task: SlideTask) -> int:
 def _embedded(task: SlideTask) -> SpatialData:
     """The slide with its tissue, its tiles and their embedding, and a thumbnail in place of the image."""
     cohort = task.cohort
+    state = file_state(task.slide)  # before it is read: what is changed meanwhile is not taken for known
+    known = task.settings()
     sdata = io.slide(task.slide, mpp=cohort.mpp)
     tissue_mask(sdata)
     tiles(sdata, **cohort.tiling)
@@ -164,7 +177,8 @@ def _embedded(task: SlideTask) -> SpatialData:
     encoder = cached_encoder(**cohort.loading)
     embed_image(sdata, encoder, stain=cohort.stain, store=task.store, lazy=True, table_key=keys.TILE_TABLE)
     _replace_image_by_thumbnail(sdata)
-    sdata.attrs[keys.PROVENANCE] |= {"slide": str(task.slide), "n_tiles": table.n_obs, "settings": task.settings}
+    facts = {"slide": str(task.slide), "n_tiles": table.n_obs, "slide_state": state, "settings": known}
+    sdata.attrs[keys.PROVENANCE] |= facts
     return sdata
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from contextlib import suppress
@@ -13,6 +14,7 @@ from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.outputs import make_folder
 from histocell._core.settings import progress_bar, settings
+from histocell.encoders.inference.slides import definition
 from histocell.encoders.inference.store import differences
 from histocell.encoders.networks.weights import local_weights
 from histocell.encoders.registry import get_spec
@@ -54,7 +56,8 @@ def embed_cohort(
 
     A slide is a task: :func:`histocell.io.slide`, :func:`histocell.pp.tissue_mask`, :func:`histocell.pp.tiles` and
     :func:`histocell.pp.embed_image` with a store. An error on one slide is reported and does not stop the others.
-    Started again, a run skips the slides that are done and resumes those that are not.
+    Started again, a run skips the slides that are done and resumes those that are not. Whether a slide is the same is told
+    by its content, which is read where its size, time or inode changed.
 
     Parameters
     ----------
@@ -132,6 +135,7 @@ def embed_cohort(
     facts: dict[str, object] = {
         "encoder": encoder,
         "weights": _version(weights, spec),
+        "definition": definition(spec),
         "pool": None if pool is None else str(pool),
         "stain": None if normalizer is None else asdict(normalizer),
         "precision": precision,
@@ -158,10 +162,11 @@ def embed_cohort(
 
 
 def _version(weights: str | PathLike[str] | None, spec: EncoderSpec) -> str:
-    """Version of the weights, without loading them."""
+    """Version of the weights, without loading them; with the sizes that a config beside them gives."""
     if weights is None or weights == "random":
         return weights or spec.revision
-    return local_weights(Path(weights), spec).version
+    local = local_weights(Path(weights), spec)
+    return local.version + (f" {json.dumps(local.config, sort_keys=True)}" if local.config else "")
 
 
 def _tasks(paths: Sequence[str | PathLike[str]], out: Path, cohort: Cohort) -> list[SlideTask]:
@@ -187,7 +192,7 @@ def _skipped(task: SlideTask, *, overwrite: bool) -> Report | None:
         return None
     if facts is None:
         return None
-    if different := differences(facts["settings"], task.settings):
+    if different := differences(facts["settings"], task.settings(facts)):
         msg = (
             f"{task.output} was made with other settings: {'; '.join(different)}. "
             "Choose another out=, or overwrite=True to do it anew"

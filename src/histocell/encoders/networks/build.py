@@ -17,6 +17,7 @@ from histocell.encoders.networks.backbone import (
     as_backbone,
 )
 from histocell.encoders.networks.checkpoints import load_checkpoint
+from histocell.encoders.networks.code import code_digest
 from histocell.encoders.networks.weights import hub_weights, local_weights, read_tensors, state_digest
 from histocell.encoders.spec import EncoderSpec
 
@@ -76,7 +77,7 @@ def network_of_module(module: nn.Module) -> tuple[Backbone, EncoderSpec, str]:
         summary="a module of the user",
         **facts,
     )
-    return backbone, spec, f"module-{state_digest(module)}"
+    return backbone, spec, f"module-{state_digest(module)}-{code_digest(module)}"
 
 
 def _random(spec: EncoderSpec, rng: int) -> Backbone:
