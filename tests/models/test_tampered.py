@@ -166,6 +166,8 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any], Arrays], object], str]] = {
     "negative size": (lambda c, a: c["features"][0].update(dim=-8), "dim of features 'X_toy' is -8"),
     "size is a text": (lambda c, a: c["features"][0].update(dim="8"), "dim .* must be a whole number"),
     "other size": (lambda c, a: c["features"][0].update(dim=9), "do not fit together"),
+    "too few columns": (lambda c, a: c["features"][0].update(columns=["a", "b"]), "8 columns of different names"),
+    "columns doubled": (lambda c, a: c["features"][0].update(columns=["a"] * 8), "8 columns of different names"),
     "feature without key": (lambda c, a: c["features"][0].pop("key"), "key of features must be a text"),
     "features are texts": (lambda c, a: c.update(features=["X_toy"]), "each of the features must be an object"),
     "targets are numbers": (lambda c, a: c.update(targets=[1, 2, 3]), "each of the targets must be a text"),

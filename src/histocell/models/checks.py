@@ -74,6 +74,10 @@ def check_config(config: JSON, *, name: str = "config") -> None:
         if _is(feature.get("dim"), (int,), f"{name}: the dim of features {feature['key']!r}") < 1:
             msg = f"{name}: the dim of features {feature['key']!r} is {feature['dim']}"
             raise ValueError(msg)
+        columns = _is(feature.get("columns", []), (list,), f"{name}: the columns of features {feature['key']!r}")
+        if "columns" in feature and (len(set(map(str, columns))) != len(columns) or len(columns) != feature["dim"]):
+            msg = f"{name}: features {feature['key']!r} must have {feature['dim']} columns of different names"
+            raise ValueError(msg)
     for each, baseline in config["baselines"].items():
         check_config(_is(baseline, (dict,), f"{name}: baseline {each!r}"), name=f"{name} of the baseline {each!r}")
         if baseline["baselines"]:

@@ -16,6 +16,7 @@ from histocell.encoders.loading import resolve_encoder
 from histocell.tables.access import get_obsm
 from histocell.tables.regions import Region, record_mpp
 from histocell.tables.sections import Sections
+from histocell.tables.windows import RECORD, patches_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -162,6 +163,7 @@ def embed_image(
     if not inplace:
         return embedding
     facts = {"stain": "none" if normalizer is None else asdict(normalizer), "stain_fits": fits or None}
+    facts[RECORD] = patches_record(table)
     write_embedding(table, embedding, resolved, key=key_added, size_um=size_um, **facts)
     return None
 
