@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,8 +100,6 @@ def embed_cohort(
     FileExistsError
         When `out` holds something else under the name of a result or its store, or something was added to one that would
         be replaced. Nothing is touched then.
-    RuntimeError
-        When `overwrite` is set and another run is writing.
     KeyError
         For an unknown encoder.
 
@@ -146,7 +143,10 @@ def embed_cohort(
     tasks = _tasks([paths] if isinstance(paths, str | os.PathLike) else paths, Path(out), cohort)
     reports = {task: report for task in tasks if (report := _skipped(task, overwrite=overwrite))}
     for task in tasks:
-        _clear(task, done=task in reports, overwrite=overwrite)
+        try:
+            _clear(task, overwrite=overwrite)
+        except RuntimeError as error:  # another run is writing; where the result is there, it deletes the store itself
+            reports.setdefault(task, task.report("failed", error=error))
     todo = [task for task in tasks if task not in reports]
     with progress_bar(total=len(tasks), desc="slides", unit="slide") as bar:
         bar.update(len(reports))
@@ -201,13 +201,10 @@ def _skipped(task: SlideTask, *, overwrite: bool) -> Report | None:
     return task.report("skipped", n_tiles=facts["n_tiles"])
 
 
-def _clear(task: SlideTask, *, done: bool, overwrite: bool) -> None:
-    """Delete features that are not needed: of a run that was killed between its last two steps, or of other settings."""
-    if overwrite:
+def _clear(task: SlideTask, *, overwrite: bool) -> None:
+    """Delete features that are not needed: of other settings, or of a run that was killed between its last two steps."""
+    if overwrite or task.output.exists():
         remove_store(task.store)
-    elif done:
-        with suppress(RuntimeError):  # a run that is about to delete it itself
-            remove_store(task.store)
 
 
 def _in_turn(tasks: list[SlideTask]) -> Iterator[tuple[SlideTask, Report]]:
