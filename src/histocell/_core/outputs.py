@@ -48,7 +48,7 @@ def is_own(path: Path) -> bool:
     record = path.parent / RECORD
     if path.is_symlink() or not path.is_file() or not record.is_file():
         return False
-    return f"{file_digest(path)}  {path.name}" in record.read_text(encoding="utf-8").splitlines()
+    return f"{file_digest(path)}  {path.name}" in record.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def file_digest(path: Path) -> str:
