@@ -97,7 +97,7 @@ def _checksums_of_level(level: Level) -> Iterator[int]:
 def _windows(level: Level) -> list[Window]:
     """Windows that can be read one by one without reading anything twice."""
     if isinstance(level, BlockLevel):
-        rows, columns = level.edges
+        rows, columns = level._rows, level._columns
     else:
         height, width = level.shape
         rows, columns = [*range(0, height, max(1, _BAND_PIXELS // width)), height], [0, width]

@@ -172,11 +172,6 @@ class BlockLevel:
         self._dtype = dtype
         self._cache = cache
 
-    @property
-    def edges(self) -> tuple[list[int], list[int]]:
-        """Where the blocks begin and end, in rows and in columns."""
-        return self._rows, self._columns
-
     @cached_property
     def scale(self) -> float | None:
         """Factor that brings values to 0-255, `None` for 8 bit: by the middle block, whichever is read first."""
