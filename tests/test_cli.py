@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -14,7 +15,9 @@ from spatialdata import read_zarr
 from typer.testing import CliRunner
 
 import histocell as hc
+from histocell._core.outputs import RECORD
 from histocell.cli import app
+from histocell.cli.demo import RESULTS, run_demo
 from histocell.cli.predict import encoder_name
 from histocell.images.slide_image import open_image
 from histocell.images.stain.normalize import TYPICAL, StainNormalizer
@@ -25,6 +28,11 @@ if TYPE_CHECKING:
 
 def run(*arguments: str):
     return CliRunner().invoke(app, list(arguments))
+
+
+def visible(folder: Path) -> set[str]:
+    """Names of the files in a folder, without the record of what was written."""
+    return {path.name for path in folder.iterdir() if path.name != RECORD}
 
 
 def test_version():
@@ -48,7 +56,32 @@ def test_demo_writes_what_it_says(tmp_path, monkeypatch):
     assert "predicted_abundance" in table.obsm
     scores = pd.read_csv(tmp_path / "out" / "scores.csv")
     assert {"ridge", "mean"} <= set(scores["model"])
-    assert not list((tmp_path / "out").glob("*partial*"))
+    assert visible(tmp_path / "out") == set(RESULTS)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    again = run("demo", "--out", str(tmp_path / "out"), "--model", "ridge")  # what it wrote itself it replaces
+    assert again.exit_code == 0, again.output
+    assert all(path.stat().st_mtime_ns > time for path, time in before.items())
+
+
+@pytest.mark.parametrize("name", ["spots.h5ad", "scores.csv", "history.png"])
+def test_demo_replaces_no_file_of_the_user(tmp_path, name):
+    (tmp_path / name).write_bytes(b"mine")
+    result = run("demo", "--out", str(tmp_path))
+    assert result.exit_code == 2
+    assert f"{name} would be replaced but was not written by histocell" in " ".join(result.output.split())
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: b"mine"}
+
+
+def test_demo_shows_what_is_in_the_way(tmp_path, user_sees):
+    (tmp_path / "spots.h5ad").write_bytes(b"mine")
+    with user_sees(
+        "Files",
+        "`histocell demo --out` a folder with a spots.h5ad of the user's",
+        FileExistsError,
+        match="not written by",
+    ):
+        run_demo(None, [], model="ridge", rng=0, out=tmp_path)
+    assert (tmp_path / "spots.h5ad").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +191,7 @@ def test_predict(slide, fitted, tmp_path):
     result = run(*predict_arguments(slide, fitted, out), str(broken), "--overlap", "0.5", "--min-tissue", "0.5")
     assert result.exit_code == 1, result.output
     assert "1 of 2 slides are in" in result.output
-    assert {path.name for path in out.iterdir()} == {"a.zarr", "a.png", "means.csv"}
+    assert visible(out) == {"a.zarr", "a.png", "means.csv"}
     table = read_zarr(out / "a.zarr")["tile_table"]
     predicted = hc.get.abundance(table)
     assert np.isfinite(predicted.to_numpy()).all()
@@ -232,6 +265,45 @@ def test_predict_replaces_no_file_of_the_user(slide, fitted, tmp_path, name):
     assert {path.name for path in out.iterdir()} == {name}
 
 
+def test_predict_replaces_no_table_that_was_edited(slide, fitted, tmp_path):
+    out = tmp_path / "out"
+    assert run(*predict_arguments(slide, fitted, out)).exit_code == 0
+    table = (out / "means.csv").read_text()
+    (out / "means.csv").write_text(table.replace("\na,", "\na (blurred),"))
+    before = (out / "means.csv").read_bytes()
+    result = run(*predict_arguments(slide, fitted, out))
+    assert result.exit_code == 2
+    assert "was changed since" in " ".join(result.output.split())
+    assert (out / "means.csv").read_bytes() == before
+
+
+def test_predict_keeps_what_was_added_to_a_result(slide, fitted, tmp_path):
+    out = tmp_path / "out"
+    assert run("embed", str(slide), "--out", str(out), "--size-um", "60").exit_code == 0
+    (out / "a.zarr" / "notes.txt").write_text("mine")
+    result = run(*predict_arguments(slide, fitted, out))
+    assert result.exit_code == 0, result.output
+    assert (out / "a.zarr" / "notes.txt").read_text() == "mine"
+    assert "predicted_abundance" in read_zarr(out / "a.zarr")["tile_table"].obsm
+
+
+@pytest.mark.parametrize("damage", ["lost chunk", "half of the table"])
+def test_predict_from_a_damaged_result(slide, fitted, tmp_path, damage):
+    out = tmp_path / "out"
+    assert run(*predict_arguments(slide, fitted, out)).exit_code == 0
+    table = out / "a.zarr" / "tables" / "tile_table"
+    if damage == "lost chunk":
+        next(
+            path for path in (table / "obsm" / "X_morphology").rglob("*") if path.is_file() and path.suffix != ".json"
+        ).unlink()
+    else:
+        shutil.rmtree(table / "obs")
+    result = run(*predict_arguments(slide, fitted, out))
+    assert result.exit_code == 1
+    assert "failed" in result.output
+    assert "Traceback" not in result.output
+
+
 @pytest.mark.parametrize("step", ["replace_store", "draw_map"])
 def test_predict_goes_on_after_it_was_killed(slide, fitted, tmp_path, step):
     out = tmp_path / "out"
@@ -244,7 +316,7 @@ def test_predict_goes_on_after_it_was_killed(slide, fitted, tmp_path, step):
     again = run(*arguments)
     assert again.exit_code == 0, again.output
     assert ("done" if step == "replace_store" else "skipped") in again.output
-    assert {path.name for path in out.iterdir()} == {"a.zarr", "a.png", "means.csv"}
+    assert visible(out) == {"a.zarr", "a.png", "means.csv"}
     stamps = {path: path.stat().st_mtime_ns for path in (out / "a.zarr", out / "a.png")}
     third = run(*arguments)
     assert "skipped" in third.output
@@ -265,12 +337,13 @@ def test_predict_says_what_is_wrong(slide, fitted, tmp_path):
     assert result.exit_code == 2
     assert "absent" in result.output
     model = hc.models.load(fitted)
-    model.features = [*model.features, {**model.features[0], "key": "X_uni", "encoder": "uni"}]
+    (feature,) = model.features
+    model.features = [feature | {"dim": feature["dim"] - 7}, {**feature, "key": "X_uni", "encoder": "uni", "dim": 7}]
     model.save(tmp_path / "two")
     result = run(*predict_arguments(slide, tmp_path / "two", out))
     assert result.exit_code == 2
     assert "fitted on 2 embeddings (X_morphology, X_uni)" in " ".join(result.output.split())
-    model.features = [{"key": "X_mine", "dim": 3}]
+    model.features = [{"key": "X_mine", "dim": feature["dim"]}]
     model.save(tmp_path / "mine")
     result = run(*predict_arguments(slide, tmp_path / "mine", out))
     assert result.exit_code == 2

@@ -14,6 +14,7 @@ from spatialdata import SpatialData, read_zarr
 
 import histocell as hc
 from histocell._core import keys
+from histocell._core.locks import folder_lock
 from histocell.encoders import registry
 from histocell.encoders.inference.store import FeatureStore
 from histocell.encoders.spec import EncoderSpec
@@ -166,6 +167,49 @@ def test_other_settings_are_not_mixed(slides, tmp_path, tiny):
         hc.pp.embed_cohort(slides[:1], tiny, weights="random", out=out, size_um=SIZE_UM)
 
 
+def test_a_slide_of_the_same_size_is_another_one(slides, tmp_path):
+    out = tmp_path / "out"
+    hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    status, content_before = slides[0].stat(), slides[0].read_bytes()
+    pixels = open_image(slides[0]).read(0, 0, *open_image(slides[0]).shape)
+    write_slide(slides[0], pixels[::-1])
+    os.utime(slides[0], ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert slides[0].stat().st_size == status.st_size
+    with pytest.raises(ValueError, match=r"a\.zarr was made with other settings: content is "):
+        hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    slides[0].write_bytes(content_before)  # touched, and the same
+    assert list(hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)["status"]) == ["skipped"]
+
+
+def test_a_slide_that_nobody_touched_is_not_read_again(slides, tmp_path, monkeypatch):
+    from histocell.images import identity
+
+    out = tmp_path / "out"
+    hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    identity._file_checksum.cache_clear()
+    monkeypatch.setattr(identity, "_checksum_of_block", None)
+    assert list(hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)["status"]) == ["skipped"]
+
+
+def test_weights_with_another_config_are_others(slides, tmp_path, tiny):
+    """The same tensors, another activation: a file beside the weights says so."""
+    import json
+
+    import timm
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    network = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=0)
+    save_file(network.state_dict(), folder / "model.safetensors")
+    options = {"weights": folder, "out": tmp_path / "out", "size_um": SIZE_UM, "batch_size": 8}
+    (folder / "config.json").write_text(json.dumps({"model_args": {"act_layer": "gelu"}}))
+    assert list(hc.pp.embed_cohort(slides[:1], tiny, **options)["status"]) == ["done"]
+    (folder / "config.json").write_text(json.dumps({"model_args": {"act_layer": "relu"}}))
+    with pytest.raises(ValueError, match="weights is"):
+        hc.pp.embed_cohort(slides[:1], tiny, **options)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_data_of_others_is_left_alone(slides, tmp_path, overwrite):
     mine = tmp_path / "out" / "a.zarr"
@@ -174,6 +218,134 @@ def test_data_of_others_is_left_alone(slides, tmp_path, overwrite):
     with pytest.raises(FileExistsError, match=r"a\.zarr exists and was not made by"):
         hc.pp.embed_cohort(slides, out=tmp_path / "out", overwrite=overwrite)
     assert sorted(mine.rglob("*")) == before
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_store_of_others_is_left_alone(slides, tmp_path, overwrite, done):
+    """Whether or not the slide is done, which is when the store would be deleted."""
+    out = tmp_path / "out"
+    if done:
+        hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    mine = out / "a.store"
+    (mine / "tiles").mkdir(parents=True)
+    (mine / "tiles" / "spots.csv").write_text("mine")
+    (mine / "result.partial").mkdir()
+    (mine / "result.partial" / "notes.txt").write_text("mine")
+    before = content(out)
+    with pytest.raises(FileExistsError, match=r"a\.store was not made by hc.pp.embed_cohort"):
+        hc.pp.embed_cohort(slides, out=out, size_um=SIZE_UM, overwrite=overwrite)
+    assert content(out) == before
+
+
+def test_what_the_user_sees_of_a_store_of_theirs(slides, tmp_path, user_sees):
+    (tmp_path / "out" / "a.store").mkdir(parents=True)
+    (tmp_path / "out" / "a.store" / "notes.txt").write_text("mine")
+    with user_sees("Files", "`a.store` of the user's where a slide is embedded", FileExistsError, match="not made by"):
+        hc.pp.embed_cohort(slides[:1], out=tmp_path / "out", size_um=SIZE_UM)
+    assert (tmp_path / "out" / "a.store" / "notes.txt").read_text() == "mine"
+
+
+def interrupted(slides: list[Path], out: Path) -> Path:
+    """The store of a slide that was stopped when all its features were there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SpatialData, "write", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    return out / "a.store"
+
+
+@pytest.mark.parametrize("place", [".", "tiles"])
+def test_what_was_added_to_a_store_is_not_lost(slides, tmp_path, place):
+    out = tmp_path / "out"
+    notes = interrupted(slides, out) / place / "notes.txt"
+    notes.write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match="something was added"):
+            hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM, overwrite=overwrite)
+        assert notes.read_text() == "mine"
+    notes.unlink()
+    report = hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM, overwrite=True)
+    assert list(report["status"]) == ["done"]
+    assert [path.name for path in out.iterdir()] == ["a.zarr"]
+
+
+@pytest.mark.parametrize("place", ["notes.txt", "shapes/annotations/x", "images/mine.png"])
+def test_what_was_added_to_a_result_is_not_lost(slides, tmp_path, place):
+    out = tmp_path / "out"
+    hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    added = out / "a.zarr" / place
+    added.parent.mkdir(exist_ok=True)
+    added.write_text("mine")
+    assert list(hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)["status"]) == ["skipped"]
+    with pytest.raises(FileExistsError, match=r"a\.zarr would be replaced but holds what was added"):
+        hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM, overwrite=True)
+    assert added.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
+def test_links_are_not_replaced(slides, tmp_path):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    hc.pp.embed_cohort(slides[:1], out=elsewhere, size_um=SIZE_UM)
+    before = content(elsewhere)
+    out.mkdir()
+    (out / "a.zarr").symlink_to(elsewhere / "a.zarr")
+    assert list(hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)["status"]) == ["skipped"]
+    with pytest.raises(FileExistsError, match="is a link"):
+        hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM, overwrite=True)
+    (out / "a.zarr").unlink()
+    (out / "a.store").symlink_to(elsewhere)
+    with pytest.raises(FileExistsError, match=r"a\.store was not made by"):
+        hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM, overwrite=True)
+    assert content(elsewhere) == before
+
+
+def test_a_store_that_another_run_writes_is_not_deleted(slides, tmp_path):
+    out = tmp_path / "out"
+    store = interrupted(slides, out)
+    with folder_lock(store), pytest.warns(UserWarning, match=r"1 of 2 slides failed.* is writing into .*a\.store"):
+        report = hc.pp.embed_cohort(slides[:2], out=out, size_um=SIZE_UM, overwrite=True)
+    assert list(report["status"]) == ["failed", "done"]
+    assert (store / "tiles" / "zarr.json").exists()
+
+
+def test_a_result_that_appears_meanwhile_is_kept(slides, tmp_path, monkeypatch):
+    """A folder of the user's that was not there when the run began."""
+    out = tmp_path / "out"
+    write = SpatialData.write
+
+    def slow(self, path, **options):
+        (out / "a.zarr").mkdir()
+        (out / "a.zarr" / "notes.txt").write_text("mine")
+        write(self, path, **options)
+
+    monkeypatch.setattr(SpatialData, "write", slow)
+    with pytest.warns(UserWarning, match=r"1 of 1 slides failed.*was not made by hc\.pp\.embed_cohort"):
+        hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    assert content(out / "a.zarr") == {"notes.txt": b"mine"}
+    assert (out / "a.store" / "tiles" / "c.0.0").exists()
+
+
+def test_a_file_has_the_name_of_the_folder(slides, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="out is a file, not a folder"):
+        hc.pp.embed_cohort(slides, out=tmp_path / "out")
+
+
+def test_a_damaged_result_is_not_taken_for_one(slides, tmp_path):
+    out = tmp_path / "out"
+    hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+    file = out / "a.zarr" / "zarr.json"
+    whole = file.read_text()
+    for text in (whole[:100], "", "[]", whole.replace('"n_tiles"', '"tiles"'), whole.replace('"settings"', '"set"')):
+        file.write_text(text)
+        with pytest.raises(FileExistsError, match=r"a\.zarr exists and was not made by .* or is damaged"):
+            hc.pp.embed_cohort(slides[:1], out=out, size_um=SIZE_UM)
+        assert file.read_text() == text
 
 
 def test_an_interrupted_run_goes_on(slides, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_LOCK, _WRITER = ".lock", ".writer"
+LOCK_FILES = _LOCK, _WRITER = ".lock", ".writer"
 
 
 @contextmanager

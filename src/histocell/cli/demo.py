@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 import histocell as hc
+from histocell._core.outputs import check_outputs, make_folder, replacing
 from histocell.cli.console import console
 
 if TYPE_CHECKING:
@@ -16,11 +17,21 @@ if TYPE_CHECKING:
     import pandas as pd
     from spatialdata import SpatialData
 
+FIGURES = ("abundance", "patches", "scores", "history")
+RESULTS = ("spots.h5ad", "scores.csv", *(f"{name}.png" for name in FIGURES))
+
 
 def run_demo(section: str | None, training: list[str], *, model: str, rng: int, out: Path) -> None:
-    """Train on sections of her2st and predict another one, or do so on synthetic tissue where none is named."""
+    """Train on sections of her2st and predict another one, or do so on synthetic tissue where none is named.
+
+    Raises
+    ------
+    FileExistsError
+        When `out` holds a file of the user's under the name of a result.
+    """
     start = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
+    check_outputs(out / name for name in RESULTS)
     if section is None:
         with console.status("rendering synthetic tissue"):
             sdata = hc.datasets.synthetic_tissue(4, n_patients=4, rng=rng)
@@ -46,23 +57,23 @@ def run_demo(section: str | None, training: list[str], *, model: str, rng: int, 
     )
     console.print(score_table(scores, section))
     console.print(
-        f"Wrote spots.h5ad, scores.csv, abundance.png, patches.png, scores.png and history.png to {out}/ "
-        f"in {time.perf_counter() - start:.0f} s."
+        f"Wrote {', '.join(RESULTS[:-1])} and {RESULTS[-1]} to {out}/ in {time.perf_counter() - start:.0f} s."
     )
 
 
 def write_results(sdata: SpatialData, scores: pd.DataFrame, section: str, out: Path) -> None:
-    """The table, the scores and the figures; the table is renamed into place, so a killed run leaves no half file."""
-    partial = out / "spots.partial.h5ad"
-    sdata["table"].write_h5ad(partial)
-    partial.replace(out / "spots.h5ad")
-    scores.to_csv(out / "scores.csv", index=False)
+    """The table, the scores and the figures, each as a whole."""
     import matplotlib.pyplot as plt
 
+    with replacing(out / "spots.h5ad") as file:
+        sdata["table"].write_h5ad(file)
+    with replacing(out / "scores.csv") as file:
+        scores.to_csv(file, index=False)
     one = {"section": section}
-    for name, options in {"abundance": one, "patches": one, "scores": {}, "history": {}}.items():
+    for name, options in zip(FIGURES, (one, one, {}, {}), strict=True):
         getattr(hc.pl, name)(sdata, show=False, **options)
-        plt.savefig(out / f"{name}.png", dpi=150, bbox_inches="tight")
+        with replacing(out / f"{name}.png") as file:
+            plt.savefig(file, dpi=150, bbox_inches="tight")
         plt.close()
 
 

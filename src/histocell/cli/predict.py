@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 import histocell as hc
 from histocell._core import keys
 from histocell._core.errors import listing
+from histocell._core.outputs import check_outputs, partial_folder, replacing
 from histocell.cli.console import sentence
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from histocell.models.base import Model
 
 MEANS = "means.csv"
-SOFTWARE = "histocell predict"  # recorded in the maps
 
 
 def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | None, **options: Any) -> pd.DataFrame:
@@ -42,9 +42,14 @@ def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | 
     Returns
     -------
     The report of :func:`histocell.pp.embed_cohort`; a slide that cannot be predicted has failed.
+
+    Raises
+    ------
+    FileExistsError
+        When `out` holds a file of the user's under the name of a result.
     """
     loaded = hc.models.load(model)
-    check_results(slides, out)
+    check_outputs([*(out / f"{keys.slide_name(slide)}.png" for slide in slides), out / MEANS])
     report = hc.pp.embed_cohort(slides, out=out, device=device, **embedding_options(loaded), **options)
     files = sorted(path for path in model.iterdir() if path.suffix in {".json", ".safetensors"})
     fingerprint = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
@@ -58,38 +63,9 @@ def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | 
             report.loc[number, ["status", "error"]] = "failed", f"{type(error).__name__}: {sentence(error)}"
         else:
             means.append({"slide": Path(row["output"]).stem, "n_tiles": len(predicted), **predicted.mean()})
-    pd.DataFrame(means, columns=["slide", "n_tiles", *loaded.targets]).to_csv(out / MEANS, index=False)
+    with replacing(out / MEANS) as file:
+        pd.DataFrame(means, columns=["slide", "n_tiles", *loaded.targets]).to_csv(file, index=False)
     return report
-
-
-def check_results(slides: list[Path], out: Path) -> None:
-    """Refuse to replace a file that `histocell predict` has not written: a slide, a picture or a table of the user's.
-
-    Raises
-    ------
-    FileExistsError
-        When `out` holds one.
-    """
-    maps = [out / f"{keys.slide_name(slide)}.png" for slide in slides]
-    foreign = [path for path in maps if path.exists() and not is_map(path)]
-    if (out / MEANS).exists() and not (out / MEANS).read_bytes().startswith(b"slide,n_tiles"):
-        foreign.append(out / MEANS)
-    if foreign:
-        msg = (
-            f"{listing(foreign, 3)} would be replaced but was not written by `histocell predict`; choose another --out"
-        )
-        raise FileExistsError(msg)
-
-
-def is_map(path: Path) -> bool:
-    """Whether a picture is a map that `draw_map` wrote."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            return picture.info.get("Software") == SOFTWARE
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
-        return False
 
 
 def embedding_options(model: Model) -> dict[str, Any]:
@@ -142,14 +118,13 @@ def stain_normalizer(method: Any, target: dict[str, Any] | None) -> hc.encoders.
 
 def predict_slide(slide: Path, output: Path, model: Model, fingerprint: str, *, device: str | None) -> pd.DataFrame:
     """The predictions of one slide, written into its store and drawn, where this model has not done so before."""
-    from spatialdata import read_zarr
-
-    sdata = read_zarr(output)
+    sdata = read_store(output, model)
     facts = sdata.attrs[keys.PROVENANCE]
     figure = output.with_suffix(".png")
     if facts.get("prediction") != fingerprint:
         hc.tl.predict_abundance(sdata, model=model, device=device, table_key=keys.TILE_TABLE)
         facts["prediction"] = fingerprint
+        check_outputs([figure])
         figure.unlink(missing_ok=True)
         replace_store(sdata, output)
     if not figure.exists():
@@ -157,11 +132,36 @@ def predict_slide(slide: Path, output: Path, model: Model, fingerprint: str, *, 
     return hc.get.abundance(sdata, table_key=keys.TILE_TABLE)
 
 
+def read_store(output: Path, model: Model) -> SpatialData:
+    """What is known of a slide, if all of it can be read.
+
+    Raises
+    ------
+    ValueError
+        When the store is damaged.
+    """
+    from spatialdata import read_zarr
+
+    try:
+        sdata = read_zarr(output)
+        features = np.asarray(sdata[keys.TILE_TABLE].obsm[model.features[0]["key"]])
+    except Exception as error:  # of which kind depends on what is damaged
+        msg = f"{output} is damaged ({type(error).__name__}: {sentence(error)}); move it away, then the slide is embedded again"
+        raise ValueError(msg) from error
+    if lost := int((features == 0).all(axis=1).sum()):  # what zarr gives for a chunk that is not there
+        msg = f"{output} has lost the features of {lost} tiles; move it away, then the slide is embedded again"
+        raise ValueError(msg)
+    return sdata
+
+
 def replace_store(sdata: SpatialData, output: Path) -> None:
     """Write a store anew; a run that is killed leaves the old one, or none and the slide is embedded again."""
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.stem}-") as folder:
-        partial = Path(folder) / output.name
+    with partial_folder(output.parent) as folder:
+        partial = folder / output.name
         sdata.write(partial)
+        for entry in output.iterdir():
+            if not (partial / entry.name).exists():  # of the user's
+                entry.rename(partial / entry.name)
         shutil.rmtree(output)
         partial.rename(output)
 
@@ -173,8 +173,6 @@ def draw_map(sdata: SpatialData, slide: Path, figure: Path) -> None:
     mpp = float(sdata[keys.TILE_TABLE].obs[keys.MPP].iloc[0])
     sdata.images[keys.IMAGE] = hc.io.slide(slide, mpp=mpp)[keys.IMAGE]  # the store holds a thumbnail only
     hc.pl.abundance(sdata, table_key=keys.TILE_TABLE, show=False)
-    with tempfile.TemporaryDirectory(dir=figure.parent, prefix=f".{figure.stem}-") as folder:
-        partial = Path(folder) / figure.name
-        plt.savefig(partial, dpi=150, bbox_inches="tight", metadata={"Software": SOFTWARE})
+    with replacing(figure) as file:
+        plt.savefig(file, dpi=150, bbox_inches="tight")
         plt.close()
-        partial.replace(figure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -17,7 +18,6 @@ from histocell.images.pixels import channel_axis
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     import dask.array as da
     from numpy.typing import NDArray
@@ -160,3 +160,11 @@ def array_level(
 
     rows, columns = array.chunks[first : first + 2]
     return BlockLevel(rows, columns, fetch, axis=axis, dtype=array.dtype, cache=cache)
+
+
+def file_behind(arrays: Sequence[NDArray[np.generic] | da.Array]) -> Path | None:
+    """The file that arrays from `file_arrays` are read from, `None` for others."""
+    names = [_NAMED.fullmatch(str(getattr(array, "name", ""))) for array in arrays]
+    paths = {name["path"] if name else None for name in names}
+    path = paths.pop() if len(paths) == 1 else None
+    return None if path is None else Path(path)

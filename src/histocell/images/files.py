@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from histocell.images.levels import ImageFile
 
-_OPENSLIDE_ONLY = {".mrxs", ".vms", ".vmu", ".svslide", ".dcm"}
+OPENSLIDE_ONLY = {".mrxs", ".vms", ".vmu", ".svslide", ".dcm"}
 _FORMATS = "JPEG, PNG, TIFF, OME-TIFF, Aperio SVS and, with the extra wsi, what OpenSlide reads"
 
 
@@ -44,7 +44,7 @@ def file_stamp(path: Path) -> tuple[int, int]:
 
 def is_decoded_whole(path: Path) -> bool:
     """Whether a window can only be read by decoding the whole file."""
-    return path.suffix.lower() not in _OPENSLIDE_ONLY and not is_tiff(path)
+    return path.suffix.lower() not in OPENSLIDE_ONLY and not is_tiff(path)
 
 
 def open_file(
@@ -73,7 +73,7 @@ def open_file(
     from PIL import UnidentifiedImageError
 
     path = check_path(path)
-    if path.suffix.lower() in _OPENSLIDE_ONLY:
+    if path.suffix.lower() in OPENSLIDE_ONLY:
         return open_openslide(path)
     if is_tiff(path):
         return open_tiff(path, BlockCache() if cache is None else cache, intensity_range)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 
 from histocell._core.geometry import check_mpp
-from histocell.images.dask_arrays import array_levels, is_dask
+from histocell.images.dask_arrays import array_levels, file_behind, is_dask
 from histocell.images.files import open_file
 from histocell.images.formats.damage import MOST_PIXELS
 from histocell.images.pixels import background_colour
@@ -56,6 +56,8 @@ class SlideImage:
         What says it: ``"argument"``, ``"ome"``, ``"tiff"``, ``"openslide"``, ``"transformation"`` or ``"unknown"``.
     levels
         Downsample factors that the source holds, 1.0 first.
+    path
+        The file that all levels are read from, where they are.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class SlideImage:
         self._levels = sorted(scaled, key=lambda item: item.y)
         self.levels = [max(item.y, item.x) for item in self._levels]
         self._measured: dict[Hashable, object] = {}
+        self.path: Path | None = None
 
     def __repr__(self) -> str:
         height, width = self.shape
@@ -192,7 +195,7 @@ class SlideImage:
         return next(item for item in reversed(self._levels) if max(item.y, item.x) <= max(1.0, shrink * 1.001))
 
     def fingerprint(self) -> str:
-        """A short sum over the size and a sample of the pixels, to tell whether this is the same image as before."""
+        """A short sum over the size and a sample of the pixels; two images may share it, see `identity.image_checksum`."""
         return f"{self.shape[0]}x{self.shape[1]}-{zlib.crc32(self._sample().tobytes()):08x}"
 
     def _resampled(
@@ -281,7 +284,9 @@ def open_image(
         if mpp is None or mpp == source.mpp:
             return source
         levels = [item.level for item in source._levels]
-        return SlideImage(levels, mpp=mpp, mpp_source="argument", name=source._name, values=source._values)
+        other = SlideImage(levels, mpp=mpp, mpp_source="argument", name=source._name, values=source._values)
+        other.path = source.path
+        return other
     if isinstance(source, str | os.PathLike):
         return _open_path(Path(source), mpp, intensity_range)
     if is_image_element(source):
@@ -289,7 +294,9 @@ def open_image(
     if isinstance(source, np.ndarray) or is_dask(source):
         name = "array" if isinstance(source, np.ndarray) else "dask array"
         arrays, values = array_levels([source], None, intensity_range)
-        return SlideImage(arrays, mpp=mpp, mpp_source="argument", name=name, values=values)
+        image = SlideImage(arrays, mpp=mpp, mpp_source="argument", name=name, values=values)
+        image.path = file_behind([source])
+        return image
     hint = '; give one image of it, sdata["he"]' if hasattr(source, "images") else ""
     msg = f"no image in an object of type {type(source).__name__}: expected a path, an array or an image element{hint}"
     raise TypeError(msg)
@@ -302,7 +309,9 @@ def _open_path(path: Path, mpp: float | None, intensity_range: Sequence[float] |
     except ValueError as error:
         msg = f"{path}: {error}"
         raise ValueError(msg) from error
-    return SlideImage(file.levels, mpp=mpp, mpp_source=mpp_source, name=path.name, values=file.values)
+    image = SlideImage(file.levels, mpp=mpp, mpp_source=mpp_source, name=path.name, values=file.values)
+    image.path = path.expanduser()
+    return image
 
 
 def _open_element(
@@ -315,4 +324,6 @@ def _open_element(
     )
     mpp_source = "transformation" if mpp is None else "argument"
     mpp = element_mpp(element) if mpp is None else mpp
-    return SlideImage(levels, mpp=mpp, mpp_source=mpp_source, name=name, values=values)
+    image = SlideImage(levels, mpp=mpp, mpp_source=mpp_source, name=name, values=values)
+    image.path = file_behind([scale.data for scale in scales])
+    return image

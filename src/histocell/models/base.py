@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
@@ -13,9 +12,9 @@ from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng
 from histocell.models import files
 from histocell.models.folds import FitRows
+from histocell.models.settings import Config, make_config
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import ArrayLike
@@ -27,11 +26,6 @@ if TYPE_CHECKING:
 
 
 FINGERPRINT, BASELINE = "rows.", "baseline_{}."  # beginnings of names of arrays
-
-
-@dataclass(frozen=True)
-class Config:
-    """Settings that all models know: none."""
 
 
 class Model(ABC):
@@ -132,12 +126,29 @@ class Model(ABC):
         return files.to_dict(self._state())
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``, into `folder`."""
+        """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``, into a folder of their own.
+
+        Parameters
+        ----------
+        folder
+            A folder that is empty or absent.
+        overwrite
+            Whether a model that the folder holds is replaced. Other files in it stay as they are.
+
+        Raises
+        ------
+        FileExistsError
+            When the folder holds a model and `overwrite` is not set, something else, or a card that was edited.
+        """
         files.write(self._state(), folder, overwrite=overwrite)
 
     def __repr__(self) -> str:
         state = f"{len(self.targets) or '?'} targets" if self.weights else "not fitted"
         return f"{type(self).__name__}({state}, features: {listing(f['key'] for f in self.features)})"
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes that weights must have by settings, features and targets, where the model knows them."""
+        return {}
 
     def _check_fitted(self) -> None:
         if not self.weights:
@@ -162,16 +173,6 @@ class Model(ABC):
             "baselines": {name: baseline.config for name, baseline in baselines.items()},
         }
         return files.State(config, weights, self.history)
-
-
-def make_config[C: Config](cls: type[C], values: Mapping[str, object], owner: str) -> C:
-    """A config from settings; an unknown one is a `TypeError` that lists those there are."""
-    names = [field.name for field in dataclasses.fields(cls)]
-    if unknown := [key for key in values if key not in names]:
-        msg = f"{owner} has no setting {listing(unknown)}; it has: {', '.join(names)}"
-        raise TypeError(msg)
-    # JSON knows no tuples.
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def _usable(

@@ -12,6 +12,7 @@ from histocell._core import keys
 from histocell._core.errors import listing, missing_key
 from histocell.models import files
 from histocell.models.base import BASELINE, FINGERPRINT, Model
+from histocell.models.checks import check_shapes
 from histocell.models.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def load(
     KeyError
         When the data hold no such model.
     ValueError
-        When names, shapes or types of the weights are not exactly those that the config lists, or several tables hold a
-        model.
+        When the model is damaged or was changed: names, shapes and types of the weights must be those that the config
+        lists and fit its settings, and they must be finite. When several tables hold a model.
 
     Examples
     --------
@@ -93,11 +94,15 @@ def load(
     >>> model.save("abundance_model")  # doctest: +SKIP
     >>> model = hc.models.load("abundance_model")  # doctest: +SKIP
     """
-    if isinstance(source, Mapping):
-        return _from_state(files.from_dict(source))
     if isinstance(source, str | Path):
-        return _from_state(files.read(source))
-    return _from_state(files.from_dict(_uns(source, model_key, table_key)[model_key]))
+        with files.naming(str(source)):
+            return _from_state(files.read(Path(source)))
+    if isinstance(source, Mapping):
+        with files.naming("the mapping"):
+            return _from_state(files.from_dict(source))
+    mapping = _uns(source, model_key, table_key)[model_key]
+    with files.naming(f'uns["{model_key}"]'):
+        return _from_state(files.from_dict(mapping))
 
 
 def _uns(source: AnnData | SpatialData, model_key: str, table_key: str | None) -> Mapping[str, Any]:
@@ -130,6 +135,10 @@ def _from_state(state: files.State) -> Model:
         arrays = files.pop_prefix(weights, BASELINE.format(name))
         model.baselines[name] = _from_state(files.State(baseline, arrays, {}))
     rows = files.pop_prefix(weights, FINGERPRINT)
+    if rows and set(rows) != set(Fingerprint._fields):
+        msg = f"the rows of the fit are {listing(rows)}, not {listing(Fingerprint._fields)}"
+        raise ValueError(msg)
     model.fingerprint = Fingerprint(**rows) if rows else None
     model.weights = weights
+    check_shapes(weights, model.weight_shapes())
     return model

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from histocell._core.settings import progress_bar
+from histocell.models.settings import limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,14 +46,14 @@ class Schedule:
         Largest norm of the gradient; 0 for no limit.
     """
 
-    lr: float = 1e-3
-    min_lr: float = 1e-6
-    weight_decay: float = 1e-2
-    batch_size: int = 128
-    max_epochs: int = 40
-    patience: int = 8
-    warmup: float = 0.05
-    clip_norm: float = 1.0
+    lr: float = limited(1e-3, above=0)
+    min_lr: float = limited(1e-6, least=0)
+    weight_decay: float = limited(1e-2, least=0)
+    batch_size: int = limited(128, least=1)
+    max_epochs: int = limited(40, least=1)
+    patience: int = limited(8, least=0)
+    warmup: float = limited(0.05, least=0, most=1)
+    clip_norm: float = limited(1.0, least=0)
 
 
 @dataclass

@@ -17,13 +17,15 @@ from histocell._core.locks import folder_lock
 from histocell._core.settings import logger, settings
 from histocell.encoders.loading import load
 from histocell.encoders.registry import register
+from histocell.images.identity import file_checksum, file_state
 from histocell.images.slide_image import open_image
+from histocell.pp._cohort_files import PARTIAL, THUMBNAIL, check_store, remove_if_empty, remove_store, replace_result
 from histocell.pp._embed_image import embed_image
 from histocell.pp._tiles import tiles
 from histocell.pp._tissue import tissue_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from spatialdata import SpatialData
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 type Report = dict[str, object]  # of one slide: path, output, status, n_tiles, seconds, error
 
-THUMBNAIL, THUMBNAIL_PX = "thumbnail", 1024
+THUMBNAIL_PX = 1024
 _ONE_SLIDE = threading.Lock()  # a worker of several threads takes one slide at a time: they share memory and device
 
 
@@ -84,11 +86,21 @@ class SlideTask:
         """Folder of the features until the slide is done."""
         return self.output.with_suffix(".store")
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """The settings, as they are written into the result and compared with those of a later run."""
-        size = self.slide.stat().st_size if self.slide.exists() else None
-        return {"slide": self.slide.name, "bytes": size, **self.cohort.settings}
+    def settings(self, known: Mapping[str, Any] | None = None) -> dict[str, object]:
+        """The settings, as they are written into the result and compared with those of a later run.
+
+        Parameters
+        ----------
+        known
+            What an earlier result says. Its checksum of the slide is taken where nobody has touched the file since.
+        """
+        there = self.slide.is_file()
+        if known is not None and there and known.get("slide_state") == file_state(self.slide):
+            content = known["settings"].get("content")
+        else:
+            content = file_checksum(self.slide) if there else None
+        size = self.slide.stat().st_size if there else None
+        return {"slide": self.slide.name, "bytes": size, "content": content, **self.cohort.settings}
 
     def report(self, status: str, *, n_tiles: int = 0, seconds: float = 0.0, error: object = "") -> Report:
         """The row of the slide in the report."""
@@ -138,25 +150,26 @@ def embed(task: SlideTask) -> Report:
 
 def _write_result(task: SlideTask) -> int:
     """Embed a slide into its store, write all into a folder within it and rename that to the result; number of tiles."""
+    check_store(task.store)
     try:
         with folder_lock(task.store):
             sdata = _embedded(task)
-            partial = task.store / "result.partial"
+            partial = task.store / PARTIAL
             shutil.rmtree(partial, ignore_errors=True)
             sdata.write(partial)
-            if task.output.exists():
-                shutil.rmtree(task.output)
-            partial.rename(task.output)
+            replace_result(partial, task.output)
     finally:
-        with suppress(OSError):
-            task.store.rmdir()  # of a slide that failed before its first feature
-    shutil.rmtree(task.store)
+        remove_if_empty(task.store)  # of a slide that failed before its first feature
+    with suppress(FileExistsError):  # something was put there meanwhile
+        remove_store(task.store)
     return sdata.tables[keys.TILE_TABLE].n_obs
 
 
 def _embedded(task: SlideTask) -> SpatialData:
     """The slide with its tissue, its tiles and their embedding, and a thumbnail in place of the image."""
     cohort = task.cohort
+    state = file_state(task.slide)  # before it is read: what is changed meanwhile is not taken for known
+    known = task.settings()
     sdata = io.slide(task.slide, mpp=cohort.mpp)
     tissue_mask(sdata)
     tiles(sdata, **cohort.tiling)
@@ -164,7 +177,8 @@ def _embedded(task: SlideTask) -> SpatialData:
     encoder = cached_encoder(**cohort.loading)
     embed_image(sdata, encoder, stain=cohort.stain, store=task.store, lazy=True, table_key=keys.TILE_TABLE)
     _replace_image_by_thumbnail(sdata)
-    sdata.attrs[keys.PROVENANCE] |= {"slide": str(task.slide), "n_tiles": table.n_obs, "settings": task.settings}
+    facts = {"slide": str(task.slide), "n_tiles": table.n_obs, "slide_state": state, "settings": known}
+    sdata.attrs[keys.PROVENANCE] |= facts
     return sdata
 
 

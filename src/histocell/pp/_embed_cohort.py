@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 from collections import Counter
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from histocell._core import keys
 from histocell._core.errors import listing, warn
+from histocell._core.outputs import make_folder
 from histocell._core.settings import progress_bar, settings
+from histocell.encoders.inference.slides import definition
 from histocell.encoders.inference.store import differences
 from histocell.encoders.networks.weights import local_weights
 from histocell.encoders.registry import get_spec
+from histocell.pp._cohort_files import check_replaceable, check_store, remove_store, result_facts
 from histocell.pp._cohort_slide import Cohort, Report, SlideTask, cached_encoder, embed, embed_on_worker
 from histocell.pp._embed_image import as_normalizer
 
@@ -53,7 +55,8 @@ def embed_cohort(
 
     A slide is a task: :func:`histocell.io.slide`, :func:`histocell.pp.tissue_mask`, :func:`histocell.pp.tiles` and
     :func:`histocell.pp.embed_image` with a store. An error on one slide is reported and does not stop the others.
-    Started again, a run skips the slides that are done and resumes those that are not.
+    Started again, a run skips the slides that are done and resumes those that are not. Whether a slide is the same is told
+    by its content, which is read where its size, time or inode changed.
 
     Parameters
     ----------
@@ -95,7 +98,8 @@ def embed_cohort(
     ValueError
         When `paths` is empty, two slides have one name, or `out` holds results of other settings.
     FileExistsError
-        When `out` holds something else under the name of a result.
+        When `out` holds something else under the name of a result or its store, or something was added to one that would
+        be replaced. Nothing is touched then.
     KeyError
         For an unknown encoder.
 
@@ -128,6 +132,7 @@ def embed_cohort(
     facts: dict[str, object] = {
         "encoder": encoder,
         "weights": _version(weights, spec),
+        "definition": definition(spec),
         "pool": None if pool is None else str(pool),
         "stain": None if normalizer is None else asdict(normalizer),
         "precision": precision,
@@ -137,6 +142,11 @@ def embed_cohort(
     cohort = Cohort(spec=spec, loading=loading, tiling=tiling, stain=normalizer, mpp=mpp, settings=facts)
     tasks = _tasks([paths] if isinstance(paths, str | os.PathLike) else paths, Path(out), cohort)
     reports = {task: report for task in tasks if (report := _skipped(task, overwrite=overwrite))}
+    for task in tasks:
+        try:
+            _clear(task, overwrite=overwrite)
+        except RuntimeError as error:  # another run is writing; where the result is there, it deletes the store itself
+            reports.setdefault(task, task.report("failed", error=error))
     todo = [task for task in tasks if task not in reports]
     with progress_bar(total=len(tasks), desc="slides", unit="slide") as bar:
         bar.update(len(reports))
@@ -152,10 +162,11 @@ def embed_cohort(
 
 
 def _version(weights: str | PathLike[str] | None, spec: EncoderSpec) -> str:
-    """Version of the weights, without loading them."""
+    """Version of the weights, without loading them; with the sizes that a config beside them gives."""
     if weights is None or weights == "random":
         return weights or spec.revision
-    return local_weights(Path(weights), spec).version
+    local = local_weights(Path(weights), spec)
+    return local.version + (f" {json.dumps(local.config, sort_keys=True)}" if local.config else "")
 
 
 def _tasks(paths: Sequence[str | PathLike[str]], out: Path, cohort: Cohort) -> list[SlideTask]:
@@ -168,31 +179,32 @@ def _tasks(paths: Sequence[str | PathLike[str]], out: Path, cohort: Cohort) -> l
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         msg = f"several slides are called {listing(repeated)}, but results are named after them; use one out= for each group"
         raise ValueError(msg)
-    out = out.expanduser().absolute()
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(out.expanduser().absolute())
     return [SlideTask(slide, out / f"{name}.zarr", cohort) for slide, name in zip(slides, names, strict=True)]
 
 
 def _skipped(task: SlideTask, *, overwrite: bool) -> Report | None:
     """The report of a slide that is done already, `None` where there is something to do."""
-    import zarr
-
-    facts: Any = None
-    if task.output.exists():
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            facts = zarr.open_group(task.output, mode="r").attrs[keys.PROVENANCE]
-        if not isinstance(facts, dict) or "settings" not in facts:
-            msg = f"{task.output} exists and was not made by hc.pp.embed_cohort; choose another out="
-            raise FileExistsError(msg)
-    if facts and not overwrite and (different := differences(facts["settings"], task.settings)):
+    facts = result_facts(task.output)
+    check_store(task.store)
+    if overwrite:
+        check_replaceable(task.output)
+        return None
+    if facts is None:
+        return None
+    if different := differences(facts["settings"], task.settings(facts)):
         msg = (
             f"{task.output} was made with other settings: {'; '.join(different)}. "
             "Choose another out=, or overwrite=True to do it anew"
         )
         raise ValueError(msg)
-    if facts or overwrite:  # a run that was killed between its last two steps leaves a store, too
-        shutil.rmtree(task.store, ignore_errors=True)
-    return None if overwrite or not facts else task.report("skipped", n_tiles=facts["n_tiles"])
+    return task.report("skipped", n_tiles=facts["n_tiles"])
+
+
+def _clear(task: SlideTask, *, overwrite: bool) -> None:
+    """Delete features that are not needed: of other settings, or of a run that was killed between its last two steps."""
+    if overwrite or task.output.exists():
+        remove_store(task.store)
 
 
 def _in_turn(tasks: list[SlideTask]) -> Iterator[tuple[SlideTask, Report]]:

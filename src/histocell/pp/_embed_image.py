@@ -16,6 +16,7 @@ from histocell.encoders.loading import resolve_encoder
 from histocell.tables.access import get_obsm
 from histocell.tables.regions import Region, record_mpp
 from histocell.tables.sections import Sections
+from histocell.tables.windows import RECORD, patches_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,7 +87,10 @@ def embed_image(
         Torch device, or several that share the work; by default the best there is.
     store
         A folder into which the features are written while they are computed, one zarr array for each image. A run that was
-        killed and is started again resumes from it, with the same result as if it had not been killed.
+        killed and is started again resumes from it, with the same result as if it had not been killed. Another slide or
+        encoder is an error: patches, encoder, weights, settings and image must be those of the run before. An image file
+        is compared by its whole content, wherever it lies; an image in arrays by all pixels of the levels that the
+        encoder needs, which are read once for it; a torch module by its tensors, its code and its attributes.
     lazy
         With `store`: keep the embedding as a dask array over the store, for slides whose features exceed the memory.
     key_added
@@ -159,6 +163,7 @@ def embed_image(
     if not inplace:
         return embedding
     facts = {"stain": "none" if normalizer is None else asdict(normalizer), "stain_fits": fits or None}
+    facts[RECORD] = patches_record(table)
     write_embedding(table, embedding, resolved, key=key_added, size_um=size_um, **facts)
     return None
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -266,3 +267,83 @@ def test_killed_at_any_moment(tmp_path):
     assert len(store.todo) <= left[-1]
     fill(store, features=features)
     assert (store.lazy().compute() == features).all()
+
+
+def change(path: Path, keys: tuple, value: object) -> None:
+    """Change a value of the zarr.json by hand; `...` removes it."""
+    whole = json.loads((path / "zarr.json").read_text())
+    inner = whole
+    for key in keys[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[keys[-1]]
+    else:
+        inner[keys[-1]] = value
+    (path / "zarr.json").write_text(json.dumps(whole))
+
+
+def test_a_store_that_claims_too_much(tmp_path, user_sees):
+    """The memory of a set of 10^12 numbers is never asked for."""
+    fill(open_store(tmp_path / "s"))
+    change(tmp_path / "s", ("shape",), [10**12, DIM])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()}
+    with user_sees("Files", "a store whose zarr.json claims 10^12 rows", FileExistsError, match="zarr.json is damaged"):
+        open_store(tmp_path / "s")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("shape",), [N, 10**12]),
+        (("shape",), [-1, DIM]),
+        (("data_type",), "float64"),
+        (("fill_value",), 0.0),
+        (("codecs",), [{"name": "bytes", "configuration": {"endian": "little"}}]),
+        (("codecs", 0, "configuration", "endian"), "big"),
+        (("chunk_grid", "configuration", "chunk_shape"), [1, 1]),
+        (("chunk_key_encoding", "configuration"), ...),
+        (("chunk_key_encoding", "configuration", "separator"), "/"),
+        (("attributes",), ...),
+        (("attributes", "histocell"), []),
+        (("attributes", "histocell", "shape"), "22"),
+        (("attributes", "histocell", "chunk_rows"), 0),
+        (("attributes", "histocell", "batch_size"), "8"),
+        (("attributes", "histocell", "batch_size"), -8),
+        (("zarr_format",), 2),
+        (("node_type",), "group"),
+    ],
+)
+def test_a_store_that_was_changed_by_hand(tmp_path, keys, value):
+    fill(open_store(tmp_path / "s", batch_size=8))
+    change(tmp_path / "s", keys, value)
+    for call in (lambda: open_store(tmp_path / "s", batch_size=8), lambda: FeatureStore.peek(tmp_path / "s")):
+        with pytest.raises(FileExistsError, match=r"zarr.json is damaged"):
+            call()
+    assert not FeatureStore.is_own(tmp_path / "s")
+
+
+@pytest.mark.filterwarnings("ignore:chunks .* are damaged")
+def test_any_damage_is_noticed(tmp_path):
+    """Bits flipped, ends cut off and thrown in: an error of ours, or the features as they were."""
+    fill(open_store(tmp_path / "s"))
+    files = {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()}
+    rng = random.Random(0)
+    refused = 0
+    for _ in range(150):
+        name = rng.choice([*sorted(files), *["zarr.json"] * 6])
+        content, start = bytearray(files[name]), rng.randrange(len(files[name]))
+        content[start] ^= 1 << rng.randrange(8)
+        damaged = rng.choice([content, content[:start], content + b"junk", content[start:], b""])
+        (tmp_path / "s" / name).write_bytes(damaged)
+        try:
+            with open_store(tmp_path / "s") as store:
+                fill(store)
+        except (FileExistsError, ValueError) as error:
+            refused += 1
+            if str(tmp_path / "s") not in str(error):
+                raise
+            (tmp_path / "s" / name).write_bytes(files[name])
+        else:
+            assert (store.lazy().compute() == FEATURES).all()
+    assert refused > 30

@@ -236,3 +236,35 @@ def test_heads_of_classifiers_are_dropped_and_positions_resampled(network, tmp_p
     wide.reset_classifier(0)
     out = hc.encoders.encode(load(weights=tmp_path / "w.safetensors"), IMAGES)
     np.testing.assert_allclose(out, embed(wide.eval()), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ("{", "no valid JSON"),
+        (b"\xff{}", "no valid JSON"),
+        ("[" * 100_000, "no valid JSON"),
+        ("[]", "must hold a JSON object"),
+        ('{"model_args": 1}', "describes no network"),
+        ('{"model_args": {"depth": 1000000000000}}', "has 1000000000000 blocks"),
+        ('{"model_args": {"depth": -1}}', "has -1 blocks"),
+        ('{"model_args": {"embed_dim": "x"}}', "describes no network"),
+        ('{"model_args": {"embed_dim": 1000000000000}}', "describes no network|not fit|shape"),
+        ('{"vision_cfg": {}}', "describes no network"),
+        ('{"hidden_size": null}', "describes no network"),
+    ],
+)
+def test_a_config_that_was_damaged(tmp_path, config, match):
+    network = timm.create_model("test_vit", num_classes=0)
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes(config if isinstance(config, bytes) else config.encode())
+    with pytest.raises(ValueError, match=match) as error:
+        hc.encoders.load("timm/test_vit", weights=tmp_path, device="cpu")
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("index", ["{}", '{"weight_map": 5}', '{"weight_map": {"a": 5}}', '{"weight_map": {}}'])
+def test_an_index_that_was_damaged(tmp_path, index):
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ValueError, match="names no files of weights"):
+        hc.encoders.load("timm/test_vit", weights=tmp_path, device="cpu")

@@ -112,7 +112,7 @@ def test_validation_rows_are_not_fitted(cohort):
 
 
 @pytest.mark.parametrize(
-    ("config", "match"), [({"criterion": "r2"}, "criterion"), ({"alphas": (0.0,)}, "alphas must be positive")]
+    ("config", "match"), [({"criterion": "r2"}, "criterion"), ({"alphas": (0.0,)}, "alphas must be above 0")]
 )
 def test_bad_settings(cohort, config, match):
     with pytest.raises(ValueError, match=match):

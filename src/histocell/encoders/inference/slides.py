@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histocell.encoders.inference.store import FeatureStore
+from histocell.images.identity import image_checksum
 
 if TYPE_CHECKING:
     import os
@@ -17,9 +20,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histocell._core.settings import Progress
-    from histocell.encoders.spec import Encoder
+    from histocell.encoders.spec import Encoder, EncoderSpec
     from histocell.images.slide_image import SlideImage
     from histocell.images.stain.normalize import StainTransform
+
+_DEFINING = (
+    *("library", "arch", "arch_kwargs", "pooling", "patch_px", "prefix_tokens"),
+    *("input_px", "mean", "std", "interpolation"),
+)
 
 
 def embed_slide(
@@ -82,7 +90,8 @@ def embed_slide(
         "size_um": float(size_um),
         "mpp": float(mpp),
         "stain": None if stain is None else f"{stain.method} {_checksum(stain.to_json().encode())}",
-        "image": image.fingerprint(),
+        "definition": definition(encoder.spec),
+        "image": image_checksum(image, px=min(size_um / encoder.spec.input_px, encoder.spec.mpp) / mpp),
         "centers": _checksum(np.ascontiguousarray(centers, np.float64).tobytes()),
         "batch_size": known.get("batch_size", encoder.batch_size),
     }
@@ -108,6 +117,17 @@ def describe(encoder: Encoder) -> dict[str, str | int]:
         "precision": encoder.precision,
         "input_px": encoder.spec.input_px,
     }
+
+
+def definition(spec: EncoderSpec) -> str:
+    """A checksum of all in a spec that the values of the encoder depend on, beside its weights."""
+    facts = {name: getattr(spec, name) for name in _DEFINING}
+    return _checksum(json.dumps(facts, sort_keys=True, default=_name).encode())
+
+
+def _name(value: object) -> str:
+    """A name for what JSON has no word for; that of a function does not depend on where it lies in memory."""
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', re.sub(r' at 0x[0-9a-f]+', '', repr(value)))}"
 
 
 def _checksum(content: bytes) -> str:

@@ -6,14 +6,14 @@ import json
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from histocell._core.errors import listing, warn
-from histocell._core.locks import folder_lock
+from histocell._core.locks import LOCK_FILES, folder_lock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import dask.array as da
     import zarr
     from numpy.typing import ArrayLike
+    from zarr.abc.store import Store
 
     type Manifest = Mapping[str, Any]  # whatever JSON can hold
 
@@ -120,6 +121,17 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         array = _open_array(Path(path))
         return None if array is None else _manifest(array)
 
+    @staticmethod
+    def is_own(path: Path) -> bool:
+        """Whether a folder is a store, or the beginning of one, and holds nothing else."""
+        if path.is_symlink() or not path.is_dir() or not all(_is_known(entry.name) for entry in path.iterdir()):
+            return False
+        try:
+            FeatureStore.peek(path)
+        except FileExistsError:
+            return False
+        return True
+
     def __repr__(self) -> str:
         n = self._array.nchunks
         return f"FeatureStore({str(self.path)!r}, shape={self.shape}, {n - len(self.todo)} of {n} chunks written)"
@@ -208,8 +220,6 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
 
 def _open_array(path: Path, wanted: Manifest | None = None) -> zarr.Array[Any] | None:
     """The array of a store, `None` where there is none yet, an error where something else or other settings are."""
-    import zarr
-
     if not path.exists():
         return None
     array = None
@@ -218,10 +228,9 @@ def _open_array(path: Path, wanted: Manifest | None = None) -> zarr.Array[Any] |
         if all(name.startswith(".") or _PARTIAL.fullmatch(name) for name in names):
             return None
         if "zarr.json" in names:
-            with suppress(ValueError, KeyError, TypeError, zarr.errors.BaseZarrError):
-                array = zarr.open_array(path, mode="r+")
-    if array is None or _ATTRIBUTE not in array.attrs:
-        msg = f"{path} exists and is no store of features; choose another folder, or delete it"
+            array = _sound_array(path)
+    if array is None:
+        msg = f"{path} exists and is no store of features, or its zarr.json is damaged; choose another folder, or move it away"
         raise FileExistsError(msg)
     if wanted is not None and (different := differences(_manifest(array), wanted)):
         msg = (
@@ -236,14 +245,35 @@ def _manifest(array: zarr.Array[Any]) -> dict[str, Any]:
     return dict(array.attrs[_ATTRIBUTE])  # type: ignore[arg-type]
 
 
-def _create_array(path: Path, manifest: dict[str, Any]) -> zarr.Array[Any]:
+def _sound_array(path: Path) -> zarr.Array[Any] | None:
+    """The array in a folder, if it is just as we make it for its manifest; else `None`."""
+    import zarr
+    from zarr.storage import MemoryStore
+
+    try:
+        array = zarr.open_array(path, mode="r+")
+        manifest = _manifest(array)
+        (n, dim), rows, batch_size = manifest["shape"], manifest["chunk_rows"], manifest.get("batch_size", 1)
+        sizes = (n + 1, dim, rows, 1 if batch_size is None else batch_size)
+        if any(type(size) is not int or size < 1 for size in sizes):
+            return None
+        expected = _create_array(MemoryStore(), manifest)
+    except OSError:
+        raise
+    except Exception:  # noqa: BLE001 of which kind depends on what is damaged
+        return None
+    # shape, chunks, type and codecs: nothing is read, or memory asked for, before they are known to be ours
+    return array if array.metadata.to_dict() == expected.metadata.to_dict() else None
+
+
+def _create_array(store: Path | Store, manifest: dict[str, Any]) -> zarr.Array[Any]:
     """Create the array together with its manifest, which are one file, so that a kill cannot separate them."""
     import zarr
     from zarr.codecs import Crc32cCodec
 
     n, dim = manifest["shape"]
     return zarr.create_array(
-        path,
+        store,
         shape=(n, dim),
         chunks=(manifest["chunk_rows"], dim),
         dtype="float32",
@@ -265,6 +295,11 @@ def differences(known: Manifest, wanted: Manifest) -> list[str]:
         for key in dict.fromkeys([*new, *old])
         if old.get(key) != new.get(key)
     ]
+
+
+def _is_known(name: str) -> bool:
+    """Whether a file of a store may have this name."""
+    return bool(name == "zarr.json" or name in LOCK_FILES or _CHUNK.fullmatch(name) or _PARTIAL.fullmatch(name))
 
 
 def _chunks_on_disk(path: Path) -> set[int]:

@@ -17,6 +17,7 @@ from histocell.encoders.networks.backbone import (
     as_backbone,
 )
 from histocell.encoders.networks.checkpoints import load_checkpoint
+from histocell.encoders.networks.code import code_digest
 from histocell.encoders.networks.weights import hub_weights, local_weights, read_tensors, state_digest
 from histocell.encoders.spec import EncoderSpec
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from timm.models.vision_transformer import VisionTransformer
+
+_MAX_DEPTH = 1000
 
 
 def network_of_spec(spec: EncoderSpec, weights: str | Path | None, rng: int) -> tuple[Backbone, EncoderSpec, str]:
@@ -45,9 +48,18 @@ def network_of_spec(spec: EncoderSpec, weights: str | Path | None, rng: int) -> 
     if weights is None and not spec.hub_id:
         return _from_timm(spec), spec, spec.revision
     files = hub_weights(spec) if weights is None else local_weights(weights, spec)
-    spec = spec_from_config(spec, files.config)
-    with torch.device("meta"):
-        backbone = build(spec)
+    try:
+        spec = spec_from_config(spec, files.config)
+        with torch.device("meta"):
+            backbone = build(spec)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError) as error:
+        if not files.config:
+            raise
+        msg = (
+            f"config.json beside {str(files.files[0])!r} describes no network that can be built "
+            f"({type(error).__name__}: {str(error)[:300]}); was it changed? Download it again"
+        )
+        raise ValueError(msg) from error
     if not {name for name, _ in backbone.named_buffers()} <= set(backbone.state_dict()):
         backbone = _random(spec, 0)  # checkpoints hold no values for these buffers
     load_checkpoint(backbone, read_tensors(files), spec, str(weights or f"https://huggingface.co/{spec.hub_id}"))
@@ -76,7 +88,7 @@ def network_of_module(module: nn.Module) -> tuple[Backbone, EncoderSpec, str]:
         summary="a module of the user",
         **facts,
     )
-    return backbone, spec, f"module-{state_digest(module)}"
+    return backbone, spec, f"module-{state_digest(module)}-{code_digest(module)}"
 
 
 def _random(spec: EncoderSpec, rng: int) -> Backbone:
@@ -154,9 +166,19 @@ def spec_from_config(spec: EncoderSpec, config: dict[str, Any]) -> EncoderSpec:
         }
     else:
         arguments = {k: v for k, v in config.get("model_args", {}).items() if k not in ("img_size", "num_classes")}
+        _check_depth(arguments)
         return replace(spec, arch_kwargs={**spec.arch_kwargs, **arguments})
+    _check_depth(arguments)
     changes |= {"patch_px": arguments["patch_size"], "params": None}
     return replace(spec, arch_kwargs={**spec.arch_kwargs, **arguments}, **changes)
+
+
+def _check_depth(arguments: dict[str, Any]) -> None:
+    """Refuse a number of blocks that would be built without end."""
+    depth = arguments.get("depth", 1)
+    if isinstance(depth, int | float) and not 1 <= depth <= _MAX_DEPTH:
+        msg = f"the network has {depth} blocks"
+        raise ValueError(msg)
 
 
 def build(spec: EncoderSpec) -> Backbone:

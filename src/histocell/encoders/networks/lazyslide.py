@@ -10,6 +10,7 @@ from torch import nn
 
 from histocell._core.errors import MissingKeyError, import_optional, listing
 from histocell.encoders.networks.backbone import Backbone
+from histocell.encoders.networks.weights import state_digest
 from histocell.encoders.spec import EncoderSpec
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def load_lazyslide(spec: EncoderSpec, weights: str | Path | None) -> tuple[Backb
         msg = f"{spec.arch!r} of lazyslide-models does not embed images"
         raise ValueError(msg)
     spec = replace(spec, **_preprocessing(model, spec.arch))
-    return Backbone(LazySlideNetwork(model)), spec, f"lazyslide-models {models.__version__}"
+    version = f"lazyslide-models {models.__version__}"
+    network = LazySlideNetwork(model)
+    return Backbone(network), spec, version if weights is None else f"{version} {state_digest(network)}"
 
 
 def lazyslide_spec(key: str) -> EncoderSpec:

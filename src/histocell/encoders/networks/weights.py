@@ -151,11 +151,25 @@ def _read(path: Path) -> Any:
 
 def _shards(file: Path) -> list[str]:
     """Names of the files with tensors: those that an index lists, else the file itself."""
-    return sorted(set(_json(file)["weight_map"].values())) if file.name in _INDEX else [file.name]
+    if file.name not in _INDEX:
+        return [file.name]
+    names = _json(file).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        msg = f"{str(file)!r} names no files of weights in its weight_map. Is it complete? Download it again"
+        raise ValueError(msg)
+    return sorted(set(names.values()))
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        msg = f"{str(path)!r} is no valid JSON ({error}). Is it complete? Download it again"
+        raise ValueError(msg) from error
+    if not isinstance(value, dict):
+        msg = f"{str(path)!r} must hold a JSON object, not {str(value)[:60]}"
+        raise ValueError(msg)
+    return value
 
 
 def _digest(files: Iterable[Path]) -> str:

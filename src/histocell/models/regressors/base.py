@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
 from histocell._core import keys
 from histocell._core.errors import warn
 from histocell.models import scaling
-from histocell.models.base import Config, Model
+from histocell.models.base import Model
 from histocell.models.intervals import apply_interval, fit_interval
+from histocell.models.settings import Config, limited
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -39,9 +41,9 @@ class RegressorConfig(Config):
         Share of true values that the predicted interval should hold; `None` for no interval.
     """
 
-    target_transform: str = "none"
+    target_transform: str = limited("none", choices=scaling.TRANSFORMS)
     nonnegative: bool = True
-    interval: float | None = 0.9
+    interval: float | None = limited(0.9, above=0, below=1)
 
 
 class Regressor(Model):
@@ -49,6 +51,7 @@ class Regressor(Model):
 
     config_class = RegressorConfig
     config: RegressorConfig
+    _output: ClassVar[str] = ""
 
     @abstractmethod
     def _fit_scaled(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
@@ -110,6 +113,27 @@ class Regressor(Model):
     def baseline_for(cls, model: Model) -> Self:
         """A model of this class in the units of `model`, without an interval."""
         return cls(**{name: getattr(model.config, name) for name in ("target_transform", "nonnegative")}, interval=None)
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes that weights must have by settings, features and targets."""
+        sizes = {name: array.shape for name, array in self.weights.items() if array.ndim}
+        n_features = sum(feature["dim"] for feature in self.features) or math.prod(sizes.get("input_mean", ()))
+        n_targets = len(self.targets) or next(
+            (sizes[name][-1] for name in ("target_mean", self._output) if name in sizes), 0
+        )
+        expected: dict[str, tuple[int, ...]] = {"input_mean": (n_features,), "input_scale": (n_features,)}
+        expected |= self._shapes(n_features, n_targets)
+        if self.config.target_transform == "standard":
+            expected |= dict.fromkeys(("target_mean", "target_std"), (n_targets,))
+        if self.config.interval is not None or self.has_interval:
+            n_bins = sizes.get("interval_low", (1,))[-1]
+            expected |= {"interval_edges": (n_targets, n_bins - 1)}
+            expected |= {f"interval_{end}": (n_targets, n_bins) for end in ("low", "high")}
+        return expected
+
+    def _shapes(self, n_features: int, n_targets: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of what `_fit_scaled` learns; the last axis of the weights called `_output` is that of the targets."""
+        return {}
 
     def _predict_chunk(self, X: np.ndarray, device: str | None) -> Floats:
         finite = np.isfinite(X).all(axis=1)

@@ -18,6 +18,7 @@ from histocell.models.folds import Fold
 from histocell.models.regressors.base import Regressor, RegressorConfig
 from histocell.models.regressors.perceptron import Perceptron, composite_loss
 from histocell.models.regressors.ridge import Ridge
+from histocell.models.settings import limited
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,17 +58,17 @@ class MLPConfig(training.Schedule, RegressorConfig):
         carries over to others; half and half did best on patients and on sections of the same patient together.
     """
 
-    preset: str = DEFAULT_PRESET
-    hidden: tuple[int, ...] = (256, 256, 256, 128, 128, 128)
+    preset: str = limited(DEFAULT_PRESET, choices=("robust", "paper"))
+    hidden: tuple[int, ...] = limited((256, 256, 256, 128, 128, 128), least=1)
     layer_norm: bool = True
-    dropout: float = 0.2
-    l1: float = 0.5
-    l2: float = 0.5
-    pearson_per: str = "type"
-    n_members: int = 3
-    max_folds: int = 3
+    dropout: float = limited(0.2, least=0, below=1)
+    l1: float = limited(0.5, least=0)
+    l2: float = limited(0.5, least=0)
+    pearson_per: str = limited("type", choices=("type", "spot"))
+    n_members: int = limited(3, least=1)
+    max_folds: int = limited(3, least=2)
     refit: bool = True
-    ridge_share: float = 0.5
+    ridge_share: float = limited(0.5, least=0, most=1)
 
 
 PRESETS: dict[str, dict[str, object]] = {
@@ -122,16 +123,14 @@ class MLP(Regressor):
     name = "mlp"
     config_class = MLPConfig
     config: MLPConfig
+    _output = "output.bias"
 
     def __init__(self, preset: str | None = None, **config: object) -> None:
         preset = preset or DEFAULT_PRESET
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             msg = f"unknown preset {preset!r}; there are: {', '.join(PRESETS)}"
             raise ValueError(msg)
         super().__init__(**{**PRESETS[preset], **config, "preset": preset})
-        if not 0 <= self.config.ridge_share <= 1:
-            msg = f"ridge_share must lie between 0 and 1, not {self.config.ridge_share}"
-            raise ValueError(msg)
 
     def _fit_scaled(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
         chosen = pick_device(device)
@@ -172,6 +171,14 @@ class MLP(Regressor):
         if not share:
             return nets
         return share * (X @ self.weights["ridge.coefficients"] + self.weights["ridge.intercept"]) + (1 - share) * nets
+
+    def _shapes(self, n_features: int, n_targets: int) -> dict[str, tuple[int, ...]]:
+        with torch.device("meta"):
+            net = self._build(n_features, n_targets)
+        shapes = {name: (self.config.n_members, *weight.shape) for name, weight in net.state_dict().items()}
+        if self.config.ridge_share:
+            shapes |= {"ridge.coefficients": (n_features, n_targets), "ridge.intercept": (n_targets,)}
+        return shapes
 
     def _folds(self, rows: FitRows, rng: np.random.Generator) -> list[Fold]:
         """What each member fits on and is stopped on."""

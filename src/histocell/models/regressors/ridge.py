@@ -9,6 +9,7 @@ import numpy as np
 
 from histocell import metrics
 from histocell.models.regressors.base import Regressor, RegressorConfig
+from histocell.models.settings import limited
 
 if TYPE_CHECKING:
     from histocell._core.types import Floats, Ints
@@ -33,6 +34,7 @@ class Mean(Regressor):
     """
 
     name = "mean"
+    _output = "mean"
 
     def _fit_scaled(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
         self.weights["mean"] = Y[rows.train].mean(axis=0)
@@ -43,6 +45,9 @@ class Mean(Regressor):
 
     def _predict(self, X: Floats, device: str | None) -> Floats:
         return np.tile(self.weights["mean"], (len(X), 1))
+
+    def _shapes(self, n_features: int, n_targets: int) -> dict[str, tuple[int, ...]]:
+        return {"mean": (n_targets,)}
 
     @classmethod
     def baseline_for(cls, model: Model) -> Self:
@@ -68,10 +73,12 @@ class RidgeConfig(RegressorConfig):
         Most folds; with more groups than that, groups are held out in bundles.
     """
 
-    alphas: tuple[float, ...] = tuple(float(f"{alpha:.4g}") for alpha in 10 ** np.arange(-4, 3.1, 0.25))
-    criterion: str = "pearson"
-    sharing: float = 0.5
-    max_folds: int = 10
+    alphas: tuple[float, ...] = limited(
+        tuple(float(f"{alpha:.4g}") for alpha in 10 ** np.arange(-4, 3.1, 0.25)), above=0
+    )
+    criterion: str = limited("pearson", choices=("pearson", "mse"))
+    sharing: float = limited(0.5, least=0, most=1)
+    max_folds: int = limited(10, least=2)
 
 
 class Ridge(Regressor):
@@ -97,14 +104,12 @@ class Ridge(Regressor):
     name = "ridge"
     config_class = RidgeConfig
     config: RidgeConfig
+    _output = "intercept"
 
     def _fit_scaled(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
-        if self.config.criterion not in {"pearson", "mse"}:
-            msg = f"criterion must be 'pearson' or 'mse', not {self.config.criterion!r}"
-            raise ValueError(msg)
         alphas = np.asarray(self.config.alphas, dtype=np.float64)
-        if alphas.size == 0 or (alphas <= 0).any():
-            msg = f"alphas must be positive numbers, not {self.config.alphas}"
+        if not alphas.size:
+            msg = "alphas is empty; give at least one penalty"
             raise ValueError(msg)
         folds = _folds(rows, max_folds=self.config.max_folds)
         paths = [Path.of(X[fold.fit], Y[fold.fit], X[fold.held]) for fold in folds]
@@ -121,6 +126,9 @@ class Ridge(Regressor):
 
     def _predict(self, X: Floats, device: str | None) -> Floats:
         return X @ self.weights["coefficients"] + self.weights["intercept"]
+
+    def _shapes(self, n_features: int, n_targets: int) -> dict[str, tuple[int, ...]]:
+        return {"coefficients": (n_features, n_targets), "intercept": (n_targets,), "alpha": (n_targets,)}
 
     def _score_path(self, path: Path, alphas: Floats, truth: Floats) -> Floats:
         """Scores of all penalties, ``(n_alphas, n_targets)``: in one call where there are few rows."""

@@ -12,6 +12,7 @@ from histocell._core import keys
 from histocell._core.errors import listing, missing_key
 from histocell.models.scaling import standardize_groups
 from histocell.tables.access import get_obsm, row_labels
+from histocell.tables.windows import warn_of_other_patches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,11 +46,13 @@ def embedding_keys(table: AnnData, features: str | Sequence[str] | None) -> list
             raise ValueError(msg)
         for name in names:
             get_obsm(table, name, _hint(name))
+        warn_of_other_patches(table, names)
         return names
     present = [key for key in table.obsm if key.startswith(_PREFIX)]
     known = [key for key in present if keys.read_provenance(table, key)]
     choices = known or [key for key in present if not key.startswith(_NOT_IMAGE)]
     if len(choices) == 1:
+        warn_of_other_patches(table, choices)
         return choices
     if not choices:
         raise missing_key("obsm", "X_<encoder>", table.obsm.keys(), 'Run hc.pp.embed_image(data, "morphology") first.')
@@ -94,6 +97,7 @@ def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
     """
     for feature in expected:
         get_obsm(table, feature["key"], _hint(feature["key"]))
+    warn_of_other_patches(table, [feature["key"] for feature in expected])
     actual = describe(table, [feature["key"] for feature in expected])
     wrong = [
         f'obsm["{want["key"]}"]: {field} is {have[field]}, the model was fitted with {want[field]}'

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import warnings
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import histocell as hc
+from histocell.tables.windows import patches_record
+
+
+@pytest.fixture
+def table(cohort):
+    hc.pp.split(cohort, by="patient", test=["P4"])
+    return cohort
+
+
+def fit(sdata) -> None:
+    hc.tl.fit_abundance(sdata, "X_morphology", model="ridge", rng=0)
+
+
+def quiet(call) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call()
+
+
+def test_patches_that_moved_after_they_were_embedded(table, user_sees):
+    quiet(lambda: fit(table))
+    table["table"].obsm["patches"] += 40
+    with user_sees(
+        "Training and scores", "patches that moved after they were embedded", UserWarning, match="shows other tissue"
+    ):
+        fit(table)
+    with pytest.warns(UserWarning, match=r'obsm\["X_morphology"\] was computed before'):
+        hc.tl.predict_abundance(table)
+    hc.pp.embed_image(table, "morphology")
+    quiet(lambda: (fit(table), hc.tl.predict_abundance(table)))
+
+
+def test_patches_of_another_size_and_parts_of_a_table_are_no_mistake(table):
+    hc.pp.patches(table, size_um=56)
+    quiet(lambda: fit(table))
+    adata = table["table"]
+    part = adata[np.random.default_rng(0).permutation(adata.n_obs)[: adata.n_obs - 5]].copy()
+    quiet(lambda: hc.tl.fit_abundance(part, "X_morphology", model="ridge", rng=0))
+
+
+def test_the_order_of_rows_does_not_count():
+    windows = np.random.default_rng(0).integers(-50, 5000, (300, 4)).astype(np.int32)
+    table = ad.AnnData(np.ones((300, 1)), obsm={"patches": windows})
+    record = patches_record(table)
+    assert patches_record(table[::-1].copy()) == record
+    sums = {record["sum"]}
+    for row, column in ((0, 0), (7, 1), (150, 2), (299, 3)):
+        changed = windows.copy()
+        changed[row, column] += 1
+        sums.add(patches_record(ad.AnnData(np.ones((300, 1)), obsm={"patches": changed}))["sum"])
+    assert len(sums) == 5
