@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = Path(__file__).parents[1] / "docs" / "bad_input.csv"
 
-collect_ignore = ["benchmarks"]  # scripts
+collect_ignore = ["benchmarks", "fuzz"]  # scripts
 mpl.use("Agg")
 os.environ["HISTOCELL_PROGRESS"] = "0"
 
