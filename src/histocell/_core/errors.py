@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _PACKAGE = str(Path(__file__).parent.parent)
 
@@ -47,6 +48,25 @@ class MissingKeyError(KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+@contextmanager
+def reading(path: Path, hint: str = "copy or download it again") -> Iterator[None]:
+    """Whatever a library raises on a damaged file, as one `OSError` that names it. For calls of the library only.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    hint
+        What to do.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        msg = f"{path} cannot be read, it is truncated or damaged ({type(error).__name__}: {reason}); {hint}"
+        raise OSError(msg) from error
 
 
 def import_optional(module: str, extra: str) -> Any:
