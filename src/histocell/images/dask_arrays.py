@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
+from histocell._core.forks import is_forked
 from histocell.images.files import check_path, file_stamp, is_decoded_whole, open_file
 from histocell.images.levels import ArrayLevel, BlockCache, BlockLevel, block_sizes
 from histocell.images.pixels import channel_axis
@@ -120,7 +121,7 @@ def array_level(
         # an array of one chunk is computed as it is; dask would copy the chunk of an array
         tasks = [part.to_delayed().item() if part.npartitions == 1 else part for part in chosen]
         # one block on this thread; several in one graph, so that what they share is computed once
-        return list(dask.compute(*tasks, scheduler="synchronous" if len(tasks) == 1 else "threads"))
+        return list(dask.compute(*tasks, scheduler="synchronous" if len(tasks) == 1 or is_forked() else "threads"))
 
     rows, columns = array.chunks[first : first + 2]
     return BlockLevel(rows, columns, fetch, axis=axis, dtype=array.dtype, cache=cache)

@@ -1,12 +1,16 @@
-"""Parallel numba kernels that may be called from several threads."""
+"""Parallel numba kernels that may be called from several threads, and in forked processes."""
 
 from __future__ import annotations
 
+import os
 import threading
+from functools import cache as remember
 from functools import wraps
+from types import FunctionType
 from typing import TYPE_CHECKING
 
-from numba import njit
+from histocell._core.forks import is_forked
+from histocell.kernels.compiled import njit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,10 +20,22 @@ if TYPE_CHECKING:
 _one_at_a_time = threading.Lock()
 
 
+def _free_lock() -> None:
+    """A thread of the parent may have held the lock, which nobody opens in the child."""
+    global _one_at_a_time
+    _one_at_a_time = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_lock)
+
+
 def parallel_njit[**P, R](
     *, fastmath: bool | set[str] = False, cache: bool = True
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Compile a function with ``prange`` loops; calls from several threads run one after the other.
+
+    In a forked process the loops run on one thread: the threads of OpenMP stayed in the parent.
 
     Parameters
     ----------
@@ -36,8 +52,20 @@ def parallel_njit[**P, R](
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         kernel = njit(nogil=True, cache=cache, parallel=True, fastmath=fastmath)(function)
 
+        @remember
+        def serial() -> Callable[P, R]:
+            # under a name of its own, as numba's files on disk do not tell parallel code from serial code
+            name = f"{function.__qualname__}_serial"
+            copy = FunctionType(
+                function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
+            )
+            copy.__qualname__ = name
+            return njit(nogil=True, cache=cache, fastmath=fastmath)(copy)
+
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if is_forked():
+                return serial()(*args, **kwargs)
             with _one_at_a_time:
                 return kernel(*args, **kwargs)
 
