@@ -37,6 +37,9 @@ def mpp_from_pitch(xy: ArrayLike, pitch_um: float) -> float:
 
 def check_mpp(mpp: float, *, source: str = "the argument mpp") -> float:
     """`mpp` as a float, if a microscope could have made it."""
+    if isinstance(mpp, str | bytes) or not np.isscalar(mpp):
+        msg = f"{source} must be a number (um per full-resolution px), not {mpp!r}"
+        raise TypeError(msg)
     if not np.isfinite(mpp) or not 0.05 <= mpp <= 100:
         msg = f"{source} gives {mpp:g} um per px; a slide image has between 0.05 and 100"
         raise ValueError(msg)
