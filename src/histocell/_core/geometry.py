@@ -32,6 +32,7 @@ def spot_pitch(xy: ArrayLike) -> float:
 
 def mpp_from_pitch(xy: ArrayLike, pitch_um: float) -> float:
     """Micrometres per px from the known distance of neighbouring spots (200 um legacy ST, 100 um Visium)."""
+    pitch_um = check_um(pitch_um, "the distance between spots")
     return check_mpp(pitch_um / spot_pitch(xy), source=f"a spot pitch of {pitch_um:g} um")
 
 
@@ -44,6 +45,17 @@ def check_mpp(mpp: float, *, source: str = "the argument mpp") -> float:
         msg = f"{source} gives {mpp:g} um per px; a slide image has between 0.05 and 100"
         raise ValueError(msg)
     return float(mpp)
+
+
+def check_um(value: float, name: str) -> float:
+    """A length as a float, if it is a finite number of um above 0."""
+    if isinstance(value, str | bytes) or not np.isscalar(value):
+        msg = f"{name} must be a number of um, not {value!r}"
+        raise TypeError(msg)
+    if not 0 < value < np.inf:
+        msg = f"{name} must be above 0 um and finite, not {value:g}"
+        raise ValueError(msg)
+    return float(value)
 
 
 def square_windows(xy: ArrayLike, size_px: ArrayLike) -> NDArray[np.int32]:

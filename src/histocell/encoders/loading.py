@@ -88,6 +88,12 @@ def load(
     from histocell.encoders.inference.patch_encoder import PatchEncoder
     from histocell.encoders.networks.build import network_of_module, network_of_spec
 
+    if not isinstance(encoder, str) and not hasattr(encoder, "forward"):
+        msg = (
+            f"encoder must be a name, a torch module or what hc.encoders.load returned, not {encoder!r} of type "
+            f"{type(encoder).__name__}; hc.encoders.list_encoders() lists the names"
+        )
+        raise TypeError(msg)
     survive_fork()
     if isinstance(encoder, str):
         network = network_of_spec(spec, weights, rng)

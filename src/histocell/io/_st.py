@@ -12,6 +12,7 @@ from anndata.utils import make_index_unique
 
 from histocell._core import keys
 from histocell._core.errors import listing, reading, warn
+from histocell._core.geometry import check_um
 from histocell._core.settings import logger
 from histocell.io._counts import read_counts
 from histocell.io.build import build, place, set_label
@@ -77,7 +78,7 @@ def st(
     >>> sdata["table"].obs["section"].iloc[0]  # doctest: +SKIP
     'C2'
     """
-    folder = Path(path).expanduser()
+    folder, pitch_um = Path(path).expanduser(), check_um(pitch_um, "pitch_um")
     section = folder.resolve().name if section is None else str(section)
     spots, genes, counts = read_counts(_find(folder, _COUNTS, section, "table of counts"))
     spots_file = _find(folder, _SPOTS, section, "table of spots")

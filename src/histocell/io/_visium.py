@@ -12,6 +12,7 @@ import pandas as pd
 
 from histocell._core import keys
 from histocell._core.errors import listing, reading, warn
+from histocell._core.geometry import check_mpp
 from histocell.images.slide_image import open_image
 from histocell.images.transformations import affine_matrix
 from histocell.io.build import build, place, set_label, warn_of_hires
@@ -91,7 +92,7 @@ def visium(
         xy * scale,
         name=section,
         image=source,
-        mpp=None if mpp is None else mpp / scale,
+        mpp=None if mpp is None else check_mpp(mpp) / scale,
         pitch_mpp=grid_mpp(xy * scale, grid, section),
         diameter_um=_DIAMETER_UM,
     )

@@ -12,7 +12,7 @@ from spatialdata.models import ShapesModel, TableModel
 
 from histocell._core import keys
 from histocell._core.errors import warn
-from histocell._core.geometry import check_inside, check_mpp, spot_pitch
+from histocell._core.geometry import check_inside, check_mpp, check_um, spot_pitch
 from histocell.images.slide_image import open_image
 from histocell.io.elements import coordinate_systems, image_element
 
@@ -115,7 +115,7 @@ def place(
             f"going on with {mpp:.3g}. Give mpp= where this is wrong."
         )
     if diameter_um is not None:
-        diameter_px = diameter_um / mpp
+        diameter_px = check_um(diameter_um, "spot_diameter_um") / mpp
     elif diameter_px is None:
         diameter_px = spot_pitch(xy) / 2 if len(xy) > 1 else 100 / mpp
     return Placed(rows, xy, mpp, mpp_source, diameter_px, image, suffix)
