@@ -52,7 +52,7 @@ def test_lengths(spots, name, value):
 
 @pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, 1e200])
 def test_length_scale(tissue, value):
-    with pytest.raises(ValueError, match="length_scale_um"):
+    with pytest.raises(ValueError, match="length.scale"):
         hc.tl.colocalization(tissue, "cell_abundance", length_scale_um=value)
 
 

@@ -180,7 +180,7 @@ def _graph(xy: NDArray[np.float64], name: str) -> csr_array:
 
 def check_length_scale(length_scale_um: float, inputs: Inputs, sections: list[NDArray[np.intp]]) -> float:
     """A length scale as a float, if it is not longer than the largest section: beyond, every point neighbours every other."""
-    length_scale_um = check_um(length_scale_um, "length_scale_um")
+    length_scale_um = check_um(length_scale_um, "the length scale")
     extent = max(float(np.linalg.norm(np.ptp(inputs.xy[rows], axis=0))) for rows in sections if len(rows))
     if length_scale_um > extent > 0:
         msg = f"length_scale_um={length_scale_um:g} is longer than the largest section, {extent:.4g} um across"
