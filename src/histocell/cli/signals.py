@@ -22,7 +22,7 @@ _SAYS = (
 
 @contextmanager
 def end_at_a_signal() -> Iterator[None]:
-    """End the process when Ctrl-C or SIGTERM comes: at once where nothing is under way, else after a second.
+    """End the process within a second when Ctrl-C or SIGTERM comes.
 
     Python runs handlers in the main thread only, which may be compiling, decoding or waiting for threads that compute. So
     a thread of its own learns of the signal; the others get a second for what they do when they are interrupted, such as
