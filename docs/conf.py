@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import sys
 from importlib.metadata import version as package_version
@@ -86,5 +87,16 @@ def write_table_of_encoders() -> None:
     (HERE / "generated" / "encoders.md").write_text("\n".join(lines) + "\n")
 
 
+def write_table_of_bad_input() -> None:
+    """`generated/bad_input.csv`, which reliability.md includes: the rows that the tests wrote, messages as literal text."""
+    with (HERE / "bad_input.csv").open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    with (HERE / "generated" / "bad_input.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows((area, given.replace("_", r"\_"), f"`` {seen} ``") for area, given, seen in rows)
+
+
 write_table_of_encoders()
+write_table_of_bad_input()
 draw(HERE / "generated" / "architecture.svg")

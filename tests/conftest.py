@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import os
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = Path(__file__).parents[1] / "docs" / "bad_input.csv"
 
-collect_ignore = ["benchmarks"]  # scripts
+collect_ignore = ["benchmarks", "fuzz"]  # scripts
 mpl.use("Agg")
 os.environ["HISTOCELL_PROGRESS"] = "0"
 
@@ -72,7 +73,7 @@ def _copy(sdata: SpatialData) -> SpatialData:
     from spatialdata import SpatialData
 
     return SpatialData(
-        images=dict(sdata.images),
+        images=deepcopy(dict(sdata.images)),  # transformations, too
         shapes={name: shapes.copy() for name, shapes in sdata.shapes.items()},
         tables={name: table.copy() for name, table in sdata.tables.items()},
     )

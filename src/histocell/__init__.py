@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+from histocell._core import forks  # it must be loaded before a process is forked
 from histocell._core.lazy import attach
 
 __version__ = version("histocell")

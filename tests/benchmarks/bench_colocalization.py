@@ -1,14 +1,14 @@
 """Co-localization beside its peers, both sides in one run.
 
-    python tests/benchmarks/bench_colocalization.py [--part speed memory calibration categories compositions power
-        permutations compare] [--figure calibration.svg] [--figure-categories categories.svg] [--points 100 1000 ...]
+    python tests/benchmarks/bench_colocalization.py [--part speed memory calibration categories category_power
+        compositions power permutations compare] [--figure calibration.svg] [--figure-categories categories.svg] [--points 100 1000 ...]
 
 `speed`: R and z of 30 x 30 pairs, weights included: SpatialDM, a KD-tree with a sparse product, histocell.
 `memory`: time and peak memory from 10^4 to 10^6 points, each in a process of its own, with the calibrated null.
 `calibration`: share of unrelated pairs that are called significant at 5 %. `power`: of related ones, beside an oracle
-that knows the true null distribution. `categories`: cell types without preference, and with a planted one, under
-the null of independent fields (before), under no preference (the default), and in squidpy's nhood_enrichment.
-`compositions`: independent fields normalised to one. `permutations`: 999 of them. `compare`: figures of published maps.
+that knows the true null distribution. `categories`: cell types without preference, under
+the null of independent fields (before), under no preference (the default), and in squidpy's nhood_enrichment;
+`category_power`: types with a planted preference. `compositions`: independent fields normalised to one. `permutations`: 999 of them. `compare`: figures of published maps.
 SpatialDM is taken where it can be imported (pip install spatialdm); its formula is there as null="analytic" anyway.
 `HISTOCELL_DATA_DIR` with her2st/ and hist2cell_moran/ adds the real sections.
 """
@@ -422,34 +422,35 @@ def categories(points: list[int], figure: Path | None) -> None:
     print(frame.groupby(["types", "smoothing", "abundance"])[names].mean().to_string(float_format="{:.3f}".format))
     if figure is not None:
         draw_categories(frame, figure)
-    category_power()
 
 
 def category_power() -> None:
-    """A planted pair among five types, beside squidpy at the threshold that gives both 5 % without it."""
+    """A planted pair among five types, beside squidpy; each also at the thresholds that give it 5 % without the pair."""
     rows = []
-    for smoothing, planted in itertools.product((0, 150), (0.8, -0.8)):
+    for smoothing, planted in itertools.product((60, 150), (0.8, -0.8)):
         found = {}
         for value in (0.0, planted):
-            rng, both = np.random.default_rng(smoothing), []
+            rng, scores = np.random.default_rng(smoothing), []
             for _ in range(60):
                 xy = cells("irregular", 4_000, rng)
-                p = category_tests(xy, types_of(xy, 5, smoothing or 60, 0, rng, value), squidpy=True)
-                both.append([p[name].reshape(5, 4)[0, 0] for name in ("no preference", "squidpy")])  # 0 beside 1
-            found[value] = np.array(both)
-        level = np.quantile(found[0.0], ALPHA, axis=0)  # p below which 5 % lie without a preference
-        rate = (found[planted] < level).mean(axis=0)
-        rows.append(
-            {
-                "smoothing": smoothing or 60,
-                "planted": planted,
-                "type I at 0.05, ours": np.mean(found[0.0][:, 0] < ALPHA),
-                "type I at 0.05, squidpy": np.mean(found[0.0][:, 1] < ALPHA),
-                "power at p < 0.05, ours": np.mean(found[planted][:, 0] < ALPHA),
-                "power at 5 % type I, ours": rate[0],
-                "power at 5 % type I, squidpy": rate[1],
-            }
-        )
+                types = types_of(xy, 5, smoothing, 0, rng, value)
+                indicators = moran.indicators(types, 5)
+                z, _ = moran.standardize(indicators)
+                lag = moran.rbf_label_lag(xy, types, 5, length_scale=LENGTH).values
+                r = moran.mean_products(z, lag)
+                neutral = no_preference(xy, indicators, lag, length_scale=LENGTH, categories=True)
+                ours = (r - neutral.nearest(r))[0, 1] / np.sqrt(neutral.spread.variance[0, 1])
+                scores.append((ours, squidpy_z(xy, types)[0, 1]))
+            found[value] = np.array(scores)
+        low, high = np.quantile(found[0.0], [ALPHA / 2, 1 - ALPHA / 2], axis=0)
+        nominal = {value: (np.abs(z) > stats.norm.isf(ALPHA / 2)).mean(axis=0) for value, z in found.items()}
+        equal = ((found[planted] < low) | (found[planted] > high)).mean(axis=0)
+        row = {"smoothing": smoothing, "planted": planted}
+        for index, name in enumerate(("no preference", "squidpy")):
+            row[f"{name}: type I, |z| > 1.96"] = nominal[0.0][index]
+            row[f"{name}: power, |z| > 1.96"] = nominal[planted][index]
+            row[f"{name}: power at 5 % type I"] = equal[index]
+        rows.append(row)
     print("\nPower: attraction (+) or avoidance (-) between two of five types, 4,000 cells")
     print(pd.DataFrame(rows).T.to_string(header=False, float_format=lambda value: f"{value:.3f}"))
 
@@ -569,6 +570,7 @@ PARTS = {
     "memory": memory,
     "calibration": calibration,
     "categories": categories,
+    "category_power": category_power,
     "compositions": compositions,
     "power": power,
     "permutations": permutations,

@@ -213,7 +213,7 @@ def test_truncated_files(folder: Path) -> None:
     ):
         path = next((folder / part).glob("TENX1.*"))
         path.write_bytes(path.read_bytes()[:3000])
-        with pytest.raises(OSError, match=rf"TENX1\.{path.suffix[1:]} cannot be read, it is truncated"):
+        with pytest.raises(OSError, match=rf"TENX1\.{path.suffix[1:]} : the file is damaged or truncated"):
             call()
 
 
@@ -235,3 +235,38 @@ def test_patches_of_something_else(folder: Path) -> None:
         hc.pp.embed_patches(sdata, Mean(), device="cpu")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         hc.pp.embed_patches(sdata, Mean(), file=folder / "x.h5", device="cpu")
+
+
+@pytest.mark.parametrize("text", ["", '{"a": 1', "[1, 2]"])
+def test_damaged_metadata_are_named(folder: Path, text: str) -> None:
+    (folder / "metadata" / "TENX1.json").write_text(text)
+    with pytest.raises(OSError, match=r"TENX1\.json: the file is damaged or truncated"):
+        hc.io.hest(folder, "TENX1")
+
+
+def test_spots_that_share_a_name(folder: Path) -> None:
+    path = folder / "st" / "TENX1.h5ad"
+    adata = read_raw(folder, "TENX1")
+    adata.obs_names = ["a", *adata.obs_names[:-1]]
+    adata.obs_names = adata.obs_names.where(adata.obs_names != adata.obs_names[2], "a")
+    adata.write_h5ad(path)
+    with pytest.raises(ValueError, match=r"TENX1\.h5ad: each spot needs a name of its own; repeated or missing: a"):
+        hc.io.hest(folder, "TENX1")
+
+
+def test_an_h5ad_without_coordinates_is_named(folder: Path) -> None:
+    adata = read_raw(folder, "TENX1")
+    del adata.obsm["spatial"]
+    adata.write_h5ad(folder / "st" / "TENX1.h5ad")
+    with pytest.raises(KeyError, match=r"TENX1\.h5ad: obsm\[\"spatial\"\] not found"):
+        hc.io.hest(folder, "TENX1")
+
+
+def test_patches_of_another_type_are_named(folder: Path) -> None:
+    with h5py.File(folder / "patches" / "TENX1.h5", "r+") as file:
+        images = file["img"][()] / 255
+        del file["img"]
+        file["img"] = images
+    sdata = hc.io.hest(folder, "TENX1")
+    with pytest.raises(ValueError, match=r"TENX1\.h5: img must be uint8 .* it is float64"):
+        hc.pp.embed_patches(sdata, Mean(), device="cpu")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +14,12 @@ from scipy.sparse import issparse
 import histocell as hc
 from histocell.images.slide_image import open_image
 from histocell.io._counts import read_counts
+from histocell.io.positions import grid_mpp
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from conftest import UserSees
 
 PITCH_PX = 40
 
@@ -103,6 +107,57 @@ def test_tables_that_do_not_fit(folder: Path) -> None:
         hc.io.st(folder)
     pd.concat([selection, selection]).to_csv(folder / "selection.tsv", sep="\t", index=False)
     with pytest.raises(ValueError, match="twice"):
+        hc.io.st(folder)
+
+
+@pytest.mark.parametrize("column", ["x", "pixel_y"])
+@pytest.mark.parametrize("value", ["a", "", "nan", "inf"])
+def test_a_position_that_is_no_number(folder: Path, column: str, value: str) -> None:
+    selection = pd.read_csv(folder / "selection.tsv", sep="\t", dtype=str)
+    selection.loc[3, column] = value
+    selection.to_csv(folder / "selection.tsv", sep="\t", index=False)
+    with pytest.raises(ValueError, match=rf"selection\.tsv: {column} of spot .* not a number"):
+        hc.io.st(folder)
+
+
+def test_what_the_user_sees_of_bad_positions(folder: Path, user_sees: UserSees) -> None:
+    selection = pd.read_csv(folder / "selection.tsv", sep="\t", dtype={"pixel_x": str})
+    selection.loc[3, "pixel_x"] = "12O.5"
+    selection.to_csv(folder / "selection.tsv", sep="\t", index=False)
+    with user_sees("Tables", "a table of spots with a word in place of a number", ValueError, match="12O"):
+        hc.io.st(folder)
+    selection.assign(pixel_x=selection["x"] * PITCH_PX, x=selection["x"] + 0.5).to_csv(
+        folder / "selection.tsv", sep="\t", index=False
+    )
+    with pytest.raises(ValueError, match="must be whole numbers"):
+        hc.io.st(folder)
+
+
+def test_a_spot_far_from_its_place(folder: Path, user_sees: UserSees) -> None:
+    """One digit lost in the table: the spot lies in the image, but under other tissue."""
+    selection = pd.read_csv(folder / "selection.tsv", sep="\t")
+    selection.loc[3, "pixel_x"] += 2 * PITCH_PX
+    selection.to_csv(folder / "selection.tsv", sep="\t", index=False)
+    with user_sees("Tables", "a spot that lies far from its place in the printed grid", UserWarning, match="1 of 24"):
+        hc.io.st(folder)
+
+
+def test_real_spots_lie_in_their_places(data_dir: Path, recwarn: pytest.WarningsRecorder) -> None:
+    files = sorted((data_dir / "her2st").glob("*/selection.tsv"))
+    assert files
+    for file in files:
+        spots = pd.read_csv(file, sep="\t").query("selected == 1")
+        grid_mpp(spots[["pixel_x", "pixel_y"]].to_numpy(), spots[["x", "y"]].to_numpy() * 200.0, file.parent.name)
+    assert not list(recwarn)
+
+
+@pytest.mark.parametrize("name", ["selection.tsv", "counts.tsv.gz"])
+def test_bytes_that_are_no_text(folder: Path, name: str) -> None:
+    path = folder / name
+    text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    text = text[:40] + b"\xff" + text[40:]
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    with pytest.raises((OSError, ValueError), match=re.escape(str(path))):
         hc.io.st(folder)
 
 

@@ -15,6 +15,8 @@ from histocell.images.slide_image import open_image
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from conftest import UserSees
+
 PITCH_PX = 40
 MPP = 100 / PITCH_PX
 
@@ -106,3 +108,38 @@ def test_missing_files(outs: Path) -> None:
         hc.io.visium(outs / "spatial")
     with pytest.raises(FileNotFoundError, match="not a folder"):
         hc.io.visium(outs / "elsewhere")
+
+
+def test_barcodes_without_a_position(outs: Path, user_sees: UserSees) -> None:
+    file = outs / "spatial" / "tissue_positions_list.csv"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:-2]))
+    with user_sees("Tables", "barcodes that Space Ranger gives no position", ValueError, match="2 of 30 barcodes"):
+        hc.io.visium(outs, image="he.png")
+
+
+def test_a_position_that_is_no_number(outs: Path) -> None:
+    file = outs / "spatial" / "tissue_positions_list.csv"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:4], lines[4].rpartition(",")[0] + ",1x0", *lines[5:]]))
+    with pytest.raises(ValueError, match=r"tissue_positions_list\.csv: x in px of spot ACGT0008-1 is 1x0"):
+        hc.io.visium(outs, image="he.png")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["spatial/scalefactors_json.json", "spatial/tissue_lowres_image.png", "filtered_feature_bc_matrix.h5"],
+)
+def test_a_damaged_file_is_named(outs: Path, name: str) -> None:
+    data = (outs / name).read_bytes()
+    (outs / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(OSError, match=rf"{name.rpartition('/')[2]}: the file is damaged or truncated"):
+        hc.io.visium(outs, image="he.png")
+
+
+@pytest.mark.parametrize("name", ["tissue_hires_scalef", "spot_diameter_fullres"])
+def test_a_missing_scale_is_named(outs: Path, name: str) -> None:
+    file = outs / "spatial" / "scalefactors_json.json"
+    file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != name}))
+    with pytest.raises(OSError, match=rf"scalefactors_json\.json: the file is damaged.*{name}"):
+        hc.io.visium(outs, image="he.png")

@@ -565,9 +565,10 @@ def test_all_points_at_one_place(adata, key):
 
 
 def test_a_lag_without_differences_is_no_result(adata):
-    """A length scale far beyond the tissue makes all lags one number, but for rounding."""
+    """Where every point neighbours every other, all lags are one number, but for rounding."""
+    everyone = np.ones((adata.n_obs, adata.n_obs))
     with pytest.warns(UserWarning, match="R is undefined for all pairs"):
-        result = hc.tl.colocalization(adata, length_scale_um=1e9, inplace=False)
+        result = hc.tl.colocalization(adata, weights=everyone, inplace=False)
     assert np.isnan(result.p).all()
 
 

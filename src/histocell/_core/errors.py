@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _PACKAGE = str(Path(__file__).parent.parent)
+AGAIN = "copy or download it again"
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
@@ -47,6 +49,29 @@ class MissingKeyError(KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def damaged(path: Path | str, reason: str, what: str = "the file", hint: str = AGAIN) -> OSError:
+    """The error for a file that is damaged."""
+    return OSError(f"{path}: {what} is damaged or truncated ({reason}); {hint}")
+
+
+@contextmanager
+def reading(path: Path, hint: str = AGAIN) -> Iterator[None]:
+    """Whatever a library raises on a damaged file, as one `OSError` that names it. For calls of the library only.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    hint
+        What to do.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise damaged(path, f"{type(error).__name__}: {reason}".removesuffix(": "), hint=hint) from error
 
 
 def import_optional(module: str, extra: str) -> Any:

@@ -31,28 +31,28 @@ def spot_pitch(xy: ArrayLike) -> float:
     return float(np.median(distance[distance < 1.25 * np.median(distance[:, 0])]))
 
 
-def check_length(value: object, what: str) -> float:
-    """A length as a float, if it is one: a number above 0, not its text."""
+def check_positive(value: object, name: str) -> float:
+    """A length or a scale as a float, if it is one: a finite number above 0, not its text."""
     if not isinstance(value, Real) or isinstance(value, bool):
-        msg = f"{what} must be a positive number, not {value!r}"
+        msg = f"{name} must be a positive number, not {value!r}"
         raise TypeError(msg)
     length = float(value)
     if not 0 < length < np.inf:
-        msg = f"{what} must be a positive number, not {value}"
+        msg = f"{name} must be a positive number, not {value}"
         raise ValueError(msg)
     return length
 
 
 def mpp_from_pitch(xy: ArrayLike, pitch_um: float) -> float:
     """Micrometres per px from the known distance of neighbouring spots (200 um legacy ST, 100 um Visium)."""
-    pitch_um = check_length(pitch_um, "the distance between spots in um")
+    pitch_um = check_positive(pitch_um, "spot_pitch_um")
     return check_mpp(pitch_um / spot_pitch(xy), source=f"a spot pitch of {pitch_um:g} um")
 
 
 def check_mpp(mpp: float, *, source: str = "the argument mpp") -> float:
     """`mpp` as a float, if a microscope could have made it."""
     if not isinstance(mpp, Real) or isinstance(mpp, bool):
-        msg = f"{source} must be a number (um per px), not {mpp!r}"
+        msg = f"{source} must be a number (um per full-resolution px), not {mpp!r}"
         raise TypeError(msg)
     if not 0.05 <= mpp <= 100:
         msg = f"{source} gives {mpp:g} um per px; a slide image has between 0.05 and 100"
@@ -60,17 +60,9 @@ def check_mpp(mpp: float, *, source: str = "the argument mpp") -> float:
     return float(mpp)
 
 
-def check_size_um(size_um: float) -> float:
-    """`size_um` as a float, if it can be the edge of a patch."""
-    if isinstance(size_um, bool) or not isinstance(size_um, Real) or not 0 < size_um < np.inf:
-        msg = f"size_um must be a positive number of um, not {size_um!r}"
-        raise ValueError(msg)
-    return float(size_um)
-
-
 def check_patch_size(size_um: float, *, mpp: float, shape: tuple[int, int], name: str = "the slide") -> None:
     """An error for patches below one px, or larger than the image of `shape` (height, width) that they are cut from."""
-    size_px = check_size_um(size_um) / mpp
+    size_px = check_positive(size_um, "size_um") / mpp
     if size_px < 0.5:
         msg = f"patches of size_um={size_um:g} are {size_px:.3g} px at {mpp:g} um per px; they need at least 1 px"
         raise ValueError(msg)

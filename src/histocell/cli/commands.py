@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import histocell as hc
+from histocell._core.device import pick_device
+from histocell._core.errors import listing
+from histocell._core.geometry import check_mpp
 from histocell.cli.console import console, encoder_facts, encoder_table, report_slides, sentences
 from histocell.cli.demo import run_demo
 from histocell.cli.predict import MEANS, predict_slides
+from histocell.datasets.download import check_sections
+from histocell.models.registry import make_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import distributed
     import pandas as pd
 
 app = typer.Typer(
-    help="From an H&E image to the cells in it.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    help="From an H&E image to the cells in it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 
 Slides = Annotated[list[Path], typer.Argument(help="Slides: JPEG, PNG, TIFF, OME-TIFF, SVS.", metavar="SLIDE...")]
@@ -29,9 +39,9 @@ Overlap = Annotated[float, typer.Option(help="Share of the edge that neighbourin
 MinTissue = Annotated[float, typer.Option(help="Least share of tissue in a tile.")]
 Mpp = Annotated[float | None, typer.Option(help="Um per px, where the slides do not say it.")]
 Weights = Annotated[str | None, typer.Option(help="File or folder of weights, or `random`.")]
-Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Numbers to compute with.")]
 Device = Annotated[str | None, typer.Option(help="Torch device: cpu, cuda, cuda:1.")]
-BatchSize = Annotated[int | None, typer.Option(help="Tiles computed together; found by itself.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Tiles computed together; found by itself.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that share the slides.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do slides anew that are done.")]
 
@@ -52,7 +62,7 @@ def demo(
     ] = None,
     train: Annotated[list[str] | None, typer.Option(help="her2st sections to train on: --train C2 C3 C4.")] = None,
     model: Annotated[str, typer.Option(help="mlp or ridge.")] = "mlp",
-    rng: Annotated[int, typer.Option(help="Seed.")] = 0,
+    rng: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
 ) -> None:
     """Embed, train, predict an unseen patient, score it, draw it.
 
@@ -66,6 +76,10 @@ def demo(
         msg = f"section {section} is both predicted and trained on"
         raise typer.BadParameter(msg)
     with sentences():
+        make_model(model, {})  # an unknown name is an error now, not after the embedding
+        if section is not None:
+            check_sections([section, *training])
+        check_folder(out)
         run_demo(section, training, model=model, rng=rng, out=out)
 
 
@@ -116,9 +130,48 @@ def run_slides(
     work: Callable[..., pd.DataFrame], *, slides: list[Path], out: Path, workers: int, **options: object
 ) -> None:
     """Embed or predict slides with the options of the command, and print the report."""
+    with sentences():
+        check_slides(slides)
+        check_folder(out)
+        check_options(options)
     with sentences(), local_client(min(workers, len(slides))) as client:
         report = work(slides, out=out, client=client, **options)
     report_slides(report, out)
+
+
+def check_slides(slides: list[Path]) -> None:
+    """An error where a slide is not there or is a folder; the images themselves are looked at one by one."""
+    if absent := [slide for slide in slides if not slide.exists()]:
+        msg = f"no such slide: {listing(absent, 3)} (the current folder is {Path.cwd()})"
+        raise FileNotFoundError(msg)
+    if folders := [slide for slide in slides if slide.is_dir() and slide.suffix != ".mrxs"]:
+        msg = f"{listing(folders, 3)} is a folder, not a slide; name the files in it: {folders[0]}/*.svs"
+        raise IsADirectoryError(msg)
+
+
+def check_folder(out: Path) -> None:
+    """An error where no results can be written; a folder that is not there is not made yet."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "cannot be written" if there.is_dir() else "is a file, not a folder"
+        msg = f"--out {out}: {there} {why}; choose another folder"
+        raise NotADirectoryError(msg) if not there.is_dir() else PermissionError(msg)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """An error for numbers and devices that no slide could be embedded with."""
+    size_um, shares = options.get("size_um"), {name: options[name] for name in ("overlap", "min_tissue")}
+    if size_um is not None and not 0 < size_um < math.inf:
+        msg = f"--size-um must be above 0 and finite, not {size_um:g}"
+        raise ValueError(msg)
+    for name, value in shares.items():
+        if not 0 <= value <= 1 or name == "overlap" and value == 1:
+            msg = f"--{name.replace('_', '-')} is a share, from 0 to {'below ' if name == 'overlap' else ''}1, not {value:g}"
+            raise ValueError(msg)
+    if options["mpp"] is not None:
+        check_mpp(options["mpp"], source="--mpp")
+    if options["device"] is not None:
+        pick_device(options["device"])
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import histocell as hc
+from histocell.cli.signals import INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,20 +24,43 @@ if TYPE_CHECKING:
 
     from histocell.encoders import EncoderSpec
 
-console = Console()
+console, complaints = Console(), Console(stderr=True)
 
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Warnings and errors without lines of code; an error exits with status 2."""
+    """Warnings and errors as one line each, without lines of code; an error exits with status 2.
+
+    Errors of other kinds are faults of the program and keep their traceback. ``HISTOCELL_DEBUG=1`` shows all of them.
+    """
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: console.print(f"Note: {message}.", markup=False)
+        warnings.showwarning = lambda message, *_, **__: _say(f"Note: {message}.")
         warnings.filterwarnings("ignore", r"\d+ of \d+ slides failed")  # the table says so
         try:
             yield
-        except (ValueError, LookupError, OSError, ImportError) as error:
-            console.print(f"Error: {sentence(error)}", markup=False)
+        except KeyboardInterrupt as error:
+            raise typer.Exit(INTERRUPTED) from error
+        except Exception as error:
+            if os.environ.get("HISTOCELL_DEBUG") or not isinstance(error, _OF_INPUT) and not _is_ours(error):
+                raise
+            where = "" if _is_ours(error) else " (HISTOCELL_DEBUG=1 shows where)"
+            _say(f"Error: {sentence(error)}{where}")
             raise typer.Exit(2) from error
+
+
+_OF_INPUT = (ValueError, LookupError, OSError, ImportError)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether histocell itself raised an error of a built-in kind, so that its message is meant for the user."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    meant = isinstance(error, (*_OF_INPUT, TypeError, RuntimeError))
+    return meant and Path(frame.filename).is_relative_to(Path(hc.__file__).parent)
+
+
+def _say(text: str) -> None:
+    """One line on stderr."""
+    complaints.print(" ".join(text.split()), markup=False, highlight=False, soft_wrap=True)
 
 
 def sentence(error: Exception) -> object:

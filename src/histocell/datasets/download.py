@@ -87,12 +87,20 @@ def her2st(section: str | Sequence[str] = "C2", *, tier: str = "major") -> Spati
         msg = f"tier {tier!r} does not exist; available: {listing(_PROPORTIONS)}"
         raise ValueError(msg)
     names = [section] if isinstance(section, str) else list(section)
-    unknown = [name for name in names if name not in SECTIONS]
-    if unknown or not names or len(set(names)) < len(names):
-        msg = f"section {section!r}: expected different names out of {listing(SECTIONS, len(SECTIONS))}"
-        raise ValueError(msg)
+    check_sections(names)
     read = {name: _read(name, tier) for name in names}
     return read[section] if isinstance(section, str) else concatenate_sections(read)
+
+
+def check_sections(names: Sequence[str]) -> None:
+    """A `ValueError` where names are not different sections of her2st."""
+    unknown = [name for name in names if name not in SECTIONS]
+    if unknown or not names or len(set(names)) < len(names):
+        problem = (
+            f"there is no section {listing(unknown)}" if unknown else f"sections {listing(names)}: name each one once"
+        )
+        msg = f"{problem}; her2st has {listing(SECTIONS, len(SECTIONS))}"
+        raise ValueError(msg)
 
 
 def example_slide() -> Path:

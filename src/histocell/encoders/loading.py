@@ -84,9 +84,17 @@ def load(
             msg = f"the built-in encoder {spec.name!r} has no weights and no tokens; leave weights= and pool= out"
             raise ValueError(msg)
         return Morphology()
+    from histocell._core.device import survive_fork
     from histocell.encoders.inference.patch_encoder import PatchEncoder
     from histocell.encoders.networks.build import network_of_module, network_of_spec
 
+    if not isinstance(encoder, str) and not hasattr(encoder, "forward"):
+        msg = (
+            f"encoder must be a name, a torch module or what hc.encoders.load returned, not {encoder!r} of type "
+            f"{type(encoder).__name__}; hc.encoders.list_encoders() lists the names"
+        )
+        raise TypeError(msg)
+    survive_fork()
     if isinstance(encoder, str):
         network = network_of_spec(spec, weights, rng)
     elif weights is None:

@@ -67,6 +67,9 @@ def get_spec(name: str) -> EncoderSpec:
     """
     from histocell.encoders.catalog import ALIASES
 
+    if not isinstance(name, str):
+        msg = f"an encoder is named by a string such as 'uni', not by {name!r}; hc.encoders.list_encoders() lists them"
+        raise TypeError(msg)
     if name in _registry():
         return _registry()[name]
     if name.startswith("timm/"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from histocell._core.errors import listing
+from histocell._core.forks import is_forked
 from histocell.images.files import check_path, file_stamp, is_decoded_whole, open_file
 from histocell.images.intensities import Range
 from histocell.images.levels import ArrayLevel, BlockCache, BlockLevel, block_sizes, share_range
@@ -149,7 +150,7 @@ def array_level(
         tasks = [part.to_delayed().item() if part.npartitions == 1 else part for part in chosen]
         try:
             # one block on this thread; several in one graph, so that what they share is computed once
-            return list(dask.compute(*tasks, scheduler="synchronous" if len(tasks) == 1 else "threads"))
+            return list(dask.compute(*tasks, scheduler="synchronous" if len(tasks) == 1 or is_forked() else "threads"))
         except (RuntimeError, EOFError, zlib.error) as error:  # of the codecs of zarr
             where = listing((f"row {row}, column {column}" for row, column in blocks), 3)
             msg = (

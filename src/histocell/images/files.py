@@ -66,7 +66,7 @@ def open_file(
     FileNotFoundError, IsADirectoryError
         If there is no such file.
     OSError
-        If the file is truncated or damaged.
+        If the file is damaged or truncated.
     ValueError
         If no reader knows its format, or it is no picture that can become RGB.
     """

@@ -6,7 +6,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+
+from histocell.kernels.compiled import njit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

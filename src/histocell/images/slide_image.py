@@ -268,7 +268,7 @@ def open_image(
     Raises
     ------
     OSError
-        If the file is missing, a folder, truncated or damaged.
+        If the file is missing, a folder, damaged or truncated.
     ValueError
         If the source is no brightfield image, states a resolution that no microscope has, or has 8 bit where
         `intensity_range` is given.

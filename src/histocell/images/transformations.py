@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from spatialdata.transformations import BaseTransformation
     from xarray import DataArray, DataTree
 
+_FLAT = 1e9  # ratio of the axes of what an affine map makes of a circle; beyond, it is a line
+
 
 def is_image_element(source: object) -> TypeGuard[DataArray | DataTree]:
     """Whether an object is an image of xarray: what SpatialData calls an image element."""
@@ -57,6 +59,11 @@ def matrix_to_image(element: object, image: object) -> NDArray[np.float64] | Non
     ----------
     element, image
         Elements of one SpatialData.
+
+    Raises
+    ------
+    ValueError
+        When a transformation is singular.
     """
     # a system in px is exact, one in micrometres is rounded
     shared = sorted(
@@ -64,7 +71,12 @@ def matrix_to_image(element: object, image: object) -> NDArray[np.float64] | Non
     )
     if not shared:
         return None
-    return np.linalg.inv(affine_matrix(image, shared[0])) @ affine_matrix(element, shared[0])
+    of_image, of_element = (affine_matrix(each, shared[0]) for each in (image, element))
+    for what, matrix in {"the image": of_image, "the shapes or points": of_element}.items():
+        if not np.isfinite(matrix).all() or np.linalg.cond(matrix[:2, :2]) > _FLAT:
+            msg = f"the transformation of {what} to {shared[0]!r} cannot be inverted, it maps an area to a line: {matrix[:2].tolist()}"
+            raise ValueError(msg)
+    return np.linalg.inv(of_image) @ of_element
 
 
 def transform_points(points: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from histocell._core import keys
 from histocell._core.errors import listing, warn
-from histocell._core.geometry import check_length, mpp_from_pitch
+from histocell._core.geometry import check_mpp, mpp_from_pitch
 from histocell.io.build import Placed, build, place, set_label, warn_of_hires
 from histocell.tables.access import coordinates, get_table
 from histocell.tables.regions import by_name, check_single_image, entry_of, recorded_mpp
@@ -112,7 +112,7 @@ def from_anndata(
             name=name,
             rows=rows,
             image=source,
-            mpp=None if resolution is None else check_length(resolution, f"mpp of {name}") / scale,
+            mpp=None if resolution is None else check_mpp(resolution, source=f"mpp of {name}") / scale,
             pitch_mpp=None if spot_pitch_um is None else mpp_from_pitch(centers, spot_pitch_um),
             diameter_um=spot_diameter_um,
             diameter_px=None if diameter_px is None else float(diameter_px) * scale,

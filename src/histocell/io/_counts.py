@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import coo_array, csr_matrix
 
+from histocell._core.errors import reading
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -35,19 +37,16 @@ def read_counts(path: Path) -> tuple[list[str], list[str], csr_matrix]:
     ValueError
         If the lines are of different length or hold anything but non-negative numbers.
     """
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            lines = file.read().split(b"\n")
-    except (EOFError, OSError) as error:
-        msg = f"{path} cannot be read, it is truncated or damaged ({error}); copy or download it again"
-        raise OSError(msg) from error
+    with reading(path), gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        lines = file.read().split(b"\n")
     lines = [line.rstrip(b"\r") for line in lines if line.strip()]
     if len(lines) < 2:
         msg = f"{path} holds no counts: expected a line of gene names and a line per spot"
         raise ValueError(msg)
     split = [line.partition(b"\t") for line in lines[1:]]
-    spots = [name.decode() for name, _, _ in split]
-    genes = lines[0].decode().split("\t")
+    with reading(path):
+        spots = [name.decode() for name, _, _ in split]
+        genes = lines[0].decode().split("\t")
     n_genes = split[0][2].count(b"\t") + 1
     genes = genes[len(genes) - n_genes :]  # the corner above the spot names may be missing
     rows = [

@@ -14,7 +14,7 @@ from anndata.utils import make_index_unique
 from scipy.sparse import csr_matrix
 
 from histocell._core import keys
-from histocell._core.errors import listing, warn
+from histocell._core.errors import listing, reading, warn
 from histocell._core.geometry import check_mpp, mpp_from_pitch
 from histocell._core.settings import logger
 from histocell.images.slide_image import open_image
@@ -131,13 +131,7 @@ def _samples(folder: Path, sample: str | Sequence[str] | None) -> list[str]:
 
 def _read(folder: Path, name: str, image: ImageSource | None, mpp: float | None) -> SpatialData:
     facts = _facts(folder, name)
-    raw: Any = _counts(folder / "st" / f"{name}.h5ad")
-    xy = coordinates(raw)
-    table = AnnData(
-        X=csr_matrix(raw.X, dtype=np.float32),
-        obs=raw.obs,
-        var=raw.var.set_axis(make_index_unique(pd.Index(raw.var_names.astype(str)))),
-    )
+    table, xy = _counts(folder / "st" / f"{name}.h5ad")
     study, patient = facts.get("dataset_title"), facts.get("patient")
     set_label(table, keys.SECTION, name)
     set_label(table, keys.PATIENT, ": ".join(part for part in (study, patient) if part) or name)
@@ -152,24 +146,35 @@ def _read(folder: Path, name: str, image: ImageSource | None, mpp: float | None)
     return sdata
 
 
-def _counts(path: Path) -> AnnData:
+def _counts(path: Path) -> tuple[AnnData, NDArray[np.float64]]:
+    """Counts and centres of the spots."""
+    with warnings.catch_warnings(), reading(path):
+        warnings.filterwarnings("ignore", message="(Variable|Observation) names are not unique")  # both are seen to
+        raw: Any = read_h5ad(path)
+        counts = csr_matrix(raw.X, dtype=np.float32)
+        genes = raw.var.set_axis(make_index_unique(pd.Index(raw.var_names.astype(str))))
+        table = AnnData(X=counts, obs=raw.obs, var=genes)
+    unusable = table.obs_names.duplicated() | table.obs_names.isna()
+    if unusable.any():
+        msg = f"{path}: each spot needs a name of its own; repeated or missing: {listing(table.obs_names[unusable], 3)}"
+        raise ValueError(msg)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Variable names are not unique")  # they are made so
-            return read_h5ad(path)
-    except (OSError, KeyError) as error:
-        msg = f"{path} cannot be read, it is truncated or no h5ad ({error}); copy or download it again"
-        raise OSError(msg) from error
+        return table, coordinates(raw)
+    except (KeyError, ValueError) as error:
+        msg = f"{path}: {error.args[0]}"
+        raise type(error)(msg) from error
 
 
 def _facts(folder: Path, name: str) -> dict[str, str]:
     """What the table of samples and the file of the sample say, as strings; blanks are left out."""
     found: dict[str, Any] = {}
     for path in sorted(folder.glob("HEST_*.csv")):
-        rows = pd.read_csv(path, encoding="utf-8-sig", dtype=str)
+        with reading(path):
+            rows = pd.read_csv(path, encoding="utf-8-sig", dtype=str).set_index("id", drop=False)
         found |= {str(key): value for row in rows[rows["id"] == name].to_dict("records") for key, value in row.items()}
     if (path := folder / "metadata" / f"{name}.json").is_file():
-        found |= {key: value for key, value in json.loads(path.read_text("utf-8")).items() if not _blank(value)}
+        with reading(path):
+            found |= {key: value for key, value in json.loads(path.read_text("utf-8")).items() if not _blank(value)}
     if not found:
         msg = f"nothing describes sample {name}: {folder} holds neither metadata/{name}.json nor a HEST_*.csv with its row"
         raise FileNotFoundError(msg)

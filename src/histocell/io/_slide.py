@@ -47,7 +47,7 @@ def slide(
     Raises
     ------
     OSError
-        If the file is missing, truncated or damaged.
+        If the file is missing, damaged or truncated.
     ValueError
         If it cannot be read, its colours cannot truthfully become RGB, or neither it nor `mpp` says its resolution.
 

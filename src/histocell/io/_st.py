@@ -11,10 +11,12 @@ from anndata import AnnData
 from anndata.utils import make_index_unique
 
 from histocell._core import keys
-from histocell._core.errors import listing, warn
+from histocell._core.errors import listing, reading, warn
+from histocell._core.geometry import check_positive
 from histocell._core.settings import logger
 from histocell.io._counts import read_counts
-from histocell.io.build import build, grid_mpp, place, set_label
+from histocell.io.build import build, place, set_label
+from histocell.io.positions import grid_mpp, numbers
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -76,10 +78,11 @@ def st(
     >>> sdata["table"].obs["section"].iloc[0]  # doctest: +SKIP
     'C2'
     """
-    folder = Path(path).expanduser()
+    folder, pitch_um = Path(path).expanduser(), check_positive(pitch_um, "pitch_um")
     section = folder.resolve().name if section is None else str(section)
     spots, genes, counts = read_counts(_find(folder, _COUNTS, section, "table of counts"))
-    selection = _read_selection(_find(folder, _SPOTS, section, "table of spots"))
+    spots_file = _find(folder, _SPOTS, section, "table of spots")
+    selection = _read_selection(spots_file)
     keep = [row for row, spot in enumerate(spots) if spot in selection.index]
     if not keep:
         msg = (
@@ -94,12 +97,12 @@ def st(
     table = AnnData(X=counts[keep], obs=obs, var=pd.DataFrame(index=make_index_unique(pd.Index(genes))))
     set_label(table, keys.SECTION, section)
     set_label(table, keys.PATIENT, patient)
-    xy = chosen[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64)
+    xy = numbers(chosen, ["pixel_x", "pixel_y"], spots_file)
     placed = place(
         xy,
         name=section,
         image=_find_image(folder, section) if image is None else image,
-        pitch_mpp=grid_mpp(xy, chosen[["x", "y"]].to_numpy(dtype=np.float64) * pitch_um),
+        pitch_mpp=grid_mpp(xy, chosen[["x", "y"]].to_numpy(dtype=np.float64) * pitch_um, section),
         diameter_um=spot_diameter_um,
     )
     return build(table, [placed])
@@ -127,14 +130,19 @@ def _find_image(folder: Path, section: str) -> Path | None:
 
 def _read_selection(path: Path) -> pd.DataFrame:
     """Selected spots by name ``XxY``."""
-    selection = pd.read_csv(path, sep="\t")
+    with reading(path):
+        selection = pd.read_csv(path, sep="\t")
     absent = [name for name in ("x", "y", "pixel_x", "pixel_y") if name not in selection]
     if absent:
         msg = f"{path} has no column {listing(absent)}; it has: {listing(selection.columns)}"
         raise ValueError(msg)
     if "selected" in selection:
         selection = selection[selection["selected"] == 1]
-    selection = selection.astype({"x": int, "y": int})
+    grid = numbers(selection, ["x", "y"], path)
+    if (grid % 1).any():
+        msg = f"{path}: x and y are places in the printed grid, so they must be whole numbers"
+        raise ValueError(msg)
+    selection = selection.assign(x=grid[:, 0].astype(int), y=grid[:, 1].astype(int))
     selection.index = pd.Index(selection["x"].astype(str) + "x" + selection["y"].astype(str))
     if not selection.index.is_unique:
         twice = selection.index[selection.index.duplicated()]

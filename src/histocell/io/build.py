@@ -13,7 +13,7 @@ from spatialdata.models import ShapesModel, TableModel
 
 from histocell._core import keys
 from histocell._core.errors import listing, warn
-from histocell._core.geometry import check_inside, check_length, check_mpp, mpp_from_pitch, spot_pitch
+from histocell._core.geometry import check_inside, check_mpp, check_positive, spot_pitch
 from histocell.images.slide_image import open_image
 from histocell.io.elements import coordinate_systems, image_element
 
@@ -116,7 +116,7 @@ def place(
             f"going on with {mpp:.3g}. Give mpp= where this is wrong."
         )
     if diameter_um is not None:
-        diameter_px = check_length(diameter_um, "the diameter of spots in um") / mpp
+        diameter_px = check_positive(diameter_um, "spot_diameter_um") / mpp
     elif diameter_px is None:
         diameter_px = spot_pitch(xy) / 2 if len(xy) > 1 else 100 / mpp
     return Placed(rows, xy, mpp, mpp_source, diameter_px, image, suffix)
@@ -128,19 +128,6 @@ def warn_of_hires(scale: float, subject: str = "") -> None:
         f"no full-resolution image{subject}: using the downscaled hires image, one of its px is {1 / scale:.3g} "
         "full-resolution px, too coarse to see nuclei. Coordinates are in its px. Give image= for the full-resolution one."
     )
-
-
-def grid_mpp(xy: NDArray[np.float64], grid_um: NDArray[np.float64]) -> float:
-    """Micrometres per px from the place of each spot in the printed grid.
-
-    Fits an affine map from the grid (k, 2; um) to px by least squares, which averages over all spots where the distance
-    to the nearest neighbour would be biased by their jitter. Falls back to that distance where the spots are too few.
-    """
-    centred = grid_um - grid_um.mean(axis=0)
-    if len(xy) < 4 or np.linalg.matrix_rank(centred) < 2:
-        return mpp_from_pitch(xy, spot_pitch(grid_um))
-    matrix, *_ = np.linalg.lstsq(centred, xy - xy.mean(axis=0), rcond=None)
-    return check_mpp(1 / np.sqrt(abs(np.linalg.det(matrix))), source="the grid of spots")
 
 
 def build(table: AnnData, sections: list[Placed]) -> SpatialData:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from histocell.kernels.compiled import njit
 
 
 def gaussian_taps(sigma: float) -> np.ndarray:

@@ -13,8 +13,8 @@ import numpy as np
 from numba import prange
 from scipy.sparse import csr_array, diags_array
 
+from histocell.kernels.compiled import parallel_njit
 from histocell.kernels.neighbors import CHUNK, RBF, REACH, CellLists, rbf_cells, rbf_neighbors, run_bounds
-from histocell.kernels.threads import parallel_njit
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

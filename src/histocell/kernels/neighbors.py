@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from scipy.sparse import coo_array, csr_array
 from scipy.spatial import cKDTree
 
-from histocell.kernels.threads import parallel_njit
+from histocell.kernels.compiled import njit, parallel_njit
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from histocell.kernels.compiled import njit
 
 N_LEVELS = 1024
 MEASURES = ("y", "x", "area", "elongation", "fill", "h_mean", "h_sd", "e_mean", "cos2", "sin2")

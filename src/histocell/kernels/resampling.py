@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 from scipy import fft
 
-from histocell.kernels.threads import parallel_njit
+from histocell.kernels.compiled import parallel_njit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

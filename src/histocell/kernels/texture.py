@@ -7,7 +7,8 @@ spots are computed once.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from histocell.kernels.compiled import njit
 
 N_LBP = 10
 

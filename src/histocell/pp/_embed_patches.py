@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
-from histocell._core.errors import listing, warn
-from histocell._core.geometry import check_size_um
+from histocell._core.errors import listing, reading, warn
+from histocell._core.geometry import check_positive
 from histocell._core.settings import progress_bar
 from histocell.encoders.inference.patch_encoder import encode
 from histocell.encoders.inference.slides import check_finite
@@ -93,7 +93,7 @@ def embed_patches(
     >>> sdata = hc.io.hest("hest", "TENX99")  # doctest: +SKIP
     >>> hc.pp.embed_patches(sdata, "uni")  # doctest: +SKIP
     """
-    size_um = check_size_um(size_um)
+    size_um = check_positive(size_um, "size_um")
     table = get_table(data, table_key)
     files = _files(table) if file is None else [(Path(file).expanduser(), np.arange(table.n_obs))]
     resolved = resolve_encoder(
@@ -143,23 +143,30 @@ def _embed_file(path: Path, names: pd.Index, encoder: Encoder) -> tuple[NDArray[
         msg = f"file of patches {path} does not exist"
         raise FileNotFoundError(msg)
     embedding = np.full((len(names), encoder.dim), np.nan, dtype=np.float32)
-    try:
-        with h5py.File(path) as file, progress_bar(total=len(names), desc=f"embedding with {encoder.name}") as bar:
-            if not {"img", "barcode"} <= set(file):
-                msg = f"{path} is no file of patches: expected img and barcode, it holds {listing(file)}"
-                raise ValueError(msg)
-            images = file["img"]
-            row_of_patch = names.get_indexer(_barcodes(file["barcode"][()], path, len(images)))
-            if (row_of_patch < 0).all():
-                msg = f"no barcode of {path} is in the table, whose rows are {listing(names, 3)}"
-                raise ValueError(msg)
-            for start in range(0, len(images), _READ):
-                rows = row_of_patch[start : start + _READ]
-                embedding[rows[rows >= 0]] = encode(encoder, images[start : start + _READ][rows >= 0])
-                bar.update(len(rows))
-    except OSError as error:
-        msg = f"{path} cannot be read, it is truncated or no HDF5 file ({error}); copy or download it again"
-        raise OSError(msg) from error
+    with reading(path):
+        file = h5py.File(path)
+    with file, progress_bar(total=len(names), desc=f"embedding with {encoder.name}") as bar:
+        with reading(path):
+            parts = {name: file[name] for name in file}
+        if not {"img", "barcode"} <= set(parts):
+            msg = f"{path} is no file of patches: expected img and barcode, it holds {listing(parts)}"
+            raise ValueError(msg)
+        images = parts["img"]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            msg = f"{path}: img must be uint8 of shape (n, h, w, 3), it is {images.dtype} of shape {images.shape}"
+            raise ValueError(msg)
+        with reading(path):
+            barcodes = parts["barcode"][()]
+        row_of_patch = names.get_indexer(_barcodes(barcodes, path, len(images)))
+        if (row_of_patch < 0).all():
+            msg = f"no barcode of {path} is in the table, whose rows are {listing(names, 3)}"
+            raise ValueError(msg)
+        for start in range(0, len(images), _READ):
+            rows = row_of_patch[start : start + _READ]
+            with reading(path):
+                patches = images[start : start + _READ]
+            embedding[rows[rows >= 0]] = encode(encoder, patches[rows >= 0])
+            bar.update(len(rows))
     return embedding, np.isin(np.arange(len(names)), row_of_patch)
 
 

@@ -86,7 +86,7 @@ def patches(
     import pandas as pd
     from anndata import AnnData
 
-    size_um = geometry.check_size_um(size_um)
+    size_um = geometry.check_positive(size_um, "size_um")
     sections = Sections(data, table_key=table_key, library_key=library_key, mpp=mpp)
     table, regions = sections.table, sections.regions(image=image, image_key=image_key)
     resolution = record_mpp(table, regions)

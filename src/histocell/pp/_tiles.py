@@ -79,7 +79,7 @@ def tiles(
     if not 0 <= overlap < 1:
         msg = f"overlap must be at least 0 and below 1, not {overlap}"
         raise ValueError(msg)
-    size_um = geometry.check_size_um(size_um)
+    size_um = geometry.check_positive(size_um, "size_um")
     slide = open_slide(data, "tiles", image_key, mpp)
     size_px = size_um / slide.mpp
     if not size_px >= MIN_TILE_PX:

@@ -10,7 +10,7 @@ import numpy as np
 
 from histocell._core import keys
 from histocell._core.errors import listing
-from histocell._core.geometry import check_length
+from histocell._core.geometry import check_positive
 from histocell.tables.access import coordinates, get_table, is_spatialdata, resolutions, row_labels
 from histocell.tables.regions import by_name, image_elements, image_files, open_regions
 
@@ -185,7 +185,7 @@ class Sections:
         """
         out = resolutions(self.table)
         if self._mpp is not None and not isinstance(self._mpp, Mapping):
-            out[:] = check_length(self._mpp, "mpp")
+            out[:] = check_positive(self._mpp, "mpp")
         elif not np.isfinite(out).all() and is_spatialdata(self._data):
             for region in self.regions(need_image=False):
                 if region.mpp is not None:

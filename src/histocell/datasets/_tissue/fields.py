@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import scipy.ndimage as ndi
 import scipy.sparse as sp
+
+from histocell.kernels.compiled import njit
 
 GRID_UM = 1.0  # spacing of the raster on which compartments are drawn
 
@@ -53,7 +54,7 @@ def ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-@nb.njit(cache=True)
+@njit(cache=True)
 def thin_discs(x: np.ndarray, y: np.ndarray, free: np.ndarray, side_um: float) -> np.ndarray:  # pragma: no cover
     """First come, first served: keep a disc when it overlaps none that was kept before."""
     n = len(x)

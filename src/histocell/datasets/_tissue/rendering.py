@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numba as nb
 import numpy as np
 import scipy.ndimage as ndi
 
 from histocell.datasets._tissue.fields import GRID_UM, ramp, smooth_noise, upsample
 from histocell.datasets._tissue.shapes import draw_granules, draw_shapes, paint
+from histocell.kernels.compiled import njit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +106,7 @@ def _scan(stains: list[np.ndarray], subject: Subject, rng: np.random.Generator) 
     return image
 
 
-@nb.njit(cache=True)
+@njit(cache=True)
 def _streaks(
     seeds: np.ndarray, angle: np.ndarray, short: int, long: int
 ) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover

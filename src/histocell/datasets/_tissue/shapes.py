@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import pandas as pd
 import scipy.ndimage as ndi
 
 from histocell.datasets._tissue.cells import CELL_TYPES
+from histocell.kernels.compiled import njit
 
 # One painted shape: an ellipse (um) that may be bent and lobed, filled with stain. Later shapes cover earlier ones.
 COLUMNS = (
@@ -155,7 +155,7 @@ def draw_granules(rng: np.random.Generator, n: int = 512) -> np.ndarray:
     return tile / tile.std()
 
 
-@nb.njit(cache=True)
+@njit(cache=True)
 def paint(
     haematoxylin: np.ndarray, eosin: np.ndarray, shapes: np.ndarray, granules: np.ndarray, mpp: float
 ) -> None:  # pragma: no cover

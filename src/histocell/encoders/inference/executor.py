@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from histocell._core.device import survive_fork
 from histocell._core.errors import warn
 from histocell.encoders.inference.batches import Batch, Points, read_batches
 from histocell.encoders.inference.nucleus_tokens import NucleusPooling, pool_tokens
@@ -55,6 +56,7 @@ class Executor:
 
     def run(self, pixels: torch.Tensor, points: Points | None) -> NDArray[np.float32]:
         """Embeddings of one batch of uint8 patches, shape ``(b, h, w, 3)``."""
+        survive_fork()
         features = self._run(self.replicas[0], pixels, points).cpu().numpy()
         self._warn_of_memory()
         return features
@@ -73,6 +75,7 @@ class Executor:
         stain
             Stain normalisation.
         """
+        survive_fork()
         to_read, to_run = tee(batches)
         on_gpu = self.replicas[0].device.type == "cuda"
         patches = read_batches(source, (batch.centers for batch in to_read), pin=on_gpu)

@@ -6,6 +6,8 @@ import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from histocell._core.errors import damaged
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -14,11 +16,6 @@ MOST_PIXELS = 2**38  # 520,000 px along each edge, several times the largest sli
 _MOST_PIXELS_WHOLE = 2**32  # more than a JPEG can hold
 _LEAST_SUSPECT = 2**28  # bytes; smaller claims cost nothing
 _MOST_PER_BYTE = 4096  # bytes that one byte of a file becomes at most; deflate reaches 1032
-
-
-def damaged(path: Path | str, reason: str, what: str = "the file") -> OSError:
-    """The error for a file that is damaged."""
-    return OSError(f"{path}: {what} is damaged or truncated ({reason}); copy or download it again")
 
 
 @contextmanager

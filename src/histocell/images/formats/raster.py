@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histocell._core.errors import damaged
 from histocell.images.formats.colours import cmyk_to_rgb
-from histocell.images.formats.damage import check_claim, check_size, damaged, decoding
+from histocell.images.formats.damage import check_claim, check_size, decoding
 from histocell.images.formats.orientation import Turn, turn_of
 from histocell.images.levels import FileLevel, ImageFile, share_range
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocell._core.errors import listing, warn
-from histocell.images.formats.damage import check_claim, check_size, damaged, decoding
+from histocell._core.errors import damaged, listing, warn
+from histocell.images.formats.damage import check_claim, check_size, decoding
 from histocell.images.formats.orientation import UPRIGHT, TurnedLevel, turn_of
 from histocell.images.formats.tiff_levels import open_level
 from histocell.images.levels import ImageFile, share_range

@@ -13,7 +13,7 @@ from histocell._core.rng import as_rng
 from histocell.kernels import null as null_models
 from histocell.kernels.preference import is_whole
 from histocell.tables.sections import Sections
-from histocell.tl._colocalization.inputs import default_length_scale, read_inputs
+from histocell.tl._colocalization.inputs import check_length_scale, default_length_scale, read_inputs
 from histocell.tl._colocalization.replicates import combine, over_patients
 from histocell.tl._colocalization.result import FEW, KEY, ColocalizationResult
 from histocell.tl._colocalization.section import (
@@ -173,8 +173,10 @@ def colocalization(
     source = "the argument length_scale_um"
     if length_scale_um is None:
         length_scale_um, source = default_length_scale(inputs, rows)
+    else:
+        length_scale_um = check_length_scale(length_scale_um, inputs, rows)
     options = Options(
-        length_scale_um=float(length_scale_um),
+        length_scale_um=length_scale_um,
         length_scale_source=source,
         weights=inputs.weights_name,
         cutoff=cutoff,

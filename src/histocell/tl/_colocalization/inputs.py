@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 
 from histocell._core import keys
 from histocell._core.errors import listing, missing_key, warn
+from histocell._core.geometry import check_positive
 from histocell._core.settings import logger
 from histocell.kernels.neighbors import typical_spacing
 from histocell.tables.genes import normalized_genes
@@ -175,6 +176,16 @@ def _graph(xy: NDArray[np.float64], name: str) -> csr_array:
     else:
         builder = (neighbors.KNNBuilder if name == "knn" else neighbors.GridBuilder)(n_neighbors)
     return csr_array(builder.build(xy)[0], dtype=np.float64)
+
+
+def check_length_scale(length_scale_um: float, inputs: Inputs, sections: list[NDArray[np.intp]]) -> float:
+    """A length scale as a float, if it is not longer than the largest section: beyond, every point neighbours every other."""
+    length_scale_um = check_positive(length_scale_um, "the length scale")
+    extent = max(float(np.linalg.norm(np.ptp(inputs.xy[rows], axis=0))) for rows in sections if len(rows))
+    if length_scale_um > extent > 0:
+        msg = f"length_scale_um={length_scale_um:g} is longer than the largest section, {extent:.4g} um across"
+        raise ValueError(msg)
+    return length_scale_um
 
 
 def default_length_scale(inputs: Inputs, sections: list[NDArray[np.intp]]) -> tuple[float, str]:

@@ -1,0 +1,82 @@
+"""Arguments of the wrong kind or size: what the user sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from spatialdata.transformations import Affine, set_transformation
+
+import histocell as hc
+from histocell._core.device import pick_device
+from histocell.images.transformations import matrix_to_image
+
+
+@pytest.fixture
+def spots():
+    return AnnData(np.ones((2, 3), dtype=np.float32), obsm={"spatial": np.array([[60.0, 60.0], [260.0, 60.0]])})
+
+
+IMAGE = np.full((120, 320, 3), 240, dtype=np.uint8)
+
+
+def test_encoder_that_is_none(tissue, user_sees):
+    hc.pp.patches(tissue)
+    with user_sees("Models", "a number in place of an encoder", TypeError, match="encoder must be a name"):
+        hc.pp.embed_image(tissue, 123)
+    with pytest.raises(TypeError, match="named by a string"):
+        hc.encoders.get_spec(123)
+
+
+def test_device(user_sees):
+    with user_sees("Machine", "a device that torch does not know", ValueError, match="'gpu' is not known"):
+        pick_device("gpu")
+    with pytest.raises(ValueError, match="'cuda:99' is not on this machine"):
+        pick_device("cuda:99")
+    assert pick_device("cpu").type == "cpu"
+
+
+def test_mpp_as_text(spots, user_sees):
+    with user_sees("Slides", "mpp as text", TypeError, match="must be a number"):
+        hc.io.from_anndata(spots, image=IMAGE, mpp="0.5")
+
+
+@pytest.mark.parametrize("value", [0, -200, np.nan, np.inf])
+@pytest.mark.parametrize("name", ["spot_pitch_um", "spot_diameter_um"])
+def test_lengths(spots, name, value):
+    with pytest.raises(ValueError, match="must be a positive number"):
+        hc.io.from_anndata(spots, image=IMAGE, **{"spot_pitch_um": 100, name: value})
+    with pytest.raises(TypeError, match="must be a positive number, not '100'"):
+        hc.io.from_anndata(spots, image=IMAGE, **{"spot_pitch_um": 100, name: "100"})
+
+
+@pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, 1e200])
+def test_length_scale(tissue, value):
+    with pytest.raises(ValueError, match="length.scale"):
+        hc.tl.colocalization(tissue, "cell_abundance", length_scale_um=value)
+
+
+def test_length_scale_beyond_the_section(tissue, user_sees):
+    with user_sees("Co-localization", "a length scale longer than the section", ValueError, match="longer than"):
+        hc.tl.colocalization(tissue, "cell_abundance", length_scale_um=1e200)
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((2, 2)), [[1, 2], [2, 4]], [[np.nan, 0], [0, 1]]])
+@pytest.mark.parametrize("element", ["he", "spots"])
+def test_singular_affine(tissue, matrix, element):
+    affine = np.eye(3)
+    affine[:2, :2] = matrix
+    set_transformation(tissue[element], Affine(affine, ("x", "y"), ("x", "y")), "global")
+    for other in ("he", "spots"):
+        set_transformation(tissue[other], {"global": tissue[other].attrs["transform"]["global"]}, set_all=True)
+    with pytest.raises(ValueError, match="cannot be inverted, it maps an area to a line"):
+        matrix_to_image(tissue["spots"], tissue["he"])
+    with pytest.raises(ValueError, match="cannot be inverted"):
+        hc.pp.patches(tissue, mpp=0.5)
+
+
+def test_what_the_user_sees_of_a_singular_affine(tissue, user_sees):
+    flat = Affine([[1, 2, 0], [2, 4, 0], [0, 0, 1]], ("x", "y"), ("x", "y"))
+    set_transformation(tissue["he"], {"global": flat}, set_all=True)
+    with user_sees("Slides", "an image whose transformation is singular", ValueError, match="cannot be inverted"):
+        hc.pp.patches(tissue, mpp=0.5)
