@@ -431,22 +431,24 @@ def category_power() -> None:
         found = {}
         for value in (0.0, planted):
             rng, scores = np.random.default_rng(smoothing), []
-            for _ in range(60):
+            for _ in range(100):
                 xy = cells("irregular", 4_000, rng)
                 types = types_of(xy, 5, smoothing, 0, rng, value)
                 indicators = moran.indicators(types, 5)
                 z, _ = moran.standardize(indicators)
-                lag = moran.rbf_label_lag(xy, types, 5, length_scale=LENGTH).values
-                r = moran.mean_products(z, lag)
-                neutral = no_preference(xy, indicators, lag, length_scale=LENGTH, categories=True)
-                ours = (r - neutral.nearest(r))[0, 1] / np.sqrt(neutral.spread.variance[0, 1])
-                scores.append((ours, squidpy_z(xy, types)[0, 1]))
+                both = []
+                for length in (LENGTH, 80.0):  # the latter has squidpy's six neighbours
+                    lag = moran.rbf_label_lag(xy, types, 5, length_scale=length).values
+                    neutral = no_preference(xy, indicators, lag, length_scale=length, categories=True)
+                    r = moran.mean_products(z, lag)
+                    both.append((r - neutral.nearest(r))[0, 1] / np.sqrt(neutral.spread.variance[0, 1]))
+                scores.append((*both, squidpy_z(xy, types)[0, 1]))
             found[value] = np.array(scores)
         low, high = np.quantile(found[0.0], [ALPHA / 2, 1 - ALPHA / 2], axis=0)
         nominal = {value: (np.abs(z) > stats.norm.isf(ALPHA / 2)).mean(axis=0) for value, z in found.items()}
         equal = ((found[planted] < low) | (found[planted] > high)).mean(axis=0)
         row = {"smoothing": smoothing, "planted": planted}
-        for index, name in enumerate(("no preference", "squidpy")):
+        for index, name in enumerate(("no preference, 220 um", "no preference, 80 um", "squidpy")):
             row[f"{name}: type I, |z| > 1.96"] = nominal[0.0][index]
             row[f"{name}: power, |z| > 1.96"] = nominal[planted][index]
             row[f"{name}: power at 5 % type I"] = equal[index]
@@ -473,8 +475,8 @@ def draw_categories(frame: pd.DataFrame, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("share called significant")
     for name, (color, style) in looks.items():
-        axes[0].plot([], [], style, color=color, label={"before": "independent fields"}.get(name, name), markersize=4)
-    axes[0].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(0, 0.6))
+        axes[-1].plot([], [], style, color=color, label={"before": "independent fields"}.get(name, name), markersize=4)
+    axes[-1].legend(fontsize=7, frameon=False, loc="upper left")
     plt.savefig(path, dpi=150)
 
 

@@ -216,7 +216,7 @@ def _choose_null(null: Null | None, inputs: Inputs, rows: list[NDArray[np.intp]]
             f'null="no_preference" is for cell types and for abundances that sum to one, but {what}; null="stationary"'
         )
         raise ValueError(msg)
-    if null in BETWEEN_FIELDS and whole:
+    if null in BETWEEN_FIELDS and inputs.labels is not None:
         warn(f'null="{null}" takes variables for independent, but {what}: "no_preference" accounts for it')
     return null
 
