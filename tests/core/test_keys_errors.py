@@ -77,3 +77,22 @@ def test_settings_read_the_environment(monkeypatch, tmp_path):
     assert Settings().data_dir == tmp_path
     assert Settings().progress is False
     assert list(progress_bar(range(3))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "denied"), OSError(28, "disk full"), MemoryError(), ImportError("no pyarrow")]
+)
+def test_a_file_is_not_called_damaged_for_what_is_wrong_with_the_machine(error):
+    with pytest.raises(type(error)) as found, errors.reading("a.h5"):
+        raise error
+    assert found.value is error
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("obs"), OSError("bad superblock"), UnicodeDecodeError("utf-8", b"", 0, 1, "?")]
+)
+def test_what_a_library_says_of_a_damaged_file_names_the_file(error):
+    with pytest.raises(OSError, match=r"a\.h5: the table is damaged or truncated .*; copy or") as found:
+        with errors.reading("a.h5"), errors.reading("a.h5", "the table"):
+            raise error
+    assert found.value.__cause__ is error

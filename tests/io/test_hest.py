@@ -213,7 +213,7 @@ def test_truncated_files(folder: Path) -> None:
     ):
         path = next((folder / part).glob("TENX1.*"))
         path.write_bytes(path.read_bytes()[:3000])
-        with pytest.raises(OSError, match=rf"TENX1\.{path.suffix[1:]} : the file is damaged or truncated"):
+        with pytest.raises(OSError, match=rf"TENX1\.{path.suffix[1:]}: the file is damaged or truncated"):
             call()
 
 
