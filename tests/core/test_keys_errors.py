@@ -17,6 +17,17 @@ def test_safe_key():
         keys.safe_key("///")
 
 
+def test_safe_keys_are_all_different():
+    assert keys.safe_keys(["a b", "a/b", "A_b", "左", "右", "c"]) == [
+        "a_b",
+        "a_b_2",
+        "A_b_3",
+        "unnamed",
+        "unnamed_2",
+        "c",
+    ]
+
+
 def test_safe_names_warn_once_and_keep_the_original():
     with pytest.warns(UserWarning, match="cannot be written") as record:
         names, changed = keys.safe_names(["Tumor/Stroma", "CD3+", "a/b"])
