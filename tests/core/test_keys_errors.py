@@ -17,6 +17,17 @@ def test_safe_key():
         keys.safe_key("///")
 
 
+def test_safe_keys_are_all_different():
+    assert keys.safe_keys(["a b", "a/b", "A_b", "左", "右", "c"]) == [
+        "a_b",
+        "a_b_2",
+        "A_b_3",
+        "unnamed",
+        "unnamed_2",
+        "c",
+    ]
+
+
 def test_safe_names_warn_once_and_keep_the_original():
     with pytest.warns(UserWarning, match="cannot be written") as record:
         names, changed = keys.safe_names(["Tumor/Stroma", "CD3+", "a/b"])
@@ -77,3 +88,22 @@ def test_settings_read_the_environment(monkeypatch, tmp_path):
     assert Settings().data_dir == tmp_path
     assert Settings().progress is False
     assert list(progress_bar(range(3))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "denied"), OSError(28, "disk full"), MemoryError(), ImportError("no pyarrow")]
+)
+def test_a_file_is_not_called_damaged_for_what_is_wrong_with_the_machine(error):
+    with pytest.raises(type(error)) as found, errors.reading("a.h5"):
+        raise error
+    assert found.value is error
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("obs"), OSError("bad superblock"), UnicodeDecodeError("utf-8", b"", 0, 1, "?")]
+)
+def test_what_a_library_says_of_a_damaged_file_names_the_file(error):
+    with pytest.raises(OSError, match=r"a\.h5: the table is damaged or truncated .*; copy or") as found:
+        with errors.reading("a.h5"), errors.reading("a.h5", "the table"):
+            raise error
+    assert found.value.__cause__ is error

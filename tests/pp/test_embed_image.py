@@ -277,3 +277,13 @@ def test_morphology_writes_finite_features(tissue):
     found = tissue["table"].obsm["X_morphology"]
     assert found.shape == (tissue["table"].n_obs, hc.encoders.load("morphology").dim)
     assert np.isfinite(found).all()
+
+
+def test_sections_with_names_that_a_folder_cannot_have_share_no_store(slide, tmp_path):
+    plain = embedded(slide, MeanColour())
+    names = dict(zip(slide.uns["images"], ("a b", "a/b"), strict=True))
+    slide.obs["section"] = slide.obs["section"].astype(str).map(names).astype("category")
+    slide.uns["images"] = {names[old]: pixels for old, pixels in slide.uns["images"].items()}
+    for _ in range(2):
+        assert (embedded(slide, MeanColour(), store=tmp_path / "s") == plain).all()
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["a_b", "a_b_2"]

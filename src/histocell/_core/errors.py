@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import warnings
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _PACKAGE = str(Path(__file__).parent.parent)
-AGAIN = "copy or download it again"
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
@@ -51,27 +51,35 @@ class MissingKeyError(KeyError):
         return str(self.args[0])
 
 
-def damaged(path: Path | str, reason: str, what: str = "the file", hint: str = AGAIN) -> OSError:
+def damaged(path: Path | str, reason: str, what: str = "the file") -> OSError:
     """The error for a file that is damaged."""
-    return OSError(f"{path}: {what} is damaged or truncated ({reason}); {hint}")
+    return OSError(f"{path}: {what} is damaged or truncated ({reason}); copy or download it again")
 
 
 @contextmanager
-def reading(path: Path, hint: str = AGAIN) -> Iterator[None]:
-    """Whatever a library raises on a damaged file, as one `OSError` that names it. For calls of the library only.
+def reading(path: Path | str, what: str = "the file", *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn whatever a library raises on a damaged file into one `OSError` that names it. For calls of the library only.
+
+    Errors of the file system, of memory and of the installation stay what they are.
 
     Parameters
     ----------
     path
         The file or folder.
-    hint
-        What to do.
+    what
+        The part of it that is read.
+    passing
+        More errors that stay what they are.
     """
     try:
         yield
     except Exception as error:
+        is_of_system = isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}
+        is_said = isinstance(error, OSError) and str(error).startswith(f"{path}: ")
+        if is_of_system or is_said or isinstance(error, (ImportError, MemoryError, Warning, *passing)):
+            raise
         reason = " ".join(str(error).split())[:200]
-        raise damaged(path, f"{type(error).__name__}: {reason}".removesuffix(": "), hint=hint) from error
+        raise damaged(path, f"{type(error).__name__}: {reason}".removesuffix(": "), what) from error
 
 
 def import_optional(module: str, extra: str) -> Any:

@@ -59,7 +59,7 @@ INSTANCE = "spot_id"
 
 def safe_key(name: str) -> str:
     """A key that anndata and SpatialData can write: letters, digits, ``.``, ``_`` and ``-``."""
-    key = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_")
+    key = _plain(name)
     if not key:
         msg = f"{name!r} holds no character that a slot name may hold"
         raise ValueError(msg)
@@ -67,14 +67,21 @@ def safe_key(name: str) -> str:
 
 
 def safe_keys(names: Iterable[str]) -> list[str]:
-    """A key for each name, all different, also where capitals do not count: ``a b`` and ``a/b`` become a_b and a_b_2."""
+    """A key for each name, all different, also where capitals do not count: ``a b`` and ``a/b`` become a_b and a_b_2.
+
+    Names of which no character can stay become ``unnamed``, ``unnamed_2`` and so on.
+    """
     taken: dict[str, str] = {}
     for name in names:
-        key = safe_key(name)
+        key = _plain(name) or "unnamed"
         numbered = (key, *(f"{key}_{number}" for number in range(2, len(taken) + 3)))
         free = next(each for each in numbered if each.lower() not in taken)
         taken[free.lower()] = free
     return list(taken.values())
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_")
 
 
 def slide_name(path: str | PathLike[str]) -> str:

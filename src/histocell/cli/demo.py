@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -47,7 +47,7 @@ def run_demo(section: str | None, training: list[str], *, model: str, rng: int, 
     hc.tl.predict_abundance(sdata)
     hc.tl.evaluate_abundance(sdata, rng=rng)
     scores = hc.get.scores(sdata)
-    write_results(sdata, scores, section, out)
+    write_results(sdata, scores, section, out, rng=rng)
     n_spots = sdata["table"].obs["split"].value_counts()
     console.print(
         f"\n[bold]{source}[/bold]: trained on {', '.join(training)} ({n_spots['train']} spots), "
@@ -61,7 +61,7 @@ def run_demo(section: str | None, training: list[str], *, model: str, rng: int, 
     )
 
 
-def write_results(sdata: SpatialData, scores: pd.DataFrame, section: str, out: Path) -> None:
+def write_results(sdata: SpatialData, scores: pd.DataFrame, section: str, out: Path, *, rng: int) -> None:
     """The table, the scores and the figures, each as a whole."""
     import matplotlib.pyplot as plt
 
@@ -69,8 +69,8 @@ def write_results(sdata: SpatialData, scores: pd.DataFrame, section: str, out: P
         sdata["table"].write_h5ad(file)
     with replacing(out / "scores.csv") as file:
         scores.to_csv(file, index=False)
-    one = {"section": section}
-    for name, options in zip(FIGURES, (one, one, {}, {}), strict=True):
+    one: dict[str, Any] = {"section": section}
+    for name, options in zip(FIGURES, (one, {**one, "rng": rng}, {}, {}), strict=True):
         getattr(hc.pl, name)(sdata, show=False, **options)
         with replacing(out / f"{name}.png") as file:
             plt.savefig(file, dpi=150, bbox_inches="tight")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import pandas as pd
 import histocell as hc
 from histocell._core import keys
 from histocell._core.errors import listing
-from histocell._core.outputs import check_outputs, partial_folder, replacing
+from histocell._core.outputs import check_outputs, file_digest, partial_folder, replacing
 from histocell.cli.console import sentence
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | 
     check_outputs([*(out / f"{keys.slide_name(slide)}.png" for slide in slides), out / MEANS])
     report = hc.pp.embed_cohort(slides, out=out, device=device, **embedding_options(loaded), **options)
     files = sorted(path for path in model.iterdir() if path.suffix in {".json", ".safetensors"})
-    fingerprint = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    fingerprint = " ".join(file_digest(path) for path in files)
     means = []
     for number, row in report.iterrows():
         if row["status"] == "failed":

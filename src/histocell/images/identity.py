@@ -39,10 +39,15 @@ def image_checksum(image: SlideImage, *, px: float = 1.0) -> str:
         Level-0 px per px that is going to be read. Of arrays only the levels are looked at that this needs.
     """
     if image.path is not None:
-        return f"{image.fingerprint()}-{file_checksum(image.path)}"
+        return f"{image.fingerprint()}-{_of_values(image)}{file_checksum(image.path)}"
     scaled = image.level_for(px)
     levels = [item.level for item in image._levels if item.y >= scaled.y]
     return f"{image.fingerprint()}-{_digest(crc for level in levels for crc in _checksums_of_level(level))}"
+
+
+def _of_values(image: SlideImage) -> str:
+    """The values of black and white: a sample may be the same with others, and the bytes of a file say nothing of them."""
+    return "" if image.intensity_range is None else "{:g}:{:g}-".format(*image.intensity_range)
 
 
 def file_checksum(path: Path) -> str:

@@ -195,7 +195,7 @@ def _skipped(task: SlideTask, *, overwrite: bool) -> Report | None:
     if different := differences(facts["settings"], task.settings(facts)):
         msg = (
             f"{task.output} was made with other settings: {'; '.join(different)}. "
-            "Choose another out=, or overwrite=True to do it anew"
+            "Choose another out=, move it away to do this slide anew, or overwrite=True to do all anew"
         )
         raise ValueError(msg)
     return task.report("skipped", n_tiles=facts["n_tiles"])

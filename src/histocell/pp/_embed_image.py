@@ -144,7 +144,7 @@ def embed_image(
     parts: list[tuple[NDArray[np.intp], Features]] = []
     fits: dict[str, dict[str, object]] = {}
     with progress_bar(total=len(windows), desc=f"embedding with {resolved.name}", unit="patch") as bar:
-        for region in regions:
+        for region, folder in zip(regions, _folders(store, regions), strict=True):
             rows = _rows_inside(region, centers)
             if not len(rows):
                 continue
@@ -152,7 +152,6 @@ def embed_image(
             transform = None if normalizer is None else normalizer.fit(slide, mpp=slide_mpp)
             if transform is not None:
                 fits[region.name] = transform.describe()
-            folder = None if store is None else Path(store) / keys.safe_key(region.name)
             window = {"mpp": slide_mpp, "size_um": size_um}
             features = embed_slide(
                 resolved, slide, centers[rows], **window, stain=transform, store=folder, progress=bar
@@ -196,6 +195,13 @@ def _windows(table: AnnData) -> NDArray[np.float64]:
         msg = "the table has no rows, so there is nothing to embed"
         raise ValueError(msg)
     return windows
+
+
+def _folders(store: str | PathLike[str] | None, regions: list[Region]) -> list[Path | None]:
+    """A folder of a store for each region."""
+    if store is None:
+        return [None] * len(regions)
+    return [Path(store) / key for key in keys.safe_keys(region.name for region in regions)]
 
 
 def as_normalizer(stain: Method | StainNormalizer | None) -> StainNormalizer | None:

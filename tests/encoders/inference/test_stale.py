@@ -292,3 +292,17 @@ def test_a_definition_is_the_same_in_every_process():
     layer = replace(spec, arch_kwargs={"norm_layer": partial(torch.nn.LayerNorm, eps=1e-6), "act": twice})
     assert definition(layer) == definition(replace(layer, arch_kwargs=dict(layer.arch_kwargs)))
     assert definition(layer) != definition(spec)
+
+
+def test_other_values_of_black_and_white(tmp_path):
+    """A sample that is all white with either of two ranges says nothing, and neither does the file."""
+    pixels = np.full((SIZE, SIZE, 3), 3000, np.uint16)
+    pixels[100:104] = 1000  # between the windows of the sample
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(128, 128))
+    element = hc.io.slide(tmp_path / "a.tif", mpp=0.5, intensity_range=(0, 2000))["he"]
+    narrow, wide = (open_image(tmp_path / "a.tif", intensity_range=(0, high)) for high in (2000, 2500))
+    assert narrow.fingerprint() == wide.fingerprint()
+    before = embed(narrow, tmp_path / "s")
+    assert (embed(element, tmp_path / "s") == before).all()
+    with pytest.raises(ValueError, match="image is"):
+        embed(wide, tmp_path / "s")

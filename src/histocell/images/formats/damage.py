@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from histocell._core.errors import damaged
+from histocell._core.errors import damaged, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,26 +19,15 @@ _MOST_PER_BYTE = 4096  # bytes that one byte of a file becomes at most; deflate 
 
 @contextmanager
 def decoding(path: Path | str, what: str = "the file", *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn whatever a library raises while it reads `what` of a file into one error that names the file.
-
-    Errors of the file system and of memory stay what they are, and so do those in `passing`.
-    """
+    """As `reading`; what does not fit into memory is an error that names the file, too."""
     try:
-        yield
-    except ImportError:
-        raise
+        with reading(path, what, passing=passing):
+            yield
     except MemoryError as error:
         msg = (
             f"{path}: {what} does not fit into memory; convert the image to a tiled TIFF, which is read piece by piece"
         )
         raise MemoryError(msg) from error
-    except Exception as error:
-        of_disk = isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}
-        is_said = isinstance(error, OSError) and str(error).startswith(f"{path}: ")
-        if of_disk or is_said or isinstance(error, (Warning, *passing)):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise damaged(path, f"{type(error).__name__}: {reason}".removesuffix(": "), what) from error
 
 
 def check_size(path: Path | str, shape: tuple[int, int], *, whole: bool = False) -> None:
