@@ -461,7 +461,7 @@ def draw_categories(frame: pd.DataFrame, path: Path) -> None:
     """Type I error over the number of points: before, by default, and squidpy's."""
     import matplotlib.pyplot as plt
 
-    _, axes = plt.subplots(1, 3, figsize=(7.2, 2.6), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.9), layout="constrained", sharey=True)
     looks = {"before": ("#D55E00", "x:"), "squidpy": ("#0072B2", "s--"), "no preference": ("0.2", "o-")}
     for axis, (k, part) in zip(axes, frame.groupby("types"), strict=True):
         axis.axhspan(0.03, 0.07, color="0.9", zorder=0)
@@ -476,7 +476,7 @@ def draw_categories(frame: pd.DataFrame, path: Path) -> None:
     axes[0].set_ylabel("share called significant")
     for name, (color, style) in looks.items():
         axes[-1].plot([], [], style, color=color, label={"before": "independent fields"}.get(name, name), markersize=4)
-    axes[-1].legend(fontsize=7, frameon=False, loc="upper left")
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     plt.savefig(path, dpi=150)
 
 
