@@ -121,11 +121,7 @@ def embed_cohort(
 
     device = settings.device if device is None else device
     spec, normalizer = get_spec(encoder), as_normalizer(stain)
-    tiling = {
-        "size_um": check_positive(size_um, "size_um"),
-        "overlap": check_share(overlap, "overlap", ends="[)"),
-        "min_tissue": check_share(min_tissue, "min_tissue"),
-    }
+    tiling = _tiling(size_um, overlap, min_tissue)
     loading = {
         "encoder": encoder,
         "weights": None if weights is None else str(weights),
@@ -220,6 +216,15 @@ def _in_turn(tasks: list[SlideTask]) -> Iterator[tuple[SlideTask, Report]]:
             yield task, embed(task)
     finally:
         cached_encoder.cache_clear()
+
+
+def _tiling(size_um: float, overlap: float, min_tissue: float) -> dict[str, float]:
+    """Arguments of :func:`histocell.pp.tiles`, checked before any slide is read."""
+    return {
+        "size_um": check_positive(size_um, "size_um"),
+        "overlap": check_share(overlap, "overlap", ends="[)"),
+        "min_tissue": check_share(min_tissue, "min_tissue"),
+    }
 
 
 def _on_workers(tasks: list[SlideTask], client: distributed.Client) -> Iterator[tuple[SlideTask, Report]]:
