@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histocell._core.arguments import check_count, check_share
 from histocell._core.rng import as_rng
 
 if TYPE_CHECKING:
@@ -268,6 +269,7 @@ def percentile_interval(replicates: Floats, level: float = 0.95) -> tuple[Floats
     >>> low, high
     (array([5.]), array([95.]))
     """
+    check_share(level, "level", ends="()")
     bounds = np.full((2, *replicates.shape[1:]), np.nan)
     for column in np.ndindex(replicates.shape[1:]):
         values = replicates[:, *column]
@@ -305,6 +307,7 @@ def _standardized(values: Floats, finite: Bools) -> Floats:
 
 def _resamples(n: int, n_bootstrap: int, rng: SeedLike | RNGLike | None) -> Iterator[Floats]:
     """How often each row is drawn, in blocks of resamples that keep memory small."""
+    check_count(n_bootstrap, "n_bootstrap")
     generator = as_rng(rng)
     block = max(1, _BLOCK // max(n, 1))
     for start in range(0, n_bootstrap, block):

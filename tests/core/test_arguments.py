@@ -80,3 +80,50 @@ def test_what_the_user_sees_of_a_singular_affine(tissue, user_sees):
     set_transformation(tissue["he"], {"global": flat}, set_all=True)
     with user_sees("Slides", "an image whose transformation is singular", ValueError, match="cannot be inverted"):
         hc.pp.patches(tissue, mpp=0.5)
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, "9", None, np.nan, np.inf, True])
+def test_counts(value):
+    error = ValueError if value == -1 else TypeError
+    calls = {
+        "n_bootstrap": lambda: hc.metrics.bootstrap_mean([0.1, 0.2], n_bootstrap=value),
+        "batch_size": lambda: hc.encoders.load("timm/test_vit", weights="random", batch_size=value or 0.5),
+        "n_sections": lambda: hc.datasets.synthetic_tissue(value),
+        "size_px": lambda: hc.datasets.synthetic_tissue(size_px=value),
+    }
+    for name, call in calls.items():
+        with pytest.raises(error, match=f"{name} must be (a whole number, not|at least [01], not -1)"):
+            call()
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5, "0.5", None, np.nan, np.inf, True])
+def test_shares(tissue, value):
+    error = ValueError if isinstance(value, float) else TypeError
+    calls = {
+        "overlap": lambda: hc.pp.tiles(tissue, overlap=value),
+        "min_tissue": lambda: hc.pp.tiles(tissue, min_tissue=value),
+        "level": lambda: hc.metrics.percentile_interval(np.ones((3, 1)), level=value),
+        "confidence": lambda: hc.tl.evaluate_colocalization(tissue, tissue, confidence=value),
+    }
+    for name, call in calls.items():
+        with pytest.raises(
+            error, match=f"{name} must be a number (from 0 to 1|from 0 to below 1|between 0 and 1), not "
+        ):
+            call()
+
+
+def test_number_of_resamples(tissue, user_sees):
+    with user_sees("Training and scores", "n_bootstrap=0.5", TypeError, match="n_bootstrap must be a whole number"):
+        hc.tl.evaluate_abundance(tissue, n_bootstrap=0.5)
+
+
+@pytest.mark.parametrize("value", [0, -5, np.nan, np.inf])
+def test_blocks(tissue, value):
+    with pytest.raises(ValueError, match="block_um must be a positive number"):
+        hc.pp.split(tissue, block_um=value)
+
+
+@pytest.mark.parametrize("fractions", [5, None, "abc", ("a", "b", "c"), (0.5, 0.5), (np.nan, 0.5, 0.5)])
+def test_fractions(tissue, fractions):
+    with pytest.raises(ValueError, match="fractions must be three shares"):
+        hc.pp.split(tissue, block_um=50, fractions=fractions)

@@ -78,7 +78,7 @@ class TestGroups:
             ({"fractions": (0.5, 0.2, 0.2)}, ValueError, "sum to 1"),
             ({"fractions": (0.0, 0.5, 0.5)}, ValueError, "first above 0"),
             ({"block_um": 100, "by": "patient"}, ValueError, "not with by"),
-            ({"block_um": -1}, ValueError, "must be positive"),
+            ({"block_um": -1}, ValueError, "must be a positive number"),
         ],
     )
     def test_errors(self, table, kwargs, error, match):

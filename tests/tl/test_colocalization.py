@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import anndata as ad
 import matplotlib.pyplot as plt
@@ -366,6 +367,22 @@ class TestBadInput:
         with pytest.raises(ValueError, match=message):
             hc.tl.colocalization(adata, **options)
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"n_draws": "9"}, "n_draws must be a whole number, not '9'"),
+            ({"n_draws": np.inf}, "n_draws must be a whole number, not inf"),
+            ({"confidence": None}, "confidence must be a number between 0 and 1, not None"),
+            ({"cutoff": "0.2"}, "the cutoff on the weight must be a number between 0 and 1, not '0.2'"),
+            ({"local": "ab"}, "local must be True, False or pairs of names"),
+            ({"local": [("a",)]}, "local must be True, False or pairs of names"),
+            ({"weights": 3}, "weights must be a matrix of numbers"),
+        ],
+    )
+    def test_options_of_another_kind(self, adata, options, message):
+        with pytest.raises(TypeError, match=message):
+            hc.tl.colocalization(adata, **options)
+
     def test_unknown_local_pair(self, adata):
         with pytest.raises(KeyError, match="local: z not found; available: a, b, c, d"):
             hc.tl.colocalization(adata, local=[("a", "z")])
@@ -570,6 +587,28 @@ def test_a_lag_without_differences_is_no_result(adata):
     with pytest.warns(UserWarning, match="R is undefined for all pairs"):
         result = hc.tl.colocalization(adata, weights=everyone, inplace=False)
     assert np.isnan(result.p).all()
+
+
+@pytest.mark.parametrize("types", [list("aabbc"), ["a"] * 192 + list("bbcc")])
+def test_few_points_of_other_types_say_nothing(adata, types):
+    cells = adata[: len(types)].copy()
+    cells.obs["cell_type"] = types
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the pairs
+        result = hc.tl.colocalization(cells, "cell_type", inplace=False)
+    few = np.array([types.count(name) > len(types) - 8 for name in "abc"])
+    off = ~np.eye(3, dtype=bool)
+    for part in ("expected", "p", "p_adj", "low", "high"):
+        assert (np.isnan(getattr(result, part)) == few[:, None])[off].all()
+    assert np.isfinite(result.R).all()
+    assert np.isfinite(np.diag(result.p)).all()
+
+
+def test_no_neighbours_among_types(adata):
+    adata.obs["cell_type"] = np.resize(list("abc"), adata.n_obs)
+    with pytest.warns(UserWarning, match="R is undefined") as said:
+        hc.tl.colocalization(adata, "cell_type", weights=np.zeros((adata.n_obs, adata.n_obs)))
+    assert len(said) == 1
 
 
 def test_what_the_user_sees(adata, user_sees):

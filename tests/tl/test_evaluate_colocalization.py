@@ -137,6 +137,15 @@ class TestDifference:
         np.testing.assert_allclose(turned["R"], -adata.uns["colocalization_difference"]["R"])
         np.testing.assert_allclose(turned["p"], adata.uns["colocalization_difference"]["p"])
 
+    def test_results_of_earlier_versions(self, adata):
+        """They hold no expectation: R itself was tested."""
+        now = hc.tl.colocalization_difference(adata, "arm", inplace=False)
+        del adata.uns["colocalization"]["sections"]["expected"]
+        before = hc.tl.colocalization_difference(adata, "arm", inplace=False)
+        np.testing.assert_allclose(before["p"], now["p"])
+        with pytest.raises(ValueError, match="confidence must be a number between 0 and 1, not 95"):
+            hc.tl.colocalization_difference(adata, "arm", confidence=95)
+
     def test_bad_groups(self, adata):
         with pytest.raises(KeyError, match="group z not found"):
             hc.tl.colocalization_difference(adata, "arm", groups=("x", "z"))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histocell._core.arguments import check_positive
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -29,18 +31,6 @@ def spot_pitch(xy: ArrayLike) -> float:
         raise ValueError(msg)
     distance = cKDTree(xy).query(xy, k=min(7, len(xy)))[0][:, 1:]
     return float(np.median(distance[distance < 1.25 * np.median(distance[:, 0])]))
-
-
-def check_positive(value: object, name: str) -> float:
-    """A length or a scale as a float, if it is one: a finite number above 0, not its text."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        msg = f"{name} must be a positive number, not {value!r}"
-        raise TypeError(msg)
-    length = float(value)
-    if not 0 < length < np.inf:
-        msg = f"{name} must be a positive number, not {value}"
-        raise ValueError(msg)
-    return length
 
 
 def mpp_from_pitch(xy: ArrayLike, pitch_um: float) -> float:

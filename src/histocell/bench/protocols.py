@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocell._core import keys
+from histocell._core.arguments import check_count
 from histocell._core.rng import as_rng, draw_seed
 from histocell._core.settings import progress_bar
 from histocell.models.registry import make_model
@@ -122,6 +123,7 @@ def leave_one_group_out(
     >>> scores["group"].unique().tolist()
     ['P1', 'P2', 'P3', 'all']
     """
+    check_count(n_bootstrap, "n_bootstrap")
     sections = Sections(data, table_key=table_key)
     dataset = Dataset.read(task, sections.table, features, target, standardize_by)
     labels = row_labels(dataset.table, group_key)
@@ -210,6 +212,7 @@ def cross_dataset(
     >>> scores["model"].unique().tolist()
     ['mean', 'ridge']
     """
+    check_count(n_bootstrap, "n_bootstrap")
     source, goal = (Sections(data, table_key=table_key) for data in (train, test))
     known = Dataset.read(task, source.table, features, target, standardize_by)
     _features.check_same(goal.table, known.features)

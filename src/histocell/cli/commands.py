@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import histocell as hc
+from histocell._core.arguments import check_positive, check_share
 from histocell._core.device import pick_device
 from histocell._core.errors import listing
 from histocell._core.geometry import check_mpp
@@ -160,14 +160,10 @@ def check_folder(out: Path) -> None:
 
 def check_options(options: Mapping[str, Any]) -> None:
     """An error for numbers and devices that no slide could be embedded with."""
-    size_um, shares = options.get("size_um"), {name: options[name] for name in ("overlap", "min_tissue")}
-    if size_um is not None and not 0 < size_um < math.inf:
-        msg = f"--size-um must be above 0 and finite, not {size_um:g}"
-        raise ValueError(msg)
-    for name, value in shares.items():
-        if not 0 <= value <= 1 or name == "overlap" and value == 1:
-            msg = f"--{name.replace('_', '-')} is a share, from 0 to {'below ' if name == 'overlap' else ''}1, not {value:g}"
-            raise ValueError(msg)
+    if options.get("size_um") is not None:
+        check_positive(options["size_um"], "--size-um")
+    check_share(options["overlap"], "--overlap", ends="[)")
+    check_share(options["min_tissue"], "--min-tissue")
     if options["mpp"] is not None:
         check_mpp(options["mpp"], source="--mpp")
     if options["device"] is not None:

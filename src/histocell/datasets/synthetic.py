@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 from histocell._core import keys
+from histocell._core.arguments import check_count, check_positive
 from histocell._core.rng import as_rng
 from histocell._core.settings import progress_bar
 from histocell.datasets._tissue.anatomy import TYPICAL, draw_anatomy, vary_subject
@@ -148,16 +149,14 @@ def _check(
     batch_effect: float,
     **lengths_um: float,
 ) -> None:
-    if n_sections < 1:
-        msg = f"n_sections must be at least 1, not {n_sections}"
-        raise ValueError(msg)
-    if not 1 <= n_patients <= n_sections:
+    check_count(n_sections, "n_sections", least=1)
+    check_count(size_px, "size_px", least=1)
+    check_count(n_genes, "n_genes")
+    if not 1 <= check_count(n_patients, "n_patients") <= n_sections:
         msg = f"n_patients must lie between 1 and n_sections={n_sections}, not {n_patients}"
         raise ValueError(msg)
     for name, value in {"mpp": mpp, **lengths_um}.items():
-        if not (np.isfinite(value) and value > 0):
-            msg = f"{name} must be positive, not {value}"
-            raise ValueError(msg)
+        check_positive(value, name)
     least_um = max(2 * lengths_um["spot_diameter_um"], 100.0)
     if size_px * mpp < least_um:
         msg = (

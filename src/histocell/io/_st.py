@@ -11,8 +11,8 @@ from anndata import AnnData
 from anndata.utils import make_index_unique
 
 from histocell._core import keys
+from histocell._core.arguments import check_positive
 from histocell._core.errors import listing, reading, warn
-from histocell._core.geometry import check_positive
 from histocell._core.settings import logger
 from histocell.io._counts import read_counts
 from histocell.io.build import build, place, set_label

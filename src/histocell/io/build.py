@@ -12,8 +12,9 @@ from spatialdata import SpatialData, concatenate
 from spatialdata.models import ShapesModel, TableModel
 
 from histocell._core import keys
+from histocell._core.arguments import check_positive
 from histocell._core.errors import listing, warn
-from histocell._core.geometry import check_inside, check_mpp, check_positive, spot_pitch
+from histocell._core.geometry import check_inside, check_mpp, spot_pitch
 from histocell.images.slide_image import open_image
 from histocell.io.elements import coordinate_systems, image_element
 

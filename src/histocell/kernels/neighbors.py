@@ -9,6 +9,7 @@ from numba import prange
 from scipy.sparse import coo_array, csr_array
 from scipy.spatial import cKDTree
 
+from histocell._core.arguments import check_share
 from histocell.kernels.compiled import njit, parallel_njit
 
 if TYPE_CHECKING:
@@ -96,9 +97,7 @@ def rbf_radius(length_scale: float, cutoff: float) -> float:
     if not (np.isfinite(length_scale) and length_scale > 0):
         msg = f"the length scale must be a positive number, not {length_scale}"
         raise ValueError(msg)
-    if not 0 < cutoff < 1:
-        msg = f"the cutoff on the weight must lie between 0 and 1, not at {cutoff}"
-        raise ValueError(msg)
+    check_share(cutoff, "the cutoff on the weight", ends="()")
     return float(length_scale * np.sqrt(-2 * np.log(cutoff)))
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     type Floats = NDArray[np.float64]
 
 LEAST_PARTS = 3  # of two, the one is the other's complement
+LEAST_OTHERS = 8  # points that are not x; of fewer, the variance is too uncertain
 CLOSED = 0.1
 NOISE = 2.0  # standard deviations
 
@@ -72,6 +73,8 @@ def no_preference(
 ) -> NoPreference:
     """The null for all ordered pairs of three or more parts, of which none is constant; the diagonal says nothing.
 
+    Where fewer than eight points are not x, the spread is NaN.
+
     Parameters
     ----------
     xy
@@ -95,6 +98,9 @@ def no_preference(
     variance, scale, skew = np.empty((k, k)), np.empty((k, k)), np.empty((k, k))
     for x in range(k):
         rest = np.maximum(room[x] - centered[:, x], 0)
+        if rest.sum() ** 2 < LEAST_OTHERS * (rest @ rest):
+            variance[x] = scale[x] = skew[x] = np.nan
+            continue
         u = lag[:, x].astype(np.float64)
         u -= rest @ u / rest.sum()
         variance[x] = pairs.variance(x, rest * u, share[x], room[x])
@@ -104,7 +110,7 @@ def no_preference(
             scale[x] = room[x] * np.sqrt(second * second_v) / deviation
             skew[x] = third * third_v / (second * second_v) ** 1.5
     variance /= (n * deviation) ** 2
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         n_eff = 1 + scale**2 / variance
     others = mean * (1 - mean) * np.maximum(1 - own, 0)  # of categories: weight of the neighbours of another type
     independent = border_shares(mean, float((mean - others).sum())) if categories else _independent_shares(mean)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histocell._core import keys
+from histocell._core.arguments import check_positive, check_share
 from histocell._core.errors import listing, warn
 from histocell._core.outputs import make_folder
 from histocell._core.settings import progress_bar, settings
@@ -120,7 +121,7 @@ def embed_cohort(
 
     device = settings.device if device is None else device
     spec, normalizer = get_spec(encoder), as_normalizer(stain)
-    tiling = {"size_um": float(size_um), "overlap": float(overlap), "min_tissue": float(min_tissue)}
+    tiling = _tiling(size_um, overlap, min_tissue)
     loading = {
         "encoder": encoder,
         "weights": None if weights is None else str(weights),
@@ -215,6 +216,15 @@ def _in_turn(tasks: list[SlideTask]) -> Iterator[tuple[SlideTask, Report]]:
             yield task, embed(task)
     finally:
         cached_encoder.cache_clear()
+
+
+def _tiling(size_um: float, overlap: float, min_tissue: float) -> dict[str, float]:
+    """Arguments of :func:`histocell.pp.tiles`, checked before any slide is read."""
+    return {
+        "size_um": check_positive(size_um, "size_um"),
+        "overlap": check_share(overlap, "overlap", ends="[)"),
+        "min_tissue": check_share(min_tissue, "min_tissue"),
+    }
 
 
 def _on_workers(tasks: list[SlideTask], client: distributed.Client) -> Iterator[tuple[SlideTask, Report]]:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
+from histocell._core.arguments import check_positive
 from histocell._core.errors import listing, reading, warn
-from histocell._core.geometry import check_positive
 from histocell._core.settings import progress_bar
 from histocell.encoders.inference.patch_encoder import encode
 from histocell.encoders.inference.slides import check_finite

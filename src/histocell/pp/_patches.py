@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocell._core import geometry, keys
+from histocell._core.arguments import check_positive
 from histocell._core.errors import warn
 from histocell.tables.regions import entry_of, record_mpp
 from histocell.tables.sections import Sections
@@ -86,7 +87,7 @@ def patches(
     import pandas as pd
     from anndata import AnnData
 
-    size_um = geometry.check_positive(size_um, "size_um")
+    size_um = check_positive(size_um, "size_um")
     sections = Sections(data, table_key=table_key, library_key=library_key, mpp=mpp)
     table, regions = sections.table, sections.regions(image=image, image_key=image_key)
     resolution = record_mpp(table, regions)

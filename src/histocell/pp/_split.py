@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
+from histocell._core.arguments import check_positive
 from histocell._core.errors import listing, warn
 from histocell._core.keys import DROPPED, TEST, TRAIN, VAL
 from histocell._core.rng import as_rng
@@ -127,9 +128,7 @@ def _default_column(sections: Sections) -> str:
 
 def _blocks(sections: Sections, block_um: float) -> NDArray[np.object_]:
     """Square of each row, within its section."""
-    if block_um <= 0:
-        msg = f"block_um must be positive, not {block_um}"
-        raise ValueError(msg)
+    block_um = check_positive(block_um, "block_um")
     squares = np.floor(sections.coordinates_um() / block_um).astype(np.int64)
     names = [f"{section} {x} {y}" for section, (x, y) in zip(sections.labels, squares, strict=True)]
     return np.array(names, dtype=object)
@@ -156,9 +155,12 @@ def _named(labels: NDArray[np.object_], test: list[str], val: list[str]) -> NDAr
 
 def _drawn(labels: NDArray[np.object_], fractions: Sequence[float], rng: np.random.Generator) -> NDArray[np.object_]:
     """Groups drawn by share; every part whose share is not 0 gets at least one."""
-    shares = np.asarray(fractions, dtype=np.float64)
+    try:
+        shares = np.asarray(fractions, dtype=np.float64)
+    except (TypeError, ValueError):
+        shares = np.empty(0)
     if shares.shape != (3,) or (shares < 0).any() or shares[0] == 0 or not np.isclose(shares.sum(), 1):
-        msg = f"fractions must be three shares (train, val, test) that sum to 1, the first above 0, not {tuple(fractions)}"
+        msg = f"fractions must be three shares (train, val, test) that sum to 1, the first above 0, not {fractions}"
         raise ValueError(msg)
     groups = np.unique(labels)
     wanted = int((shares > 0).sum())

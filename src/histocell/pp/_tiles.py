@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocell._core import geometry, keys
+from histocell._core.arguments import check_positive, check_share
 from histocell._core.errors import missing_key
 from histocell.images.tissue import tissue_fraction
 from histocell.images.transformations import transformations
@@ -76,10 +77,9 @@ def tiles(
     >>> sdata["tile_table"].obs["section"].cat.categories.tolist()
     ['he']
     """
-    if not 0 <= overlap < 1:
-        msg = f"overlap must be at least 0 and below 1, not {overlap}"
-        raise ValueError(msg)
-    size_um = geometry.check_positive(size_um, "size_um")
+    check_share(overlap, "overlap", ends="[)")
+    check_share(min_tissue, "min_tissue")
+    size_um = check_positive(size_um, "size_um")
     slide = open_slide(data, "tiles", image_key, mpp)
     size_px = size_um / slide.mpp
     if not size_px >= MIN_TILE_PX:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocell._core import keys
+from histocell._core.arguments import check_positive
 from histocell._core.errors import listing
-from histocell._core.geometry import check_positive
 from histocell.tables.access import coordinates, get_table, is_spatialdata, resolutions, row_labels
 from histocell.tables.regions import by_name, image_elements, image_files, open_regions
 

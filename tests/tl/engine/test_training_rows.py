@@ -78,6 +78,27 @@ class TestEvaluation:
             scores = evaluate(table)
         assert scores["n_training"].isna().all()
 
+    def test_tables_joined_after_the_prediction(self, table, user_sees):
+        """Test rows by the column, of which the model was fitted on 240."""
+        fit_predict(table)
+        parts = [table[table.obs["patient"] == patient].copy() for patient in ("P0", "P1", "P2", "P3")]
+        joined = ad.concat(parts)
+        joined.obs["split"] = "test"
+        case = "tables joined by anndata.concat, which drops uns"
+        with user_sees("Training and scores", case, UserWarning, match="nothing is recorded.*anndata.concat drops"):
+            scores = evaluate(joined)
+        assert scores["n_training"].isna().all()
+
+    def test_the_record_of_one_part_is_not_that_of_all(self, table):
+        fit_predict(table)
+        parts = [table[table.obs["patient"] == patient].copy() for patient in ("P0", "P1", "P2", "P3")]
+        for part in parts:
+            hc.tl.predict_abundance(part, model=table)
+        joined = ad.concat(parts, uns_merge="first")
+        joined.obs["split"] = "test"
+        with pytest.warns(UserWarning, match="nothing is recorded"):
+            assert evaluate(joined)["n_training"].isna().all()
+
 
 class TestUnknownParts:
     """A value that is no part of a split would be no part at all: neither fitted nor held out."""
@@ -180,8 +201,9 @@ class TestWhatARowIs:
             del state["weights"][name], config["arrays"][name]
         state["config"] = json.dumps(config)
         hc.tl.predict_abundance(table)
-        assert evaluate(table)["n_training"].isna().all()
-        with pytest.warns(UserWarning, match="nothing is recorded"):
+        with pytest.warns(UserWarning, match="not known whether test rows are among them"):
+            assert evaluate(table)["n_training"].isna().all()
+        with pytest.warns(UserWarning, match="nothing is recorded.*they may be scored"):
             evaluate(table, split_key="none")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from histocell._core.arguments import check_count
 from histocell._core.device import pick_device
 from histocell._core.geometry import check_patches, local_order
 from histocell.encoders.inference.batches import Points, plan_batches
@@ -67,9 +68,8 @@ class PatchEncoder:
         batch_size: int | None = None,
         compile: bool = False,
     ) -> None:
-        if batch_size is not None and batch_size < 1:
-            msg = f"batch_size must be at least 1, not {batch_size}"
-            raise ValueError(msg)
+        if batch_size is not None:
+            check_count(batch_size, "batch_size", least=1)
         names = [device] if device is None or isinstance(device, str) else list(device)
         if not names:
             msg = "device is an empty list; name a torch device, or leave it out"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from histocell._core import keys
+from histocell._core.arguments import check_count, check_share
 from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng
 from histocell.kernels import null as null_models
@@ -27,8 +29,6 @@ from histocell.tl._colocalization.section import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from histocell._core.rng import RNGLike, SeedLike
@@ -100,7 +100,7 @@ def colocalization(
         ``"stationary"``: independent smooth fields, variance from their autocovariances, t test with `n_eff` points.
         ``"no_preference"``: given how strongly x clusters, its neighbours of other types come in proportion to their
         abundance; tested as smooth fields over the points that are not x. Of two types the one is the other's
-        complement, and p is NaN. A type with itself is tested against random labels.
+        complement, and p is NaN, as it is for an x with fewer than eight points of other types. A type with itself is tested against random labels.
         ``"labels"``: types placed at random on the given points, as squidpy permutes them, by exact moments.
         ``"shift"``: rigid shifts, turns and mirror images of one field against the other.
         ``"permute"``: points exchanged, all variables together (SpatialDM); ``"permute_y"``: the lagged variable alone
@@ -225,12 +225,8 @@ def _check(*, null: str | None, alternative: str, n_draws: int, confidence: floa
     if null is not None:
         check_choice("null", null, NULLS)
     check_choice("alternative", alternative, ALTERNATIVES)
-    if n_draws < 2:
-        msg = f"n_draws must be at least 2, not {n_draws}"
-        raise ValueError(msg)
-    if not 0 < confidence < 1:
-        msg = f"confidence must lie between 0 and 1, not at {confidence}"
-        raise ValueError(msg)
+    check_count(n_draws, "n_draws", least=2)
+    check_share(confidence, "confidence", ends="()")
 
 
 def _local_pairs(local: bool | Sequence[tuple[str, str]], names: list[str], n: int) -> list[tuple[int, int]]:
@@ -243,6 +239,9 @@ def _local_pairs(local: bool | Sequence[tuple[str, str]], names: list[str], n: i
             msg = f"local R of {len(pairs)} pairs at {n} points is too much; choose pairs, local=[(x, y), ...]"
             raise ValueError(msg)
         return pairs
+    if isinstance(local, str) or not isinstance(local, Sequence) or any(len(pair) != 2 for pair in local):
+        msg = f"local must be True, False or pairs of names, [(x, y), ...], not {local!r}"
+        raise TypeError(msg)
     wanted = [tuple(pair) for pair in local]
     absent = sorted({str(name) for pair in wanted for name in pair} - set(names))
     if absent:

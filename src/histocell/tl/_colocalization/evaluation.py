@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pandas as pd
 
+from histocell._core.arguments import check_count, check_share
 from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng
 from histocell.metrics import nan_mean, pearson
@@ -94,6 +95,8 @@ def evaluate_colocalization(
     >>> scores.loc[scores["measure"] == "pearson", "value"].round(2).tolist()
     [1.0, 1.0]
     """
+    check_count(n_bootstrap, "n_bootstrap")
+    check_share(confidence, "confidence", ends="()")
     first, second = (_patient_maps(each, key, table_key) for each in (truth, prediction))
     shared = [name for name in first.names if name in set(second.names)]
     if len(shared) < LEAST_TYPES:

@@ -10,8 +10,8 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from histocell._core import keys
+from histocell._core.arguments import check_positive
 from histocell._core.errors import listing, missing_key, warn
-from histocell._core.geometry import check_positive
 from histocell._core.settings import logger
 from histocell.kernels.neighbors import typical_spacing
 from histocell.tables.genes import normalized_genes
@@ -154,7 +154,11 @@ def _read_weights(table: AnnData, weights: Weights | None) -> tuple[csr_array | 
             hint = f"Squidpy's graphs are {', '.join(GRAPHS)}; sq.gr.spatial_neighbors writes spatial_connectivities."
             raise missing_key("obsp", weights, table.obsp.keys(), hint)
         weights = table.obsp[weights]
-    matrix = csr_array(weights, dtype=np.float64)
+    try:
+        matrix = csr_array(weights, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        msg = f"weights must be a matrix of numbers, a key of obsp or one of {', '.join(GRAPHS)}, not {weights!r:.80}"
+        raise TypeError(msg) from error
     if matrix.shape != (table.n_obs, table.n_obs):
         msg = f"weights must have shape {(table.n_obs, table.n_obs)}, not {matrix.shape}"
         raise ValueError(msg)

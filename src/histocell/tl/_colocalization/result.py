@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     type Floats = NDArray[np.float64]
 
 KEY = "colocalization"
-FEW = "of two types the one is the other's complement, and of R nothing is left to test"
+FEW = "of two types the one is the other's complement, which leaves nothing to test, and so do fewer than eight points of other types"
 
 
 @dataclass(frozen=True, repr=False)

@@ -252,8 +252,8 @@ def _against_no_preference(section: _Section, options: Options, rng: np.random.G
         xy, columns = section.points.xy, section.columns[:, there]
         found = no_preference(xy, columns, lag[:, there], length_scale=options.length_scale_um, categories=categories)
         r = section.r[block]
-        nearest = found.nearest(r)
         own = found.spread
+        nearest = np.where(np.isnan(own.variance), np.nan, found.nearest(r))
         with np.errstate(divide="ignore", invalid="ignore"):
             score, chance = (r - nearest) / np.sqrt(own.variance), found.p_values(r, options.alternative)
         for whole, part in (

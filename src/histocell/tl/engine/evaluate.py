@@ -9,6 +9,7 @@ import pandas as pd
 
 from histocell import metrics
 from histocell._core import keys
+from histocell._core.arguments import check_count
 from histocell._core.errors import warn
 from histocell._core.rng import as_rng
 from histocell.tables.access import row_labels, split_parts
@@ -42,6 +43,7 @@ def evaluate(
     rng: SeedLike | RNGLike | None,
 ) -> pd.DataFrame:
     """Score the prediction called `key`, and those of the baselines beside it, against the truth."""
+    check_count(n_bootstrap, "n_bootstrap")
     table = sections.table
     predictions = read(task, table, key)
     truth = task.target(table, target)
@@ -49,8 +51,12 @@ def evaluate(
     truth = truth.select(names)
     rows, is_test = _scored_rows(table, split_key, np.isfinite(truth.array).any(axis=1))
     seen = recall_training_rows(table, key)
-    if seen is None and not is_test:
-        warn(f"nothing is recorded of the rows that the model was fitted on: they may be scored, {_FLATTERS}")
+    if seen is None:
+        so = "it is not known whether test rows are among them" if is_test else f"they may be scored, {_FLATTERS}"
+        warn(
+            f"nothing is recorded of the rows that the model was fitted on: {so}. The record lies in uns, which "
+            "anndata.concat drops; evaluate before, or predict again"
+        )
     slides, group_key = sections.labels[rows], sections.replicate_key(rows)
     return score_table(
         task,

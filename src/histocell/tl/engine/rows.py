@@ -169,7 +169,7 @@ def remember_training_rows(table: AnnData, key: str, model: Model) -> None:
     Rows that show tissue of those are recorded, too: once the table is divided they could not be told.
     """
     features = [feature["key"] for feature in model.features]
-    recorded: dict[str, object] = {"features": features, "rows": None}
+    recorded: dict[str, object] = {"features": features, "rows": None, "n": table.n_obs}
     if model.fingerprint is not None:
         hashes, library_key = row_hashes(table, features), model.facts.get("library_key")
         sections = Sections(table, library_key=library_key if library_key in table.obs else None)
@@ -184,7 +184,7 @@ def recall_training_rows(table: AnnData, key: str) -> Bools | None:
     Whether it was fitted on the row, whether the row only chose its settings, and whether the row shows tissue of those.
     """
     recorded = keys.read_provenance(table, key + _TRAINING)
-    if not recorded.get("rows"):
+    if not recorded.get("rows") or table.n_obs > recorded.get("n", table.n_obs):  # joined with rows of other tables
         return None
     hashes = row_hashes(table, recorded["features"])
     seen = Fingerprint.from_text(recorded["rows"]).contains(hashes)
