@@ -338,6 +338,7 @@ def test_predict_says_what_is_wrong(slide, fitted, tmp_path):
     assert "absent" in result.output
     model = hc.models.load(fitted)
     (feature,) = model.features
+    del feature["columns"]
     model.features = [feature | {"dim": feature["dim"] - 7}, {**feature, "key": "X_uni", "encoder": "uni", "dim": 7}]
     model.save(tmp_path / "two")
     result = run(*predict_arguments(slide, tmp_path / "two", out))
