@@ -162,7 +162,7 @@ class Result:
     @property
     def effect_name(self) -> str:
         """For the legend."""
-        return "Moran's R above expectation" if self._expects else "Moran's R"
+        return "R − expected" if self._expects else "Moran's R"
 
     @property
     def _expects(self) -> bool:
