@@ -93,6 +93,8 @@ def test_overlapping_tiles_are_more():
 
 def test_tiles_say_what_is_wrong():
     with pytest.raises(ValueError, match="no tile"):
+        hc.pp.tiles(as_slide(slide()), size_um=600, min_tissue=1.0)
+    with pytest.raises(ValueError, match="min_tissue must be a number from 0 to 1"):
         hc.pp.tiles(as_slide(slide()), size_um=100, min_tissue=1.01)
     with pytest.raises(ValueError, match="unknown"):
         hc.pp.tiles(as_slide(slide(), mpp=None))
