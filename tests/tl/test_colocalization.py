@@ -282,7 +282,7 @@ class TestCells:
 
     @pytest.mark.parametrize("n", [100, 1000])
     def test_two_types_at_random(self, n):
-        """Of two types the one is the other's complement; the null of independent fields calls 17 to 46 % together."""
+        """Of two types the one is the other's complement; the null of independent fields calls 14 to 34 % together."""
         rng = np.random.default_rng(n)
         cells = ad.AnnData(obs=pd.DataFrame({"type": rng.choice(["a", "b"], n), "mpp": 1.0}, index=map(str, range(n))))
         cells.obsm["spatial"] = rng.uniform(0, 10 * np.sqrt(n), (n, 2))
