@@ -114,13 +114,10 @@ def no_preference(
         n_eff = 1 + scale**2 / variance
     others = mean * (1 - mean) * np.maximum(1 - own, 0)  # of categories: weight of the neighbours of another type
     independent = border_shares(mean, float((mean - others).sum())) if categories else _independent_shares(mean)
-    # what is next to x beyond its mean: for categories the others, for shares the room that x takes
-    if categories:
-        scale_of_share = others[:, None] / np.outer(deviation, deviation)
-    else:
-        scale_of_share = -own[:, None] * deviation[:, None] / deviation
-    expected = -share * own[:, None] * deviation[:, None] / deviation
-    other = expected + scale_of_share * (independent - share)
+    room_of_x = own[:, None] * deviation[:, None] / deviation
+    expected = -share * room_of_x
+    per_share = others[:, None] / np.outer(deviation, deviation) if categories else -room_of_x
+    other = expected + per_share * (independent - share)
     spread = Spread(variance, scale, SKEW_FACTOR * skew / np.sqrt(n_eff))
     return NoPreference(np.minimum(expected, other), np.maximum(expected, other), spread)
 
