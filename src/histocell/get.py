@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from histocell.tables.access import Data
 
 _RUN = {
-    keys.ABUNDANCE: "Run hc.pp.import_abundance(data, table) first: spots by cell types, as cell2location or RCTD give it.",
+    keys.ABUNDANCE: "Run hc.pp.import_abundance(data, table) first: a table with one column per cell type.",
     keys.PREDICTED: "Run hc.tl.fit_abundance(data) and hc.tl.predict_abundance(data) first.",
     keys.EVALUATION: "Run hc.tl.evaluate_abundance(data) first.",
     keys.MODEL: "Run hc.tl.fit_abundance(data) first.",
