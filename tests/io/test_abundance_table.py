@@ -59,7 +59,7 @@ def test_cell2location(statistic, key, frame, on_disk, tmp_path):
     read = read_abundances(source, library_key="sample")
     pd.testing.assert_frame_equal(read.frame, FRAME, check_names=False)
     assert read.labels == ["C2"] * 3
-    assert read.method == ("cell2location" if frame else None) or not frame
+    assert read.method == "cell2location"
 
 
 def test_cell2location_prefers_the_lower_quantile_and_takes_another_by_name():

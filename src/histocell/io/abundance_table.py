@@ -73,9 +73,10 @@ def read_abundances(
     if isinstance(source, str | PathLike):
         path = Path(source).expanduser()
         name, source = path.name, _read_file(path)
-    labels = None
+    labels, method = None, None
     if isinstance(source, AnnData):
-        frame = _from_anndata(source, source_key)
+        frame, slot = _from_anndata(source, source_key)
+        method = "cell2location" if slot in _CELL2LOCATION else None
         if library_key is not None and library_key in source.obs:
             labels = source.obs[library_key].astype(str).tolist()
     elif isinstance(source, pd.DataFrame):
@@ -83,9 +84,9 @@ def read_abundances(
     else:
         msg = f"abundances come from a data frame, an AnnData or a file of either, not {type(source).__name__}"
         raise TypeError(msg)
-    frame, method = _without_prefix(frame)
+    frame, tool = _without_prefix(frame)
     _check(frame, name, labels)
-    return AbundanceTable(frame.astype("float64").set_axis(frame.index.astype(str)), name, labels, method)
+    return AbundanceTable(frame.astype("float64").set_axis(frame.index.astype(str)), name, labels, method or tool)
 
 
 def _read_file(path: Path) -> pd.DataFrame | AnnData:
@@ -116,8 +117,8 @@ def _read_h5ad(path: Path) -> AnnData:
         return AnnData(obs=obs, obsm=obsm, uns={"mod": mod})
 
 
-def _from_anndata(adata: AnnData, key: str | None) -> pd.DataFrame:
-    """The abundances in ``obsm[key]``, or those of cell2location in ``obsm`` or ``obs``."""
+def _from_anndata(adata: AnnData, key: str | None) -> tuple[pd.DataFrame, str | None]:
+    """The abundances in ``obsm[key]``, or those of cell2location in ``obsm`` or ``obs``, and their slot."""
     if key is None:
         key = next((name for name in _CELL2LOCATION if name in adata.obsm), None)
     if key is None:
@@ -125,19 +126,19 @@ def _from_anndata(adata: AnnData, key: str | None) -> pd.DataFrame:
             start = wanted.replace("_", "", 1) + "_"
             columns = [column for column in adata.obs if str(column).startswith(start)]
             if columns:
-                return adata.obs[columns]  # type: ignore[return-value]
+                return adata.obs[columns], wanted  # type: ignore[return-value]
     if key is None or key not in adata.obsm:
         hint = "source_key= names the slot with the abundances."
         raise missing_key("obsm", key or _CELL2LOCATION[0], adata.obsm.keys(), hint)
     values = adata.obsm[key]
     if isinstance(values, pd.DataFrame):
-        return values.set_axis(adata.obs_names)
+        return values.set_axis(adata.obs_names), key
     array = np.asarray(values.toarray() if hasattr(values, "toarray") else values)
     names = list(adata.uns.get("mod", {}).get("factor_names", []))
     if array.ndim != 2 or array.shape[1] != len(names):
         msg = f'obsm["{key}"] of the source is an array of shape {array.shape} without names of cell types; give a data frame'
         raise ValueError(msg)
-    return pd.DataFrame(array, index=adata.obs_names, columns=names)
+    return pd.DataFrame(array, index=adata.obs_names, columns=names), key
 
 
 def _without_prefix(frame: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
