@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
-from histocell._core.errors import listing, warn
+from histocell._core.errors import MissingKeyError, listing, warn
 from histocell._core.settings import logger
 from histocell.io.abundance_table import read_abundances
 from histocell.tables.sections import Sections
@@ -111,7 +111,7 @@ def import_abundance(
     table = sections.table
     if section is not None and section not in sections.names:
         msg = f"there is no section {section!r}; there are: {listing(sections.names)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     read = read_abundances(source, source_key, sections.library_key)
     found = match_spots(
         table.obs_names, list(sections.labels), read.frame.index, other_labels=read.labels, section=section
