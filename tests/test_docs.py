@@ -33,7 +33,8 @@ from histocell.cli import app
 from histocell.encoders import registry
 
 ROOT = Path(__file__).parents[1]
-ELSEWHERE = {"README.md": "test_journeys.py", "architecture.md": "test_recipes.py"}
+# pages that a test of their own runs
+ELSEWHERE = {"README.md": "test_journeys.py", "architecture.md": "test_recipes.py", "gallery.md": "pl/test_gallery.py"}
 PAGES = {
     path.name: path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 }
