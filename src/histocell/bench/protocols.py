@@ -16,6 +16,7 @@ from histocell.models.registry import make_model
 from histocell.tables.access import row_labels
 from histocell.tables.fields import FieldsOfView
 from histocell.tables.sections import Sections
+from histocell.tables.units import recorded_unit, warn_of_other_unit
 from histocell.tl.engine import features as _features
 from histocell.tl.engine.abundance import ABUNDANCE
 from histocell.tl.engine.evaluate import ALL, score_table
@@ -217,6 +218,8 @@ def cross_dataset(
     known = Dataset.read(task, source.table, features, target, standardize_by)
     _features.check_same(goal.table, known.features)
     new = Dataset.read(task, goal.table, features, target, standardize_by, like=known.features)
+    units = [recorded_unit(each.table, target) for each in (known, new)]
+    warn_of_other_unit(units[0], units[1], names=("train", "test"))
     shared = shared_targets(known.truth, new.truth, "the two")
     known, new = (replace(dataset, truth=dataset.truth.select(shared)) for dataset in (known, new))
     train = _inner_groups(source, known, _known_rows(known), group_key)

@@ -11,6 +11,7 @@ from histocell._core.errors import listing, warn
 from histocell._core.settings import settings
 from histocell.io import st
 from histocell.io.build import concatenate_sections
+from histocell.tables.units import PROPORTION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,7 +162,13 @@ def _add_proportions(table: AnnData, folder: Path, tier: str) -> None:
     proportions = proportions.loc[table.obs_names].astype("float64").set_axis(names, axis="columns")
     table.obsm[keys.ABUNDANCE] = proportions
     keys.write_provenance(
-        table, keys.ABUNDANCE, method="stereoscope", source="almaan/her2st", tier=tier, original_names=originals
+        table,
+        keys.ABUNDANCE,
+        method="stereoscope",
+        source="almaan/her2st",
+        tier=tier,
+        unit=PROPORTION,
+        original_names=originals,
     )
 
 

@@ -23,6 +23,7 @@ from histocell.datasets._tissue.expression import count_cells, count_spots, draw
 from histocell.datasets._tissue.fields import sample
 from histocell.datasets._tissue.rendering import render
 from histocell.io.elements import coordinate_systems
+from histocell.tables.units import CELLS
 
 if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
@@ -136,6 +137,7 @@ def synthetic_tissue(
         sdata = sd.concatenate(sections, concatenate_tables=True, merge_coordinate_systems_on_name=False)
     for table in sdata.tables.values():
         keys.write_provenance(table, "synthetic", **parameters, sections=facts)
+    keys.write_provenance(sdata.tables[keys.TABLE], keys.ABUNDANCE, method="count", unit=CELLS)
     return sdata
 
 

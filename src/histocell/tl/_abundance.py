@@ -9,6 +9,7 @@ from histocell.models.base import Model
 from histocell.models.registry import load, make_model
 from histocell.tables.access import get_table
 from histocell.tables.sections import Sections
+from histocell.tables.units import recorded_unit, unit_of, warn_of_other_unit
 from histocell.tl.engine import evaluate as _evaluate
 from histocell.tl.engine import fit as _fit
 from histocell.tl.engine import predict as _predict
@@ -133,7 +134,9 @@ def fit_abundance(
         settings = {"interval": interval} | settings
     unfitted = make_model(model, settings)
     rows = _rows.training_rows(sections, dataset.known, split_key=split_key, features=dataset.names)
-    state = _fit.fit(ABUNDANCE, unfitted, dataset, rows, rng=rng, device=device).to_dict()
+    fitted = _fit.fit(ABUNDANCE, unfitted, dataset, rows, rng=rng, device=device)
+    fitted.facts["unit"] = unit_of(sections.table, target, dataset.truth.array)
+    state = fitted.to_dict()
     if not inplace:
         return state
     sections.table.uns[key_added] = state
@@ -295,6 +298,8 @@ def evaluate_abundance(
     scores = _evaluate.evaluate(
         ABUNDANCE, sections, key=key, target=target, split_key=split_key, n_bootstrap=n_bootstrap, rng=rng
     )
+    units = [recorded_unit(sections.table, slot) for slot in (key, target)]
+    warn_of_other_unit(units[0], units[1], names=("the prediction", "the truth"))
     if not inplace:
         return scores
     sections.table.uns[key_added] = scores
