@@ -12,6 +12,7 @@ from histocell._core import keys
 from histocell._core.arguments import check_count
 from histocell._core.rng import as_rng, draw_seed
 from histocell._core.settings import progress_bar
+from histocell.models.base import Model
 from histocell.models.registry import make_model
 from histocell.tables.access import row_labels
 from histocell.tables.fields import FieldsOfView
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import Bools, Floats, Ints
-    from histocell.models.base import Model
     from histocell.tables.access import Data
     from histocell.tl.engine.rows import Rows
     from histocell.tl.engine.task import Task, Values
@@ -64,7 +64,7 @@ def leave_one_group_out(
     features: str | Sequence[str] | None = None,
     *,
     task: Task = ABUNDANCE,
-    models: Sequence[str | Model] | Mapping[str, str | Model] = _MODELS,
+    models: str | Model | Sequence[str | Model] | Mapping[str, str | Model] = _MODELS,
     group_key: str = keys.PATIENT,
     target: str = keys.ABUNDANCE,
     standardize_by: str | None = None,
@@ -87,7 +87,7 @@ def leave_one_group_out(
     task
         What is predicted and how it is scored.
     models
-        Names of models, models with settings of their own, or a mapping from a name for the table to either.
+        One model or several: names, models with settings of their own, or a mapping from a name for the table to either.
     group_key
         Column of ``obs`` whose levels are left out in turn.
     target
@@ -152,7 +152,7 @@ def cross_dataset(
     features: str | Sequence[str] | None = None,
     *,
     task: Task = ABUNDANCE,
-    models: Sequence[str | Model] | Mapping[str, str | Model] = _MODELS,
+    models: str | Model | Sequence[str | Model] | Mapping[str, str | Model] = _MODELS,
     group_key: str = keys.PATIENT,
     target: str = keys.ABUNDANCE,
     standardize_by: str | None = None,
@@ -173,7 +173,7 @@ def cross_dataset(
     task
         What is predicted and how it is scored.
     models
-        Names of models, models with settings of their own, or a mapping from a name for the table to either.
+        One model or several: names, models with settings of their own, or a mapping from a name for the table to either.
     group_key
         Column of ``obs`` with the groups: those of `train` are held out when a model chooses, those of `test` are scored.
     target
@@ -254,9 +254,12 @@ def _inner_groups(sections: Sections, dataset: Dataset, rows: Ints, group_key: s
 
 
 def _named_models(
-    models: Sequence[str | Model] | Mapping[str, str | Model], config: Mapping[str, Mapping[str, object]] | None
+    models: str | Model | Sequence[str | Model] | Mapping[str, str | Model],
+    config: Mapping[str, Mapping[str, object]] | None,
 ) -> dict[str, Model]:
     """Unfitted models by the name that they have in the table."""
+    if isinstance(models, str | Model):
+        models = [models]
     pairs = (
         models.items()
         if isinstance(models, Mapping)

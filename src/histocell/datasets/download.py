@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from histocell._core import keys
+from histocell._core.arguments import as_names
 from histocell._core.errors import listing, warn
 from histocell._core.settings import settings
 from histocell.io import st
@@ -87,7 +88,7 @@ def her2st(section: str | Sequence[str] = "C2", *, tier: str = "major") -> Spati
     if tier not in _PROPORTIONS:
         msg = f"tier {tier!r} does not exist; available: {listing(_PROPORTIONS)}"
         raise ValueError(msg)
-    names = [section] if isinstance(section, str) else list(section)
+    names = as_names(section)
     check_sections(names)
     read = {name: _read(name, tier) for name in names}
     return read[section] if isinstance(section, str) else concatenate_sections(read)

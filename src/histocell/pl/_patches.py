@@ -48,7 +48,7 @@ def patches(
     *,
     n: int = 16,
     by: str | None = None,
-    spots: Sequence[str] | None = None,
+    spots: str | Sequence[str] | None = None,
     key: str | None = None,
     section: str | Sequence[str] | None = None,
     rng: SeedLike | RNGLike | None = None,

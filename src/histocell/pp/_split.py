@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
-from histocell._core.arguments import check_positive
+from histocell._core.arguments import as_names, check_positive
 from histocell._core.errors import listing, warn
 from histocell._core.keys import DROPPED, TEST, TRAIN, VAL
 from histocell._core.rng import as_rng
@@ -103,8 +103,12 @@ def split(
     else:
         msg = "block_um divides tissue into squares; it goes with fractions, not with by, test or val"
         raise ValueError(msg)
-    parts = _named(labels, _names(test), _names(val)) if named else _drawn(labels, fractions, as_rng(rng))
-    parts = _drop_overlaps(FieldsOfView.of(sections, [features] if isinstance(features, str) else features), parts)
+    parts = (
+        _named(labels, *([] if each is None else as_names(each) for each in (test, val)))
+        if named
+        else _drawn(labels, fractions, as_rng(rng))
+    )
+    parts = _drop_overlaps(FieldsOfView.of(sections, None if features is None else as_names(features)), parts)
     present = [name for name in (TRAIN, VAL, TEST, DROPPED) if name in (TRAIN, VAL, TEST) or (parts == name).any()]
     column = pd.Series(pd.Categorical(parts, categories=present), index=table.obs_names, name=key_added)
     if not inplace:
@@ -132,10 +136,6 @@ def _blocks(sections: Sections, block_um: float) -> NDArray[np.object_]:
     squares = np.floor(sections.coordinates_um() / block_um).astype(np.int64)
     names = [f"{section} {x} {y}" for section, (x, y) in zip(sections.labels, squares, strict=True)]
     return np.array(names, dtype=object)
-
-
-def _names(value: str | Sequence[str] | None) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else [str(name) for name in value]
 
 
 def _named(labels: NDArray[np.object_], test: list[str], val: list[str]) -> NDArray[np.object_]:

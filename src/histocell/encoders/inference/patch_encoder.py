@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from histocell._core.arguments import check_count
+from histocell._core.arguments import as_names, check_count
 from histocell._core.device import pick_device
 from histocell._core.geometry import check_patches, local_order
 from histocell.encoders.inference.batches import Points, plan_batches
@@ -70,7 +70,7 @@ class PatchEncoder:
     ) -> None:
         if batch_size is not None:
             check_count(batch_size, "batch_size", least=1)
-        names = [device] if device is None or isinstance(device, str) else list(device)
+        names = [None] if device is None else as_names(device)
         if not names:
             msg = "device is an empty list; name a torch device, or leave it out"
             raise ValueError(msg)

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from histocell._core import keys
-from histocell._core.arguments import check_positive
+from histocell._core.arguments import as_names, check_positive
 from histocell._core.errors import listing, missing_key, warn
 from histocell._core.settings import logger
 from histocell.kernels.neighbors import typical_spacing
@@ -105,7 +105,7 @@ def _read_variables(table: AnnData, key: str | Sequence[str] | None) -> Inputs:
     if key is None:
         key = next((name for name in (keys.ABUNDANCE, keys.PREDICTED) if name in table.obsm), keys.ABUNDANCE)
     if not isinstance(key, str):
-        genes = _unique([str(gene) for gene in key], "the genes")
+        genes = _unique(as_names(key), "the genes")
         values, done = normalized_genes(table, genes)
         logger.info("normalisation of X: %s", done)
         return Inputs(genes, genes, values, normalization=done)
