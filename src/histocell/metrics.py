@@ -168,7 +168,7 @@ def nan_mean(values: Floats, axis: int = 0) -> Floats:
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
-def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike | RNGLike | None = None) -> Floats:
+def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike | RNGLike | None = 0) -> Floats:
     """Means of resampled rows: of groups, or of spots.
 
     Parameters
@@ -178,7 +178,7 @@ def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike 
     n_bootstrap
         Number of resamples; 0 for none.
     rng
-        Seed or generator.
+        Seed or generator; `None` for other draws each time.
 
     Returns
     -------
@@ -202,7 +202,7 @@ def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike 
 
 
 def bootstrap_pearson(
-    y_true: ArrayLike, y_pred: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike | RNGLike | None = None
+    y_true: ArrayLike, y_pred: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike | RNGLike | None = 0
 ) -> Floats:
     """Correlations of resampled rows.
 
@@ -216,7 +216,7 @@ def bootstrap_pearson(
     n_bootstrap
         Number of resamples; 0 for none.
     rng
-        Seed or generator.
+        Seed or generator; `None` for other draws each time.
 
     Returns
     -------

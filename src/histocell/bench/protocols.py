@@ -70,7 +70,7 @@ def leave_one_group_out(
     standardize_by: str | None = None,
     config: Mapping[str, Mapping[str, object]] | None = None,
     n_bootstrap: int = 1000,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     device: str | None = None,
     table_key: str | None = None,
 ) -> pd.DataFrame:
@@ -99,7 +99,7 @@ def leave_one_group_out(
     n_bootstrap
         Number of resamples of groups for the intervals.
     rng
-        Seed or generator.
+        Seed or generator; the same one gives the same models, `None` others each time.
     device
         Torch device; `None` for the best there is.
     table_key
@@ -158,7 +158,7 @@ def cross_dataset(
     standardize_by: str | None = None,
     config: Mapping[str, Mapping[str, object]] | None = None,
     n_bootstrap: int = 1000,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     device: str | None = None,
     table_key: str | None = None,
 ) -> pd.DataFrame:
@@ -185,7 +185,7 @@ def cross_dataset(
     n_bootstrap
         Number of resamples for the intervals.
     rng
-        Seed or generator.
+        Seed or generator; the same one gives the same models, `None` others each time.
     device
         Torch device; `None` for the best there is.
     table_key

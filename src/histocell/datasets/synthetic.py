@@ -72,7 +72,7 @@ def synthetic_tissue(
     batch_effect
         Size of all differences between patients and between sections, in images and in counts; 0 is none.
     rng
-        Seed or generator. Patients draw from their own streams: the first does not change when more are asked for.
+        Seed or generator; `None` for other tissue each time. Patients draw from their own streams: the first does not change when more are asked for.
 
     Returns
     -------

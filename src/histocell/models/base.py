@@ -79,7 +79,7 @@ class Model(ABC):
         *,
         groups: ArrayLike | None = None,
         validation: ArrayLike | None = None,
-        rng: SeedLike | RNGLike | None = None,
+        rng: SeedLike | RNGLike | None = 0,
         device: str | None = None,
     ) -> Self:
         """Fit the model.
@@ -96,7 +96,7 @@ class Model(ABC):
         validation
             Boolean, shape ``(n,)``: rows that are for those choices only and are never fitted.
         rng
-            Seed or generator; the same one gives the same model.
+            Seed or generator; the same one gives the same model, `None` another one each time.
         device
             Torch device; `None` for the best there is. The closed-form models ignore it.
 

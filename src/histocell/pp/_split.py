@@ -33,7 +33,7 @@ def split(
     fractions: Sequence[float] = (0.7, 0.1, 0.2),
     test: str | Sequence[str] | None = None,
     val: str | Sequence[str] | None = None,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     features: str | Sequence[str] | None = None,
     library_key: str | None = None,
     key_added: str = keys.SPLIT,
@@ -60,7 +60,7 @@ def split(
     test, val
         Names of the groups for test and validation, in place of `fractions`; all others are for training.
     rng
-        Seed or generator that draws the groups.
+        Seed or generator that draws the groups; `None` for others each time.
     features
         Embeddings that count for the overlap; all in ``obsm`` by default. `histocell.encoders.EncoderSpec` says what an
         encoder sees; ``"morphology"`` sees 600 um around a row, so its blocks must be large.

@@ -41,7 +41,7 @@ def fit_abundance(
     target_transform: str | None = None,
     interval: float | None = 0.9,
     key_added: str = keys.MODEL,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     device: str | None = None,
     table_key: str | None = None,
     inplace: bool = True,
@@ -87,7 +87,7 @@ def fit_abundance(
     key_added
         Slot of ``uns``.
     rng
-        Seed or generator; the same one gives the same model.
+        Seed or generator; the same one gives the same model, `None` another one each time.
     device
         Torch device; `None` for the best there is.
     table_key
@@ -224,7 +224,7 @@ def evaluate_abundance(
     library_key: str | None = None,
     n_bootstrap: int = 1000,
     key_added: str = keys.EVALUATION,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     table_key: str | None = None,
     inplace: bool = True,
 ) -> pd.DataFrame | None:
@@ -254,7 +254,7 @@ def evaluate_abundance(
     key_added
         Slot of ``uns``.
     rng
-        Seed or generator.
+        Seed or generator; `None` for other draws each time.
     table_key
         Table of a SpatialData, where it holds several.
     inplace

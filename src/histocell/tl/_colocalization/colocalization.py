@@ -59,7 +59,7 @@ def colocalization(
     library_key: str | None = None,
     group_key: str | None = None,
     mpp: float | None = None,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     key_added: str = KEY,
     table_key: str | None = None,
     inplace: bool = True,
@@ -123,7 +123,7 @@ def colocalization(
     mpp
         um per px of the coordinates; 1 if they are in um. By default from the data.
     rng
-        Seed or generator for what draws at random.
+        Seed or generator for what draws at random; `None` for other draws each time.
     key_added
         Slot to write.
     table_key
