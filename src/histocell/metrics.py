@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import Bools, Floats
 
+__all__ = [
+    "absolute_error",
+    "bootstrap_mean",
+    "bootstrap_pearson",
+    "coverage",
+    "covered",
+    "l1",
+    "nan_mean",
+    "pearson",
+    "percentile_interval",
+]
+
 _BLOCK = 4_000_000  # counts of resampled rows held at a time
 
 
@@ -333,3 +345,7 @@ def _by_group(groups: ArrayLike | None, n: int, score: Callable[[Bools], Floats]
         msg = f"groups has {len(groups)} entries for {n} rows"
         raise ValueError(msg)
     return np.stack([score(groups == name) for name in np.unique(groups)])
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""What users give: lengths, counts, shares and switches, each an error that names it where it is none; names and pairs."""
+"""Arguments that users give: lengths, counts, shares and switches, each an error that names it; names and pairs as lists."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from histocell._core.errors import listing
+from histocell._core.errors import MissingKeyError, listing
 from histocell.kernels.null import false_discovery
 from histocell.pl._choices import choose
 from histocell.pl._colocalization import DIVERGING, KEY, read_result
@@ -157,7 +157,7 @@ def _local(table: AnnData, result: Result, key: str, x: str, y: str) -> tuple[Fl
             f'local R of {x!r} and {y!r} not found in obsm["{key}_local"]; available: {listing(pairs)}. '
             f"Run hc.tl.colocalization(data, local=[({x!r}, {y!r})]) first."
         )
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     column = pairs.index((x, y))
     local, p = (np.asarray(get_obsm(table, f"{key}_{part}"), dtype=np.float64) for part in ("local", "local_p"))
     return local[:, column], p[:, column]

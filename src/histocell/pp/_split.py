@@ -9,7 +9,7 @@ import pandas as pd
 
 from histocell._core import keys
 from histocell._core.arguments import as_names, check_positive
-from histocell._core.errors import listing, warn
+from histocell._core.errors import MissingKeyError, listing, warn
 from histocell._core.keys import DROPPED, TEST, TRAIN, VAL
 from histocell._core.rng import as_rng
 from histocell.tables.access import row_labels
@@ -142,7 +142,7 @@ def _named(labels: NDArray[np.object_], test: list[str], val: list[str]) -> NDAr
     there = sorted(set(labels))
     if absent := [name for name in (*test, *val) if name not in there]:
         msg = f"no group {listing(absent)}; there are: {listing(there)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     if both := sorted(set(test) & set(val)):
         msg = f"{listing(both)} cannot be for test and for validation at once"
         raise ValueError(msg)

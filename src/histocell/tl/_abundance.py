@@ -140,6 +140,8 @@ def fit_abundance(
     if not inplace:
         return state
     sections.table.uns[key_added] = state
+    used = {name: value for name, value in fitted.facts.items() if name not in {"original_names", "sections"}}
+    keys.write_provenance(sections.table, key_added, model=fitted.name, features=dataset.names, **used)
     return None
 
 
@@ -303,4 +305,6 @@ def evaluate_abundance(
     if not inplace:
         return scores
     sections.table.uns[key_added] = scores
+    facts = {"key": key, "target": target, "unit": units[1] or units[0], "split_key": split_key}
+    keys.write_provenance(sections.table, key_added, **facts, n_bootstrap=n_bootstrap)
     return None

@@ -9,7 +9,7 @@ import numpy as np
 
 from histocell._core import keys
 from histocell._core.arguments import as_pairs, check_count, check_share, check_switch
-from histocell._core.errors import listing, warn
+from histocell._core.errors import MissingKeyError, listing, warn
 from histocell._core.rng import as_rng
 from histocell.kernels import null as null_models
 from histocell.kernels.preference import is_whole
@@ -249,7 +249,7 @@ def _local_pairs(
     absent = sorted({name for pair in wanted for name in pair} - set(names))
     if absent:
         msg = f"local: {listing(absent)} not found; available: {listing(names, 40)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     both = [(names.index(a), names.index(b)) for x, y in wanted for a, b in ((x, y), (y, x))]
     return list(dict.fromkeys(both))
 

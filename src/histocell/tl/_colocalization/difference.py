@@ -10,7 +10,7 @@ from scipy import stats
 
 from histocell._core import keys
 from histocell._core.arguments import as_pairs, check_share
-from histocell._core.errors import listing
+from histocell._core.errors import MissingKeyError, listing
 from histocell.kernels import null as null_models
 from histocell.tables.access import row_labels
 from histocell.tables.sections import Sections
@@ -167,5 +167,5 @@ def _choose_groups(membership: NDArray[np.str_], groups: tuple[str, str] | None,
     first, second = pairs[0]
     if absent := [group for group in (first, second) if group not in available]:
         msg = f"group {listing(absent)} not found in obs[{by!r}]; available: {listing(available)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     return first, second
