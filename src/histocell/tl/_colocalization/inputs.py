@@ -193,7 +193,7 @@ def check_length_scale(length_scale_um: float, inputs: Inputs, sections: list[ND
 
 
 def default_length_scale(inputs: Inputs, sections: list[NDArray[np.intp]]) -> tuple[float, str]:
-    """2.2 pitches: of the spots, or of the hexagonal grid that is as dense as the cells; and what was done, in words."""
+    """2.2 pitches: of the spots or tiles, or of the hexagonal grid that is as dense as the cells; and that in words."""
     cells = inputs.labels is not None
     rng = np.random.default_rng(0)  # a sample of distances, the same each time
     pitches = [typical_spacing(inputs.xy[rows], irregular=cells, rng=rng) for rows in sections if len(rows) > 1]
