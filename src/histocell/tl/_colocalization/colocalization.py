@@ -83,7 +83,7 @@ def colocalization(
         not hold counts is taken as it is). By default ``"cell_abundance"``, else ``"predicted_abundance"``.
     length_scale_um
         The length l in um. By default 2.2 pitches: 220 um on Visium, 440 um on legacy arrays; for cells, of the hexagonal
-        grid that would be as dense. What was taken is logged and kept with the result.
+        grid that would be as dense. What was taken is kept with the result and stands in its repr.
     cutoff
         Weights below this are 0.
     include_self
@@ -296,6 +296,8 @@ def _analyse_sections(
     }
     if inputs.normalization is not None:
         params["normalization"] = inputs.normalization
+    if sections.given_mpp is not None:  # for the scalebar of plots
+        params["mpp"] = sections.given_mpp
     first, second = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
     return ColocalizationResult(
         names=names,
