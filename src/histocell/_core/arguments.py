@@ -23,6 +23,17 @@ def check_positive(value: object, name: str) -> float:
     return length
 
 
+def check_amount(value: object, name: str) -> float:
+    """A finite number of at least 0, as a float."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        msg = f"{name} must be a number of at least 0, not {value!r}"
+        raise TypeError(msg)
+    if not 0 <= (amount := float(value)) < np.inf:
+        msg = f"{name} must be a number of at least 0, not {value}"
+        raise ValueError(msg)
+    return amount
+
+
 def check_count(value: object, name: str, *, least: int = 0) -> int:
     """A whole number of at least `least`."""
     if not isinstance(value, Integral) or isinstance(value, bool):

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 from histocell._core import keys
-from histocell._core.arguments import check_count, check_positive
+from histocell._core.arguments import check_amount, check_count, check_positive
 from histocell._core.rng import as_rng
 from histocell._core.settings import progress_bar
 from histocell.datasets._tissue.anatomy import TYPICAL, draw_anatomy, vary_subject
@@ -169,9 +169,7 @@ def _check(
     if n_genes < len(CELL_TYPES):
         msg = f"n_genes must be at least {len(CELL_TYPES)}, one marker per cell type, not {n_genes}"
         raise ValueError(msg)
-    if not (np.isfinite(batch_effect) and batch_effect >= 0):
-        msg = f"batch_effect must not be negative, not {batch_effect}"
-        raise ValueError(msg)
+    check_amount(batch_effect, "batch_effect")
 
 
 def _spots(anatomy: Anatomy, *, pitch_um: float, diameter_um: float) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from histocell._core import keys
+from histocell._core.arguments import check_switch
 from histocell.models.base import Model
 from histocell.models.registry import load, make_model
 from histocell.tables.access import get_table
@@ -207,6 +208,7 @@ def predict_abundance(
 
     >>> hc.tl.predict_abundance(slide, model="abundance_model")  # doctest: +SKIP
     """
+    baselines = check_switch(baselines, "baselines")
     table = get_table(data, table_key)
     fitted = model if isinstance(model, Model) else load(table if model is None else model, model_key=model_key)
     slots = _predict.predict(ABUNDANCE, table, fitted, key=key_added, device=device, baselines=baselines)
