@@ -188,3 +188,21 @@ def test_groups_as_text(cohort, user_sees):
 def test_switches(tissue, switch, word):
     with pytest.raises(TypeError, match=f"{switch} must be True or False, not {word!r}"):
         hc.tl.colocalization(tissue, "cell_abundance", **{switch: word})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda _: hc.datasets.synthetic_tissue(batch_effect="x"),
+            "batch_effect must be a number of at least 0, not 'x'",
+        ),
+        (lambda sdata: hc.io.to_anndata(sdata, max_px="x"), "max_px must be a whole number, not 'x'"),
+        (lambda sdata: hc.pp.tissue_mask(sdata, min_area_um2="x"), "min_area_um2 must be a number of at least 0"),
+        (lambda sdata: hc.tl.predict_abundance(sdata, baselines="no"), "baselines must be True or False, not 'no'"),
+        (lambda _: hc.encoders.load("kaiko-s16", weights="random", rng="x"), "rng must be a whole number, not 'x'"),
+    ],
+)
+def test_text_in_place_of_a_number(tissue, call, message):
+    with pytest.raises(TypeError, match=message):
+        call(tissue)

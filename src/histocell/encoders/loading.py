@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from histocell._core.arguments import check_count
 from histocell.encoders.registry import get_spec
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def load(
         )
         raise TypeError(msg)
     survive_fork()
+    check_count(rng, "rng")
     if isinstance(encoder, str):
         network = network_of_spec(spec, weights, rng)
     elif weights is None:
