@@ -208,4 +208,5 @@ def test_imported_abundances_are_learnt_and_written(cohort, tmp_path):
         hc.tl.fit_abundance(cohort, "X_morphology", model="ridge", rng=0)
     hc.tl.predict_abundance(cohort)
     assert hc.get.abundance(cohort).notna().all(axis=None)
+    assert hc.get.provenance(cohort, "predicted_abundance")["unit"] == "cells per spot"
     table.write_h5ad(tmp_path / "out.h5ad")

@@ -13,6 +13,7 @@ from histocell._core.settings import logger
 from histocell.io.abundance_table import read_abundances
 from histocell.tables.sections import Sections
 from histocell.tables.spot_names import match_spots
+from histocell.tables.units import ABUNDANCE, CELLS, PROPORTION, recorded_unit
 
 if TYPE_CHECKING:
     from typing import Any
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from histocell.io.abundance_table import AbundanceSource, AbundanceTable
     from histocell.tables.access import Data
 
-PROPORTION, CELLS, ABUNDANCE = "proportion", "cells per spot", "abundance"
 _ROUNDING = 0.01  # relative, of shares in a table of text
 _ABOUT_ONE = (0.5, 2.0)  # a median sum between these may be that of shares that were not normalised
 
@@ -179,14 +179,14 @@ def _report(frame: pd.DataFrame, matched: Bools, facts: dict[str, Any], *, n_sou
 
 def _keep_others(table: AnnData, key: str, frame: pd.DataFrame, others: Bools, unit: str) -> dict[str, Any]:
     """Copy the rows of other sections from ``obsm[key]`` into `frame`; what is recorded of them."""
-    there, recorded = table.obsm[key], keys.read_provenance(table, key)
+    there, known = table.obsm[key], recorded_unit(table, key)
     there = there if isinstance(there, pd.DataFrame) else pd.DataFrame(there, index=table.obs_names)
     names = [str(name) for name in there.columns]
-    if sorted(names) != sorted(frame.columns) or recorded.get("unit", unit) != unit:
+    if sorted(names) != sorted(frame.columns) or (known or unit) != unit:
         msg = (
-            f'obsm["{key}"] holds abundances of other sections, of {listing(names, 5)} ({recorded.get("unit", "unit unknown")}); '
+            f'obsm["{key}"] holds abundances of other sections, of {listing(names, 5)} ({known or "unit unknown"}); '
             f"those of the source are of {listing(frame.columns, 5)} ({unit}). Write them beside, with key_added="
         )
         raise ValueError(msg)
     frame.loc[others] = there.set_axis(names, axis="columns").loc[others, list(frame.columns)].to_numpy()
-    return recorded.get("sections", {})
+    return keys.read_provenance(table, key).get("sections", {})
