@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,17 +9,17 @@ import numpy as np
 from histocell._core import geometry, keys
 from histocell._core.arguments import check_positive
 from histocell._core.errors import warn
-from histocell.tables.regions import entry_of, record_mpp
+from histocell.tables.files import remember_files
+from histocell.tables.regions import record_mpp
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from anndata import AnnData
     from spatialdata import SpatialData
 
     from histocell.images.slide_image import ImageSource
-    from histocell.tables.regions import Region
 
 
 def patches(
@@ -110,13 +108,5 @@ def patches(
     named = {"library_key": library_key} if library_key else {}  # so that later steps know the sections
     keys.write_provenance(out, keys.PATCHES, size_um=size_um, **named)
     if image is not None:
-        _remember_files(out, image, regions)
+        remember_files(out, image, regions, sections.names)
     return None if inplace else out
-
-
-def _remember_files(table: AnnData, image: ImageSource | Mapping[str, ImageSource], regions: Sequence[Region]) -> None:
-    """Keep the paths of images given as files, so that later steps find them."""
-    sources = {region.name: entry_of(image, region.name, "image") for region in regions}
-    paths = {name: str(Path(path).resolve()) for name, path in sources.items() if isinstance(path, str | PathLike)}
-    if paths:
-        keys.write_provenance(table, "images", **paths)
