@@ -295,6 +295,17 @@ class TestLibraries:
             for factor, value in entry["scalefactors"].items():
                 assert again.uns["spatial"][name]["scalefactors"][factor] == pytest.approx(value)
 
+    def test_the_file_of_an_image_goes_along(self, adata: ad.AnnData, image: np.ndarray, tmp_path: Path) -> None:
+        tifffile.imwrite(tmp_path / "he.tif", image, photometric="rgb")
+        sdata = hc.io.from_anndata(adata, image=tmp_path / "he.tif", mpp=0.5, section="S1")
+        back = hc.io.to_anndata(sdata, max_px=100)
+        again = hc.io.from_anndata(back)
+        assert again["he"].shape == (3, *SHAPE)
+        np.testing.assert_array_equal(again["table"].obsm["spatial"], sdata["table"].obsm["spatial"])
+        hc.pp.patches(back, size_um=20)
+        hc.pp.patch_qc(back)
+        assert np.isfinite(back.obs["focus"]).all()
+
     def test_names_that_no_file_can_hold(self, tissue, tmp_path) -> None:
         tissue["table"].obs["section"] = pd.Categorical(["a/b"] * tissue["table"].n_obs)
         adata = hc.io.to_anndata(tissue, table_key="table", max_px=100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from spatialdata import SpatialData, match_table_to_element, read_zarr
 
 import histocell as hc
 from histocell.images.slide_image import open_image
+from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -290,3 +292,48 @@ def journey(sdata: SpatialData, folder: Path) -> None:
     back = read_zarr(path)
     hc.tl.predict_abundance(back, model=folder / "model")
     np.testing.assert_allclose(hc.get.abundance(back), hc.get.abundance(sdata), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:the training rows are one group:UserWarning")
+@pytest.mark.parametrize("uns_merge", [None, "same"])
+def test_cohort_results_from_end_to_end(uns_merge, paths, tmp_path):
+    """Two results of a cohort in one object: thumbnails are drawn, never computed on; the slides come back."""
+    report = hc.pp.embed_cohort(list(paths.values()), out=tmp_path / "out", size_um=SIZE_UM)
+    parts = {name: read_zarr(path) for name, path in zip("ab", report["output"], strict=True)}
+    tables = {name: part["tile_table"].copy() for name, part in parts.items()}
+    both = sd.concatenate(parts, concatenate_tables=True, uns_merge=uns_merge)
+    both["tile_table"].obsm["X_morphology"] = np.asarray(both["tile_table"].obsm["X_morphology"])
+    before = both["tile_table"].obsm["X_morphology"].copy()
+    with pytest.raises(ValueError, match="'thumbnail-a' is a thumbnail"):
+        hc.pp.embed_image(both)
+    for verb in (hc.pp.tissue_mask, hc.pp.tiles, hc.pp.normalize_stain):
+        with pytest.raises(ValueError, match="is a thumbnail"):
+            verb(both)
+    for name, path in paths.items():
+        both.images[f"he-{name}"] = hc.io.slide(path, section=name)[f"he-{name}"]
+    hc.pp.embed_image(both)
+    np.testing.assert_array_equal(both["tile_table"].obsm["X_morphology"], before)
+    journey(both, tmp_path)
+    for name in paths:
+        del both.images[f"he-{name}"]
+    axes = hc.pl.abundance(both, "one", show=False)
+    for ax in np.ravel(axes):
+        assert ax.get_ylim()[0] - ax.get_ylim()[1] == pytest.approx(350, abs=30)  # um: 700 px of 0.5 um
+        assert len(ax.images) == 1
+    # their tables alone
+    alone = ad.concat(tables, index_unique="-")
+    hc.pp.embed_image(alone, image=paths)
+    np.testing.assert_array_equal(alone.obsm["X_morphology"], before)
+    axes = hc.pl.abundance(
+        both["tile_table"], "one", image={name: str(path) for name, path in paths.items()}, show=False
+    )
+    assert all(len(ax.images) == 1 for ax in np.ravel(axes))
+
+
+def test_joined_sections_of_spots_go_on_as_they_were(cohort, tmp_path):
+    hc.pp.normalize_stain(cohort, image_key="he-P1S1")
+    before = np.array(cohort["table"].obsm["X_morphology"])
+    assert [region.key for region in Sections(cohort).regions()] == [f"he-P{n}S1" for n in range(1, 5)]
+    hc.pp.patches(cohort)
+    hc.pp.embed_image(cohort)
+    np.testing.assert_array_equal(cohort["table"].obsm["X_morphology"], before)

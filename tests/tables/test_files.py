@@ -67,6 +67,16 @@ def test_a_path_is_remembered_whatever_the_sections_are(before, after, section, 
     assert all(len(ax.images) == 1 for ax in np.ravel(axes))
 
 
+def test_images_by_another_column_than_the_sections(section):
+    adata, path = section
+    adata.obs["slide"] = np.where(np.arange(adata.n_obs) < 10, "one", "two")
+    hc.pp.patches(adata, image={"one": path, "two": path}, library_key="slide")
+    hc.pp.embed_image(adata)
+    assert [region.name for region in Sections(adata).regions()] == ["one", "two"]
+    assert Sections(adata).names == ["P1S1"]
+    assert hc.pl.patches(adata, n=2, rng=0, show=False) is not None
+
+
 def test_the_sections_that_a_table_had_are_remembered_in_parts_of_it(section):
     adata, path = section
     two(adata)

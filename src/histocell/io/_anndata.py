@@ -186,7 +186,8 @@ def to_anndata(sdata: SpatialData, *, table_key: str | None = None, max_px: int 
     Returns
     -------
     A copy of the table with ``obsm["spatial"]`` (x, y in full-resolution px), ``obs["mpp"]`` and, for each section,
-    ``uns["spatial"][section]``: images ``hires``, scalefactors ``tissue_hires_scalef`` and ``spot_diameter_fullres``.
+    ``uns["spatial"][section]``: images ``hires``, scalefactors ``tissue_hires_scalef`` and ``spot_diameter_fullres``, and in
+    its ``metadata`` the file of the image where it is one, which :func:`histocell.pp.patches` and `from_anndata` go on with.
     Sections are called as in ``obs["section"]``, where it tells the regions apart: ``anndata.concat(...,
     uns_merge="unique")`` keeps them, and ``squidpy.pl.spatial_scatter(adata, library_key="section")`` draws them.
 
@@ -222,6 +223,8 @@ def _library(sdata: SpatialData, table: AnnData, region: Region, scale: float, m
     """The entry of ``uns["spatial"]`` of a region; its image has `scale` px per full-resolution px."""
     entry: dict[str, Any] = {"images": {}, "scalefactors": {}, "metadata": {}}
     image = cast("SlideImage", region.image)
+    if image.path is not None and image.intensity_range is None and scale == 1:  # what opens as the same image
+        entry["metadata"]["source_image_path"] = str(image.path.resolve())
     if max_px:
         thumbnail = image.thumbnail(max_px)
         entry["images"]["hires"] = thumbnail

@@ -82,6 +82,7 @@ class Sections:
         recorded = keys.read_provenance(self.table, keys.PATCHES).get("library_key")
         known = [key for key in (keys.SECTION, recorded, region_key) if key is not None and key in self.table.obs]
         self.library_key: str | None = library_key or next(iter(known), None)
+        self._laid_by = library_key or (recorded if recorded in self.table.obs else self.library_key)
         self.labels: NDArray[np.object_] = (
             np.full(self.table.n_obs, ALL, dtype=object)
             if self.library_key is None
@@ -166,11 +167,17 @@ class Sections:
         return open_regions(self.table, located, self._mpp)
 
     def _libraries(self, image: object) -> dict[str, NDArray[np.intp]]:
-        """Rows of an AnnData by library; all rows are one where one image was given and no column was named."""
+        """Rows of an AnnData by library; all rows are one where one image was given and no column was named.
+
+        Images that are known from before go by the column that `histocell.pp.patches` was given.
+        """
         one_image = image is not None and not by_name(image) and not self._key_is_given
         if self.library_key is None or one_image:
             name = self.names[0] if self.library_key and len(self) == 1 else WHOLE_TABLE
             return {name: np.arange(self.table.n_obs)}
+        if image is None and self._laid_by is not None:
+            labels = row_labels(self.table, self._laid_by)
+            return {str(name): np.flatnonzero(labels == name) for name in dict.fromkeys(labels)}
         return dict(zip(self.names, self.rows, strict=True))
 
     def coordinates_px(self) -> NDArray[np.float64]:
