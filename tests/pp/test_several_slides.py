@@ -216,6 +216,20 @@ def test_tiles_of_another_tool_on_several_slides(both, user_sees):
     assert np.isfinite(both["tile_table"].obsm["X_morphology"]).all()
 
 
+def test_tiles_of_another_name_replace_those_of_the_slide(both):
+    for key in ("he-a", "he-b"):
+        hc.pp.tiles(both, image_key=key, size_um=50)
+    grid = hc.pp.tiles(both, image_key="he-b", size_um=50, overlap=0.2, inplace=False)["tiles-b"]
+    both.shapes["grid"] = grid
+    hc.pp.tiles_from_shapes(both, "grid", image_key="he-b")
+    table = both["tile_table"]
+    assert set(table.obs["region"]) == {"tiles-a", "grid"}
+    assert (table.obs["section"] == "b").sum() == len(grid)
+    hc.pp.embed_image(both)
+    with pytest.raises(ValueError, match="the tiles 'grid' would be replaced"):
+        hc.pp.tiles(both, image_key="he-b", size_um=50)
+
+
 def test_a_table_of_something_else_is_not_replaced(both):
     from anndata import AnnData
 

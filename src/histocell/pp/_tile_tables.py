@@ -9,9 +9,8 @@ import pandas as pd
 
 from histocell._core import keys
 from histocell._core.errors import listing, warn
-from histocell.images.dask_arrays import is_dask
 from histocell.tables.access import resolutions
-from histocell.tables.slides import beside_image
+from histocell.tables.slides import beside_image, region_image, source_key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,35 +25,46 @@ _INSTANCE = "instance_id"
 
 def tiles_name(data: SpatialData, slide: Slide) -> str:
     """Name of the shapes that are the tiles of a slide: what they are called already, else as `beside_image` says."""
-    name = beside_image(data, keys.TILES, slide.key)
+    laid = [name for name in _tiles_of(data, slide) if name.partition("-")[0] == keys.TILES]
+    return laid[0] if laid else beside_image(data, keys.TILES, slide.key)
+
+
+def _tiles_of(data: SpatialData, slide: Slide) -> list[str]:
+    """The shapes in ``tile_table`` that lie on a slide; of the same section, where the image is not known."""
     table = data.tables.get(keys.TILE_TABLE)
-    if table is None or keys.SECTION not in table.obs:
-        return name
-    regions = _regions(table)[table.obs[keys.SECTION].astype(str).to_numpy() == slide.section]
-    return next((each for each in dict.fromkeys(regions) if each.partition("-")[0] == keys.TILES), name)
+    if table is None:
+        return []
+    regions, found = _regions(table), []
+    for name in dict.fromkeys(regions):
+        image = region_image(data, name)
+        sections = set(table.obs[keys.SECTION][regions == name].astype(str)) if keys.SECTION in table.obs else set()
+        if sections == {slide.section} if image is None else image == source_key(data, slide.key):
+            found.append(str(name))
+    return found
 
 
-def add_tiles(data: SpatialData, name: str, table: AnnData, *, overwrite: bool) -> None:
-    """Put the table of the tiles `name` into ``tile_table``, beside the rows of other slides.
+def add_tiles(data: SpatialData, name: str, table: AnnData, slide: Slide, *, overwrite: bool) -> None:
+    """Put the table of the tiles `name` of a slide into ``tile_table``, beside the rows of other slides.
 
     Raises
     ------
     ValueError
-        When what was computed on other tiles of that name would be lost, or tiles of other slides have another size.
+        When what was computed on other tiles of the slide would be lost, or tiles of other slides have another size.
     """
     there = data.tables.get(keys.TILE_TABLE)
     if there is None:
         data.tables[keys.TILE_TABLE] = table
         return
-    own = _regions(there) == name
-    if _same_tiles(there[own], table):
+    own = np.isin(_regions(there), [name, *_tiles_of(data, slide)])
+    if set(_regions(there)[own]) == {name} and _same_tiles(there[own], table):
         if keys.TISSUE_FRACTION in table.obs:
             there.obs.loc[own, keys.TISSUE_FRACTION] = table.obs[keys.TISSUE_FRACTION].to_numpy()
         return
     lost = _computed(there, own, table)
     if lost and not overwrite:
+        old = listing(map(repr, dict.fromkeys(_regions(there)[own])))
         msg = (
-            f"the tiles {name!r} would be replaced by others, and {listing(lost)} of theirs would be lost; do so with "
+            f"the tiles {old} would be replaced by others, and {listing(lost)} of theirs would be lost; do so with "
             "overwrite=True, or get the new ones beside them with inplace=False"
         )
         raise ValueError(msg)
@@ -90,7 +100,9 @@ def _computed(there: AnnData, own: NDArray[np.bool_], table: AnnData) -> list[st
 
 def _is_known(value: object, rows: NDArray[np.bool_]) -> bool:
     """Whether any of the rows has a value."""
-    return is_dask(value) or bool(pd.notna(np.asarray(value)[rows]).any())
+    if not isinstance(value, np.ndarray | pd.DataFrame | pd.Series):  # of files, or sparse: not read for this
+        return True
+    return bool(pd.notna(np.asarray(value)[rows]).any())
 
 
 def _joined(others: AnnData, table: AnnData, name: str) -> AnnData:

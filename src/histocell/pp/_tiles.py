@@ -122,7 +122,7 @@ def tiles(
         from spatialdata import SpatialData
 
         return SpatialData(shapes={name: shapes}, tables={keys.TILE_TABLE: table})
-    add_tiles(data, name, table, overwrite=overwrite)
+    add_tiles(data, name, table, slide, overwrite=overwrite)
     data.shapes[name] = shapes
     return None
 
@@ -188,5 +188,5 @@ def tiles_from_shapes(
     table = tile_table(frame, shapes, windows, shape=slide.image.shape, mpp=slide.mpp, section=slide.section)
     if not inplace:
         return table
-    add_tiles(data, shapes, table, overwrite=overwrite)
+    add_tiles(data, shapes, table, slide, overwrite=overwrite)
     return None
