@@ -80,7 +80,10 @@ def test_concatenated_thumbnails_are_no_slides(merged, thumbnailed, tmp_path):
     assert ('section="a"' in str(error.value)) == (not merged)
     with pytest.raises(ValueError, match="does not lie on image 'thumbnail-a'"):
         hc.pp.embed_image(both, image_key={f"tiles-{name}": f"thumbnail-{name}" for name in "ab"})
+    with pytest.raises(ValueError, match="too coarse for patches"):
+        hc.pp.patches(both, image_key={f"tiles-{name}": f"thumbnail-{name}" for name in "ab"})
     np.testing.assert_array_equal(table.obsm["X_morphology"], before)
+    assert set(table.obs["mpp"]) == {0.5}
 
 
 def test_concatenated_thumbnails_are_drawn_in_their_place(thumbnailed, tmp_path):

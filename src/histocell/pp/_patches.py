@@ -71,7 +71,7 @@ def patches(
     Raises
     ------
     ValueError
-        When the resolution is unknown, when x and y look swapped, when no row lies in the image, when a row has no region,
+        When the image is a thumbnail, when the resolution is unknown, when x and y look swapped, when no row lies in the image, when a row has no region,
         or when patches are below one px or larger than the image.
 
     Examples
@@ -88,6 +88,9 @@ def patches(
     size_um = check_positive(size_um, "size_um")
     sections = Sections(data, table_key=table_key, library_key=library_key, mpp=mpp)
     table, regions = sections.table, sections.regions(image=image, image_key=image_key)
+    if coarse := [region.key for region in regions if region.thumbnail]:
+        msg = f"image {coarse[0]!r} is a thumbnail, too coarse for patches; choose the slide with image_key="
+        raise ValueError(msg)
     resolution = record_mpp(table, regions)
     windows = np.zeros((table.n_obs, 4), dtype=np.int32)
     inside = np.zeros(table.n_obs, dtype=bool)
