@@ -145,9 +145,7 @@ def abundance(
             ratios = np.array([np.divide(*np.ptp(views[panel.section.name], axis=0)) for panel in panels])
             axes, n_side = map_axes(ratios, len(names), ncols, figsize, heading=bool(heading) and not single)
         else:
-            shape = (len(names), len(panels))
-            n_side = 1
-            axes = check_axes(ax, shape, f"{shape[0]} cell types x {shape[1]} maps of each need {shape[0] * shape[1]}")
+            axes, n_side = _users_axes(ax, len(names), len(panels)), 1
         for row, name in zip(axes, names, strict=True):
             limit = upper_limit(name, panels, vmax)
             for axis, panel in zip(row, panels, strict=True):
@@ -156,12 +154,9 @@ def abundance(
             _name_row(row, name, heading if ax is not None or single else "")
             beyond = any(np.nanmax(panel.column(name), initial=0) > limit * (1 + 1e-9) for panel in panels)
             add_colorbar(row[-1], spots, label, extend="max" if beyond else "neither")
-        if single and title:
-            axes[0, 0].set_title(title, pad=3)
-        elif heading and ax is None and not single:
-            axes[0, 0].figure.suptitle(heading)
+        _set_title(axes, title if single else heading if ax is None else None, single=single)
+        lowest = axes[(len(names) - 1) // n_side * n_side]
         if scalebar:
-            lowest = axes[(len(names) - 1) // n_side * n_side]
             _scalebars(axes if ax is not None else lowest[:1] if one_scale else lowest, panels)
         for axis in axes.flat if ax is not None else ():
             keep_inside(axis)
@@ -203,6 +198,19 @@ def _panels(
             if values is not None:
                 out.append(Panel(section, values, truth, f"{prefix} {name}".strip()))
     return out
+
+
+def _users_axes(ax: Axes | Sequence[Axes], n_types: int, n_maps: int) -> NDArray[np.object_]:
+    needed = f"{n_types} cell types x {n_maps} maps of each need {n_types * n_maps}"
+    return check_axes(ax, (n_types, n_maps), needed)
+
+
+def _set_title(axes: NDArray[np.object_], title: str | None, *, single: bool) -> None:
+    """Of the only map, or above the figure."""
+    if title and single:
+        axes[0, 0].set_title(title, pad=3)
+    elif title:
+        axes[0, 0].figure.suptitle(title)
 
 
 def _name_row(row: NDArray[np.object_], name: str, heading: str) -> None:
