@@ -111,7 +111,7 @@ def scores(data: Data, key: str = keys.EVALUATION, *, table_key: str | None = No
 
     Returns
     -------
-    A tidy table: model, group, cell_type, metric, value, low, high, n_spots, n_undefined, n_training,
+    A tidy table: model, group, cell_type, metric, value, low, high, interval (what low and high are), n_spots, n_undefined, n_training,
     n_overlapping.
 
     Raises
