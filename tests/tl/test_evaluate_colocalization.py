@@ -147,6 +147,8 @@ class TestDifference:
         assert frame.loc[("a", "b"), "R"] > 0.5
         assert frame.loc[("a", "b"), "p_adj"] < 0.01
         assert frame.loc[("a", "c"), "p"] > 0.01
+        assert frame.columns[:3].tolist() == ["R", "R_x", "R_y"]
+        np.testing.assert_allclose(frame["R"], frame["R_x"] - frame["R_y"])
         turned = hc.tl.colocalization_difference(adata, "arm", groups=("y", "x"), inplace=False)
         np.testing.assert_allclose(turned["R"], -adata.uns["colocalization_difference"]["R"])
         np.testing.assert_allclose(turned["p"], adata.uns["colocalization_difference"]["p"])
