@@ -12,7 +12,7 @@ import pandas as pd
 from histocell._core.errors import listing
 from histocell.kernels.null import false_discovery
 from histocell.pl._choices import choose
-from histocell.pl._colocalization import DIVERGING, KEY, read_result
+from histocell.pl._colocalization.result import DIVERGING, KEY, read_result
 from histocell.pl._points import draw_spots, draw_tissue
 from histocell.pl._sections import find_sections, tissue_image
 from histocell.pl._style import AMOUNT, add_colorbar, add_scalebar, check_axes, finish, keep_inside, styled
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
-    from histocell.pl._colocalization import Result
+    from histocell.pl._colocalization.result import Result
     from histocell.pl._sections import Images, Section
     from histocell.tables.access import Data
 
