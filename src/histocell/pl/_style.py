@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import is_color_like
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, is_color_like
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnchoredOffsetbox, AuxTransformBox, HPacker, TextArea
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
     from matplotlib.colorbar import Colorbar
     from numpy.typing import NDArray
 
@@ -175,6 +175,9 @@ class ScaleBar(AnchoredOffsetbox):
 
 def add_colorbar(ax: Axes, drawn: ScalarMappable, label: str = "", *, extend: str = "neither") -> Colorbar:
     """A colour bar on the right of the axes, as high as what is drawn there; `keep_inside` makes room for it."""
+    if (alpha := drawn.get_alpha()) is not None:  # as it looks on white, on a dark figure, too, and without seams
+        colors = drawn.get_cmap()(np.linspace(0, 1, 256))[:, :3]
+        drawn = ScalarMappable(drawn.norm, ListedColormap(1 - float(alpha) * (1 - colors)))
     place = ax.inset_axes((1.03, 0.06, 0.5, 0.88))
     place.set_anchor("W")
     place.set_box_aspect(20)
