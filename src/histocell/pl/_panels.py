@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from histocell._core.arguments import check_count, check_positive, check_share
 from histocell.metrics import pearson
 from histocell.pl._points import draw_spots, draw_tissue
 from histocell.pl._style import text_scale
@@ -63,6 +64,12 @@ class Look:
     alpha: float | None
     image_alpha: float | None
 
+    def __post_init__(self) -> None:
+        check_positive(self.size, "size")
+        for name, opacity in (("alpha", self.alpha), ("image_alpha", self.image_alpha)):
+            if opacity is not None:
+                check_share(opacity, name)
+
     def draw(self, ax: Axes, panel: Panel, name: str, vmax: float) -> Drawn:
         """A map; spots stand on a faded image, tiles let a clear one show through."""
         section = panel.section
@@ -92,7 +99,7 @@ def upper_limit(name: str, panels: list[Panel], vmax: float | str | Mapping[str,
     if not isinstance(vmax, (int, float, str)):
         vmax = vmax.get(name, "p99")
     if not isinstance(vmax, str):
-        return float(vmax)
+        return check_positive(vmax, "vmax")
     percent = _percent(vmax)
     columns = [panel.column(name) for panel in panels]
     finite = [values for column in columns if len(values := column[np.isfinite(column)])]
@@ -145,7 +152,9 @@ def map_axes(
         Whether there is a title over all of them.
     """
     width = ratios.sum()  # of a row of one cell type, as a multiple of its height
-    if ncols is None:
+    if ncols is not None:
+        check_count(ncols, "ncols", least=1)
+    else:
         ncols = round(np.sqrt(1.2 * n_types / (width + 0.4)))
     ncols = int(np.clip(ncols, 1, n_types))
     nrows = -(-n_types // ncols)

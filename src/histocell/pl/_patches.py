@@ -12,6 +12,7 @@ from matplotlib.font_manager import FontProperties
 
 from histocell import get
 from histocell._core import keys
+from histocell._core.arguments import check_count
 from histocell._core.rng import as_rng
 from histocell.pl._choices import choose
 from histocell.pl._style import (
@@ -139,9 +140,9 @@ def patches(
     if key is None:
         key = keys.PREDICTED if keys.PREDICTED in table.obsm else keys.ABUNDANCE
     values = None if by is None else _values(table, by, key)
-    if n < 1:
-        msg = f"n must be at least 1, not {n}"
-        raise ValueError(msg)
+    for name, count in (("n", n), ("ncols", ncols), ("patch_px", patch_px)):
+        if count is not None:
+            check_count(count, name, least=1)
     if spots is not None:
         groups = [_Group("", table.obs_names.get_indexer(pd.Index(choose(spots, table.obs_names, "spot"))))]
     elif values is None:

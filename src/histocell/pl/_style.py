@@ -196,15 +196,16 @@ def keep_inside(ax: Axes) -> None:
 
     A figure with a layout of its own does that by itself.
     """
-    figure = ax.figure.get_figure(root=True)
-    if figure is None or figure.get_layout_engine() is not None:
+    root = ax.figure.get_figure(root=True)
+    if root is None or root.get_layout_engine() is not None:
         return
+    to_place = ax.figure.transSubfigure.inverted()
     ax.set_anchor("W")
     place = ax.get_position(original=True)
     for _ in range(3):  # narrower axes of a fixed aspect are lower, too
         ax.apply_aspect()
         boxes = filter(None, (each.get_tightbbox() for each in (*ax.child_axes, ax.yaxis)))
-        right = max((figure.transSubfigure.inverted().transform(box.max)[0] for box in boxes), default=place.x1)
+        right = max((to_place.transform(box.max)[0] for box in boxes), default=place.x1)
         if right <= place.x1 + 1e-3:
             break
         now = ax.get_position(original=True)
