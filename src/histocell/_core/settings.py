@@ -21,7 +21,7 @@ def _default_data_dir() -> Path:
     return (Path(cache) if cache else Path.home() / ".cache") / "histocell"
 
 
-@dataclass
+@dataclass(slots=True)
 class Settings:
     """Settings of the session, ``hc.settings``.
 
@@ -32,12 +32,15 @@ class Settings:
     device
         The torch device that ``device=None`` means; `None` picks the best there is.
     data_dir
-        Where datasets are looked for and downloaded to. From ``HISTOCELL_DATA_DIR``, else the user's cache folder.
+        Where datasets are looked for and downloaded to, a path. From ``HISTOCELL_DATA_DIR``, else the user's cache folder.
     """
 
     progress: bool = field(default_factory=lambda: os.environ.get("HISTOCELL_PROGRESS", "1") not in {"0", "false", ""})
     device: str | None = None
     data_dir: Path = field(default_factory=_default_data_dir)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, Path(value).expanduser() if name == "data_dir" else value)  # type: ignore[arg-type]
 
 
 settings = Settings()
