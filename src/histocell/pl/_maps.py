@@ -140,7 +140,8 @@ def abundance(
     look = Look(images, views, plt.get_cmap(cmap), size, alpha, image_alpha)  # an unknown name fails before a figure
     limits = [upper_limit(name, panels, vmax) for name in names]
     separator = "\n" if len(sections) > 1 or (ax is not None and heading) else ", "
-    label = quantity(predicted if measured is None else measured)
+    drawn = {key: predicted} if measured is None else {key: predicted, truth or keys.ABUNDANCE: measured}
+    label = quantity(table, drawn)
     with styled(ax is None):
         if ax is None:
             ratios = np.array([np.divide(*np.ptp(views[panel.section.name], axis=0)) for panel in panels])
