@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def scores(data: Data, key: str = keys.EVALUATION, *, table_key: str | None = No
 
     Returns
     -------
-    A tidy table: model, group, cell_type, metric, value, low, high, n_spots, n_undefined, n_training,
+    A tidy table: model, group, cell_type, metric, value, low, high, interval (what low and high are), n_spots, n_undefined, n_training,
     n_overlapping.
 
     Raises
@@ -200,7 +201,10 @@ def colocalization(
     Returns
     -------
     Columns ``x``, ``y`` (the lagged one), ``R``, ``expected`` (R under the null), ``z``, ``p``, ``p_adj``, ``n_eff``, ``low``, ``high``, ``n_patients``; the
-    strongest pairs first. A type with itself is not a pair, its R (Moran's I) is in ``uns[key]["R"]``.
+    strongest pairs first. A type with itself is not a pair, its R (Moran's I) is in ``uns[key]["R"]``. ``low`` and ``high`` are
+    a confidence interval for R: over patients, or where ``n_patients`` is 1 of this tissue alone. Of a difference of
+    two groups, ``R_treated`` and ``R_control`` (named as the groups are) stand beside ``R``, the first less the second, and the
+    interval is for the difference of Fisher's z.
 
     Raises
     ------
@@ -230,6 +234,9 @@ def colocalization(
         row = sections.index(section)
         arrays = {name: np.asarray(result["sections"][name])[row] for name in ("R", "expected", "n_eff", "scale")}
     x, y = np.nonzero(~np.eye(len(names), dtype=bool))
+    if "R_first" in arrays:
+        params = json.loads(str(result["params"]))
+        arrays = {f"R_{params[name[2:]]}" if name in {"R_first", "R_second"} else name: a for name, a in arrays.items()}
     frame = pd.DataFrame({"x": names[x], "y": names[y], **{name: values[x, y] for name, values in arrays.items()}})
     return frame.sort_values("R", ascending=False, key=np.abs, kind="stable", ignore_index=True)
 

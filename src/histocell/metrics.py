@@ -183,6 +183,8 @@ def nan_mean(values: Floats, axis: int = 0) -> Floats:
 def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike | RNGLike | None = 0) -> Floats:
     """Means of resampled rows: of groups, or of spots.
 
+    Percentiles of the means of fewer than five rows are little else than the least and the greatest of them.
+
     Parameters
     ----------
     values

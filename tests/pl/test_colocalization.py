@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection
+from matplotlib.text import Text
 from scipy.cluster import hierarchy
 
 import histocell as hc
@@ -24,6 +27,46 @@ def result(rng=0, shift=0.0):
     sections = {"names": ["S1"], "patients": ["S1"], "R": r[None]}
     names = np.array(TYPES, dtype=object)
     return {"R": r, "p_adj": p, "names": names, "sections": sections, "params": '{"key": "cell_abundance"}'}
+
+
+def many(k, rng=0):
+    """A result of k types with long names."""
+    generator = np.random.default_rng(rng)
+    loadings = generator.normal(size=(k, 4))
+    r = loadings @ loadings.T / np.abs(loadings @ loadings.T).max() / 2
+    p = np.where(np.abs(r) > 0.1, 0.001, 0.5)
+    names = np.array([f"Endothelial Lymphatic LYVE1 {index}" for index in range(k)], dtype=object)
+    return {"R": r, "p_adj": p, "names": names, "params": "{}"}
+
+
+def user_axes(kind):
+    """Axes as a user brings them, and their neighbours."""
+    if kind == "2 x 2":
+        figure, axes = plt.subplots(2, 2, figsize=(10, 8))
+        for ax in axes.flat[1:]:
+            ax.set_ylabel("of the user")
+        return axes[0, 0], list(axes.flat[1:])
+    figure = plt.figure(figsize=(3, 3), layout="constrained" if kind == "constrained" else None)
+    return figure.add_subplot(), []
+
+
+def assert_inside(ax, others):
+    """All that is drawn at the axes lies in the figure and on no other axes."""
+    ax.figure.canvas.draw()
+    low, high = ax.get_tightbbox(for_layout_only=True).get_points()
+    assert (low >= -1).all()
+    assert (high <= ax.figure.bbox.max + 1).all()
+    for other in others:
+        assert not other.get_tightbbox().overlaps(ax.get_tightbbox(for_layout_only=True))
+
+
+def assert_apart(texts):
+    """No two texts lie on each other."""
+    boxes = [Text.get_window_extent(text) for text in texts if text.get_text()]  # without the line of an annotation
+    for index, box in enumerate(boxes):
+        for other in boxes[:index]:
+            both = box.intersection(box, other)
+            assert both is None or both.width < 1 or both.height < 0.25 * min(box.height, other.height)
 
 
 @pytest.fixture
@@ -62,7 +105,7 @@ class TestMap:
         assert not plain.collections
 
     def test_maps_to_compare_share_order_and_scale(self, adata):
-        axes = hc.pl.colocalization(adata, ["colocalization_truth", "colocalization"], titles=["truth", "prediction"])
+        axes = hc.pl.colocalization(adata, ["colocalization_truth", "colocalization"], title=["truth", "prediction"])
         assert [ax.get_title() for ax in axes] == ["truth", "prediction"]
         assert columns(axes[0]) == columns(axes[1]) == matrix(axes[1])[1]
         assert matrix(axes[0])[2].get_clim() == matrix(axes[1])[2].get_clim()
@@ -99,13 +142,38 @@ class TestMap:
         with pytest.raises(ValueError, match="ax holds 1 axes; there are 2 results"):
             hc.pl.colocalization(adata, ["colocalization", "colocalization_truth"], ax=ax)
 
+    @pytest.mark.parametrize("kind", ["2 x 2", "3 in", "constrained"])
+    @pytest.mark.parametrize("k", [2, 5, 12, 30])
+    def test_names_and_colour_bar_have_room(self, adata, kind, k):
+        adata.uns["colocalization"] = many(k)
+        ax, others = user_axes(kind)
+        hc.pl.colocalization(adata, ax=ax)
+        assert_inside(ax, others)
+        assert_apart(ax.get_yticklabels())
+        assert_apart(ax.get_xticklabels())
+        (bar,) = ax.child_axes
+        for name in [*ax.get_yticklabels(), *ax.get_xticklabels()]:
+            assert not bar.get_tightbbox().overlaps(name.get_window_extent())
+        (dots,) = ax.collections
+        cell = ax.get_window_extent().width / k * 72 / ax.figure.dpi
+        assert 0.2 * cell < np.sqrt(dots.get_sizes()[0]) or np.sqrt(dots.get_sizes()[0]) == 6
+
+    def test_difference_names_its_groups(self, adata):
+        params = json.dumps({"first": "treated", "second": "control"})
+        adata.uns["difference"] = result() | {"R_first": 0, "R_second": 0, "params": params}
+        ax = hc.pl.colocalization(adata, "difference")
+        assert "R, treated − control" in [each.get_ylabel() for each in ax.figure.axes]
+        ax = hc.pl.colocalization_network(adata, "difference", title="arms")
+        assert ax.get_legend().get_title().get_text() == "R, treated − control, adjusted p ≤ 0.05"
+        assert ax.get_title() == "arms"
+
     def test_results_that_do_not_fit(self, adata):
         adata.uns["colocalization_truth"]["names"] = np.array([*TYPES[:4], "other"], dtype=object)
         with pytest.raises(ValueError, match="different cell types: B, other"):
             hc.pl.colocalization(adata, ["colocalization", "colocalization_truth"])
         adata.uns["colocalization_truth"] = result()
-        with pytest.raises(ValueError, match="1 titles for 2 results"):
-            hc.pl.colocalization(adata, ["colocalization", "colocalization_truth"], titles="one")
+        with pytest.raises(ValueError, match="title holds 1, but there are 2 results"):
+            hc.pl.colocalization(adata, ["colocalization", "colocalization_truth"], title="one")
         with pytest.raises(KeyError, match=r"Run hc.tl.colocalization"):
             hc.pl.colocalization(adata, "nothing")
         adata.uns["nothing"] = {}
@@ -121,7 +189,7 @@ class TestMap:
         assert not ax.collections
 
     def test_looks(self, adata, looks_like):
-        axes = hc.pl.colocalization(adata, ["colocalization_truth", "colocalization"], titles=["measured", "predicted"])
+        axes = hc.pl.colocalization(adata, ["colocalization_truth", "colocalization"], title=["measured", "predicted"])
         looks_like(axes[0], "colocalization")
 
 
@@ -147,6 +215,23 @@ class TestNetwork:
         adata.uns["colocalization"]["R"][0, 1] = 0.1
         adata.uns["colocalization"]["p_adj"][0, 1] = 0.9
         assert len(self.edges(hc.pl.colocalization_network(adata)).get_segments()) == 2
+
+    @pytest.mark.parametrize("kind", ["2 x 2", "3 in", "constrained"])
+    @pytest.mark.parametrize("k", [2, 5, 12, 30])
+    def test_names_and_legend_have_room(self, adata, kind, k):
+        adata.uns["colocalization"] = many(k)
+        ax, others = user_axes(kind)
+        hc.pl.colocalization_network(adata, ax=ax)
+        assert_inside(ax, others)
+        assert_apart(ax.texts)
+        assert all(text.get_rotation() == 0 for text in ax.texts)
+        assert ax.get_legend() is not None
+
+    def test_names_are_seen_on_dark_styles(self, adata):
+        with plt.style.context("dark_background"):
+            ax = hc.pl.colocalization_network(adata)
+        colors = {text.get_text(): text.get_color() for text in ax.texts}
+        assert colors["Tumour"] == "white"
 
     def test_nothing_significant(self, adata):
         ax = hc.pl.colocalization_network(adata, significance=1e-9)

@@ -16,6 +16,7 @@ COLUMNS = [
     "value",
     "low",
     "high",
+    "interval",
     "n_spots",
     "n_undefined",
     "n_training",

@@ -70,6 +70,20 @@ class TestEvaluate:
         pd.testing.assert_frame_equal(found, again)
         one = hc.tl.evaluate_colocalization(result_of(truth[:1]), result_of(noisy[:1]))
         assert one[["low", "high"]].isna().all(axis=None)
+        assert set(found["interval"]) == {"95 % over 8 patients"}
+        assert set(one["interval"]) == {"none"}
+
+    def test_few_patients_have_a_range(self):
+        rng = np.random.default_rng(2)
+        truth = [symmetric(rng) for _ in range(3)]
+        noisy = [each + symmetric(rng) for each in truth]
+        found = hc.tl.evaluate_colocalization(result_of(truth), result_of(noisy), rng=0)
+        alone = [
+            hc.tl.evaluate_colocalization(result_of([a]), result_of([b])) for a, b in zip(truth, noisy, strict=True)
+        ]
+        np.testing.assert_allclose(found["low"], np.min([each["value"] for each in alone], axis=0))
+        np.testing.assert_allclose(found["high"], np.max([each["value"] for each in alone], axis=0))
+        assert set(found["interval"]) == {"range of 3 patients"}
 
     def test_undefined_pairs_are_left_out(self):
         rng = np.random.default_rng(3)
@@ -133,6 +147,8 @@ class TestDifference:
         assert frame.loc[("a", "b"), "R"] > 0.5
         assert frame.loc[("a", "b"), "p_adj"] < 0.01
         assert frame.loc[("a", "c"), "p"] > 0.01
+        assert frame.columns[:3].tolist() == ["R", "R_x", "R_y"]
+        np.testing.assert_allclose(frame["R"], frame["R_x"] - frame["R_y"])
         turned = hc.tl.colocalization_difference(adata, "arm", groups=("y", "x"), inplace=False)
         np.testing.assert_allclose(turned["R"], -adata.uns["colocalization_difference"]["R"])
         np.testing.assert_allclose(turned["p"], adata.uns["colocalization_difference"]["p"])

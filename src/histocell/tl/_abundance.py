@@ -254,7 +254,7 @@ def evaluate_abundance(
     library_key
         Column of ``obs`` with the sections or slides, by default ``section``.
     n_bootstrap
-        Number of resamples for the 95 % intervals.
+        Number of resamples for the 95 % intervals, of at least five groups or of the spots of one.
     key_added
         Slot of ``uns``.
     rng
@@ -270,10 +270,12 @@ def evaluate_abundance(
     ``model``, ``group`` (``all``: mean over groups, and each of them where there are several), ``cell_type`` (``mean``:
     mean over types), ``metric`` (``cc``: Pearson correlation over the spots of a group; ``cc_per_slide``: within slides,
     then averaged; ``l1``: mean absolute error in the units of the target; ``coverage`` of the interval), ``value``,
-    ``low``, ``high``, ``n_spots``, ``n_undefined``, ``n_training`` (how many of the spots the model was fitted on),
+    ``low``, ``high``, ``interval``, ``n_spots``, ``n_undefined``, ``n_training`` (how many of the spots the model was fitted on),
     ``n_overlapping`` (how many others have features that show tissue of those). A group called ``all`` or a cell type
-    called ``mean`` gets an underscore, with a warning. Intervals are over groups; with one group they are over its spots, and too narrow for other patients. Scores that are
-    undefined (constant or missing values) are left out of means and counted.
+    called ``mean`` gets an underscore, with a warning. ``interval`` says what ``low`` and ``high`` of a mean are:
+    ``95 % over 6 groups``, a bootstrap; ``range of 2 groups``, the least and the greatest of fewer than five, of which
+    there is no 95 % interval; with one group ``95 % over spots``, too narrow for other patients; or ``none``. Scores that
+    are undefined (constant or missing values) are left out of means and counted.
 
     Raises
     ------

@@ -13,6 +13,7 @@ from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng
 from histocell.metrics import nan_mean, pearson
 from histocell.tl._colocalization.result import KEY, ColocalizationResult, read_result
+from histocell.tl.engine.intervals import LEAST_GROUPS, NONE, name_interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +64,7 @@ def evaluate_colocalization(
     n_bootstrap
         Number of resamples of the patients.
     confidence
-        Level of the intervals.
+        Level of the intervals, which there are of five patients or more.
     rng
         Seed or generator of the bootstrap; `None` for other draws each time.
     key
@@ -74,8 +75,11 @@ def evaluate_colocalization(
     Returns
     -------
     Columns ``measure`` (``cosine`` and ``pearson``: row-wise, averaged over cell types; ``pooled_pearson``: over all
-    pairs), ``diagonal``, ``value``, ``low``, ``high``, ``n_types``, ``n_patients``. Without the diagonal is the honest
-    figure; with it, set to 1 in both maps as papers do, maps look more alike. With one patient there is no interval.
+    pairs), ``diagonal``, ``value``, ``low``, ``high``, ``interval``, ``n_types``, ``n_patients``. Without the diagonal is
+    the honest figure; with it, set to 1 in both maps as papers do, maps look more alike. ``interval`` says what ``low`` and
+    ``high`` are: ``95 % over 6 patients``, a bootstrap; ``range of 2 patients``, the least and the greatest score of fewer than
+    five, each by itself (maps of single patients are noisier than their mean, whose score may lie above); with one
+    patient ``none``.
 
     Raises
     ------
@@ -113,14 +117,27 @@ def evaluate_colocalization(
         raise ValueError(msg)
     maps = [each.select(shared, first.patients) for each in (first, second)]
     generator = as_rng(rng)
-    draws = [generator.integers(n, size=n) for _ in range(n_bootstrap)] if n > 1 else []
-    boot = [_similarity(*(nan_mean(each[draw]) for each in maps)) for draw in draws]
-    edges = [(1 - confidence) / 2, (1 + confidence) / 2]
+    few = n < LEAST_GROUPS
+    draws = [[one] for one in range(n)] if few else [generator.integers(n, size=n) for _ in range(n_bootstrap)]
+    drawn = [_similarity(*(nan_mean(each[draw]) for each in maps)) for draw in draws]
     rows = []
     for (measure, diagonal), value in _similarity(*(nan_mean(each) for each in maps)).items():
-        low, high = np.nanquantile([each[measure, diagonal] for each in boot], edges) if boot else (np.nan, np.nan)
-        rows.append((measure, diagonal, value, low, high, len(shared), n))
-    return pd.DataFrame(rows, columns=["measure", "diagonal", "value", "low", "high", "n_types", "n_patients"])
+        scores = np.array([each[measure, diagonal] for each in drawn])
+        low, high, interval = _interval(scores[np.isfinite(scores)], None if few else n, confidence)
+        rows.append((measure, diagonal, value, low, high, interval, len(shared), n))
+    return pd.DataFrame(
+        rows, columns=["measure", "diagonal", "value", "low", "high", "interval", "n_types", "n_patients"]
+    )
+
+
+def _interval(scores: Floats, n_patients: int | None, confidence: float) -> tuple[float, float, str]:
+    """Bounds and their name, from scores of resampled patients or, where their number is `None`, of each by itself."""
+    name = name_interval(len(scores) if n_patients is None else n_patients, "patients", confidence)
+    if name == NONE or not len(scores):
+        return np.nan, np.nan, NONE
+    edges = [0, 1] if n_patients is None else [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile(scores, edges)
+    return float(low), float(high), name
 
 
 def _patient_maps(source: Maps, key: str, table_key: str | None) -> PatientMaps:

@@ -13,6 +13,7 @@ from histocell._core.arguments import check_count
 from histocell._core.errors import warn
 from histocell._core.rng import as_rng
 from histocell.tables.access import row_labels, split_parts
+from histocell.tl.engine.intervals import NONE, over_groups, over_spots
 from histocell.tl.engine.predict import read
 from histocell.tl.engine.rows import recall_training_rows
 from histocell.tl.engine.task import shared_targets
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import Bools, Floats, Ints
     from histocell.tables.sections import Sections
+    from histocell.tl.engine.intervals import Interval
     from histocell.tl.engine.task import Metric, Task, Values
 
 ALL, MEAN = "all", "mean"
@@ -108,11 +110,13 @@ def score_table(
 
     Returns
     -------
-    Columns ``model, group, <task.column>, metric, value, low, high, n_spots, n_undefined, n_training, n_overlapping``. Group
+    Columns ``model, group, <task.column>, metric, value, low, high, interval, n_spots, n_undefined, n_training, n_overlapping``. Group
     ``all`` is the mean over groups; where there are several, each has its rows, too. Target ``mean`` is the mean over
     targets; a group or a target of that name gets an underscore, with a warning. Both leave out what is undefined and
-    ``n_undefined`` counts it; ``n_training`` and ``n_overlapping`` count rows that are `seen`. The interval belongs to ``all``: it is over groups, or with
-    one group over its spots, which are alike to their neighbours, so that it is too narrow for another patient.
+    ``n_undefined`` counts it; ``n_training`` and ``n_overlapping`` count rows that are `seen`. The bounds belong to ``all``, and ``interval`` says what
+    they are: ``95 % over 6 groups``, a bootstrap; ``range of 2 groups``, the least and the greatest of fewer than five; with
+    one group ``95 % over spots`` (or the same of its sections, for scores within them), which is too narrow for another
+    patient, since spots are alike to their neighbours; or ``none``.
     """
     if seen is not None:
         _warn_of_training_rows(*seen)
@@ -132,17 +136,17 @@ def score_table(
             if not set(metric.outputs) <= set(outputs):
                 continue
             arrays = [truth.array, *(outputs[ending] for ending in metric.outputs)]
-            values, replicates = _evaluate(metric, arrays, groups, slides, n_bootstrap=n_bootstrap, rng=seed)
-            part = _rows(values, replicates, counts, task.column, [*targets, MEAN], np.unique(groups))
+            values, interval = _evaluate(metric, arrays, groups, slides, n_bootstrap=n_bootstrap, rng=seed)
+            part = _rows(values, interval, counts, task.column, [*targets, MEAN], np.unique(groups))
             parts.append(part.assign(model=name, metric=metric.name))
-    order = ["model", "group", task.column, "metric", "value", "low", "high", "n_spots", "n_undefined"]
+    order = ["model", "group", task.column, "metric", "value", "low", "high", "interval", "n_spots", "n_undefined"]
     return pd.concat(parts, ignore_index=True)[[*order, "n_training", "n_overlapping"]]
 
 
 def _evaluate(
     metric: Metric, arrays: Sequence[Floats], groups: np.ndarray, slides: np.ndarray, **bootstrap: int
-) -> tuple[Floats, Floats]:
-    """Values ``(n_groups, n_targets)`` and bootstrap replicates ``(n_bootstrap, n_targets)`` of their mean over groups."""
+) -> tuple[Floats, Interval]:
+    """Values ``(n_groups, n_targets)`` and the interval of their mean over groups."""
     slides = slides if metric.within_slides else groups
     per_slide = []
     for name in np.unique(groups):
@@ -150,10 +154,10 @@ def _evaluate(
         per_slide.append(np.stack([metric.score(*(array[rows] for array in arrays)) for rows in inside]))
     values = np.stack([metrics.nan_mean(each) for each in per_slide])
     if len(values) > 1:
-        return values, metrics.bootstrap_mean(values, **bootstrap)
+        return values, over_groups(values, "groups", **bootstrap)
     if len(per_slide[0]) > 1:
-        return values, metrics.bootstrap_mean(per_slide[0], **bootstrap)
-    return values, metric.resample(*arrays, **bootstrap)
+        return values, over_groups(per_slide[0], "sections", **bootstrap)
+    return values, over_spots(metric.resample(*arrays, **bootstrap))
 
 
 def _counts(rows: Bools, groups: np.ndarray) -> NDArray[np.int64]:
@@ -165,7 +169,7 @@ def _counts(rows: Bools, groups: np.ndarray) -> NDArray[np.int64]:
 
 def _rows(
     values: Floats,
-    replicates: Floats,
+    interval: Interval,
     counts: Mapping[str, NDArray[np.int64] | None],
     column: str,
     targets: list[str],
@@ -177,7 +181,7 @@ def _rows(
     undefined = ~np.isfinite(values)
     undefined = np.column_stack([undefined, undefined.sum(axis=1)])
     low, high = np.full((2, len(groups) + 1, len(targets)), np.nan)
-    low[-1], high[-1] = metrics.percentile_interval(np.column_stack([replicates, metrics.nan_mean(replicates, axis=1)]))
+    low[-1], high[-1], names = interval
     table = pd.DataFrame(
         {
             "group": np.repeat([*map(str, groups), ALL], len(targets)),
@@ -185,6 +189,7 @@ def _rows(
             "value": np.vstack([value, metrics.nan_mean(value)]).ravel(),
             "low": low.ravel(),
             "high": high.ravel(),
+            "interval": [NONE] * values.size + [NONE] * len(values) + names,
             "n_undefined": np.vstack([undefined, undefined.sum(axis=0)]).ravel(),
         }
     )

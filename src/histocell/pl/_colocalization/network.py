@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -9,9 +10,12 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from scipy.cluster import hierarchy
+from scipy.optimize import isotonic_regression
 
 from histocell.pl._choices import choose
-from histocell.pl._colocalization import DIVERGING, KEY, cluster, read_result
+from histocell.pl._colocalization.map import cluster
+from histocell.pl._colocalization.result import DIVERGING, KEY, read_result
+from histocell.pl._fit import box_size, fit, font_size
 from histocell.pl._style import MUTED, finish, hide_frame, new_axes, styled
 from histocell.tables.access import get_table
 
@@ -20,11 +24,13 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
+    from matplotlib.text import Annotation
     from numpy.typing import NDArray
 
     from histocell.tables.access import Data
 
 WIDEST = 5.0  # points
+RADIUS = 1.1  # of the names about the circle
 
 
 def colocalization_network(
@@ -35,6 +41,7 @@ def colocalization_network(
     significance: float = 0.05,
     min_r: float = 0.0,
     cmap: str | Colormap = DIVERGING,
+    title: str | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -43,12 +50,12 @@ def colocalization_network(
     """Draw cell types on a circle and a line between those that are significantly together (red) or apart (blue).
 
     Neighbours on the circle have the same partners. The wider a line, the stronger the pair; where R has a direction,
-    the stronger of the two is drawn.
+    the stronger of the two is drawn. Of a difference of two groups, red pairs are together more in the first.
 
     Parameters
     ----------
     data
-        Reads ``uns[key]`` of ``hc.tl.colocalization``.
+        Reads ``uns[key]`` of ``hc.tl.colocalization``, or of ``hc.tl.colocalization_difference``.
     key
         The slot.
     cell_types
@@ -59,10 +66,12 @@ def colocalization_network(
         Smallest absolute R of a line.
     cmap
         A diverging colour map.
+    title
+        Of the axes; none by default.
     figsize
         Width and height of a new figure in inches.
     ax
-        Axes to draw on.
+        Axes to draw on; they shrink to make room for names and legend.
     show
         Whether to show the figure; by default if it is new and matplotlib is interactive.
     table_key
@@ -92,22 +101,26 @@ def colocalization_network(
     angle = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
     points = np.column_stack([np.cos(angle), np.sin(angle)])
     with styled(ax is None):
-        axis = new_axes(figsize or (5.4, 4.2)) if ax is None else ax
+        axis = new_axes(figsize or (4.6, 4.2)) if ax is None else ax
         limit = float(np.max(np.abs(strength), initial=0)) or 1.0
         curves = [_curve(points[a], points[b]) for a, b in zip(first, second, strict=True)]
-        colors = _colors(strength / limit, cmap)
-        axis.add_collection(
-            LineCollection(curves, colors=colors, linewidths=0.5 + WIDEST * np.abs(strength) / limit, capstyle="round")
-        )
+        widths = 0.5 + WIDEST * np.abs(strength) / limit
+        lines = LineCollection(curves, colors=_colors(strength / limit, cmap), linewidths=widths, capstyle="round")
+        axis.add_collection(lines)
         linked = np.isin(np.arange(len(names)), [*first, *second])
-        axis.scatter(points[:, 0], points[:, 1], s=26, c=np.where(linked, "0.25", "0.8"), zorder=3, linewidths=0)
-        for name, (x, y), turn, used in zip(names, points, np.degrees(angle), linked, strict=True):
-            _name_node(axis, name, (x, y), turn, color="0.1" if used else MUTED)
-        _legend(axis, limit if len(strength) else None, cmap, result.effect_name, significance=significance)
+        colors = [mpl.rcParams["text.color"] if used else MUTED for used in linked]
+        axis.scatter(points[:, 0], points[:, 1], s=26, c=colors, zorder=3, linewidths=0)
         hide_frame(axis)
-        axis.set_aspect("equal")
-        axis.set_xlim(-1.05, 1.05)
-        axis.set_ylim(-1.05, 1.05)
+        axis.set(aspect="equal", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
+        if title is not None:
+            axis.set_title(title)
+        labels = [_name_node(axis, *each) for each in zip(names, points, colors, strict=True)]
+        if len(strength):
+            heading = f"{result.effect_name}, adjusted p ≤ {significance:g}"
+            _legend(axis, limit, np.unique(np.sign(strength)), cmap, heading)
+        else:
+            axis.text(0, 0, f"no pair with adjusted\np ≤ {significance:g}", ha="center", va="center", color=MUTED)
+        fit([axis], partial(_resize, axis, labels, points), lambda: min(box_size(axis)) / max(12, 0.6 * len(names)))
     return finish(axis, created=ax is None, show=show)
 
 
@@ -136,28 +149,58 @@ def _curve(start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.f
     return (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
 
 
-def _name_node(ax: Axes, name: str, position: tuple[float, float], turn: float, *, color: str) -> None:
-    """The name outside of the circle, written along the radius and never upside down."""
-    flipped = np.cos(np.radians(turn)) < -1e-9
-    ax.text(
-        position[0] * 1.06,
-        position[1] * 1.06,
+def _name_node(ax: Axes, name: str, point: NDArray[np.float64], color: str) -> Annotation:
+    """The name of a node, on its side of the circle, and a line to it once the name is moved."""
+    leader = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
+    right = point[0] > -1e-9
+    return ax.annotate(
         name,
-        rotation=(turn + 180 if flipped else turn) % 360,
-        rotation_mode="anchor",
-        ha="right" if flipped else "left",
+        (point[0], point[1]),
+        xytext=(RADIUS * point[0], RADIUS * point[1]),
+        ha="left" if right else "right",
         va="center",
-        fontsize=7,
         color=color,
+        arrowprops=leader,
     )
 
 
-def _legend(ax: Axes, limit: float | None, cmap: str | Colormap, title: str, *, significance: float) -> None:
-    if limit is None:
-        ax.text(0, 0, f"no pair with adjusted\np ≤ {significance:g}", ha="center", va="center", color=MUTED)
-        return
+def _resize(ax: Axes, labels: Sequence[Annotation], points: NDArray[np.float64], size: float) -> None:
+    """Names in this size, each on a line of its own, as near to its node as that goes."""
+    at_right = points[:, 0] > -1e-9
+    line = 2.1 * 1.15 * size / min(box_size(ax))
+    for side in (at_right, ~at_right):
+        rank = np.flatnonzero(side)[np.argsort(points[side, 1], kind="stable")]
+        steps = line * np.arange(len(rank))
+        heights = isotonic_regression(RADIUS * points[rank, 1] - steps).x + steps
+        for index, height in zip(rank, heights, strict=True):
+            out = np.sqrt(max(RADIUS**2 - height**2, 0))
+            sign = 1 if at_right[index] else -1
+            labels[index].set(position=(sign * max(out, abs(points[index, 0]), 0.03), height), fontsize=size)
+            moved = abs(height - RADIUS * points[index, 1]) > 0.5 * line
+            labels[index].arrow_patch.set_visible(moved)
+
+
+def _legend(ax: Axes, limit: float, signs: NDArray[np.float64], cmap: str | Colormap, title: str) -> None:
+    """Width and colour of lines, under the names and hardly wider than the axes."""
     handles = []
     for share in (1.0, 0.5, -0.5, -1.0):
-        color, width = _colors(np.array([share]), cmap)[0], 0.5 + WIDEST * abs(share)
-        handles.append(Line2D([], [], color=color, linewidth=width, label=f"{share * limit:+.2f}"))
-    ax.legend(handles=handles, title=title, loc="upper left", bbox_to_anchor=(1.32, 1.0), title_fontsize=7)
+        if np.sign(share) in signs:
+            color, width = _colors(np.array([share]), cmap)[0], 0.5 + WIDEST * abs(share)
+            handles.append(
+                Line2D(
+                    [], [], color=color, linewidth=width, label=f"{share * limit:+.2f}".replace("-", "\N{MINUS SIGN}")
+                )
+            )
+    size = min(font_size("legend.fontsize"), box_size(ax)[0] / 25)  # the width of four columns
+    ax.legend(
+        handles=handles,
+        title=title,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.08),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=size,
+        title_fontsize=size,
+        handlelength=1.2,
+        columnspacing=1.2,
+    )

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.cluster import hierarchy
 
-from histocell._core.errors import listing, missing_key
+from histocell._core.errors import listing
 from histocell.pl._choices import choose
-from histocell.pl._style import check_axes, finish, styled
+from histocell.pl._colocalization.result import DIVERGING, KEY, read_result
+from histocell.pl._fit import box_size, fit, font_size
+from histocell.pl._style import MUTED, check_axes, finish, styled
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
     from matplotlib.colors import Colormap
+    from matplotlib.image import AxesImage
     from numpy.typing import NDArray
 
+    from histocell.pl._colocalization.result import Result
     from histocell.tables.access import Data
 
-DIVERGING = "RdBu_r"
-KEY = "colocalization"
 MARKED = 60  # more types than this leave no room for marks
 
 
@@ -38,7 +41,7 @@ def colocalization(
     significance: float | None = 0.05,
     vmax: float | None = None,
     cmap: str | Colormap = DIVERGING,
-    titles: str | Sequence[str] | None = None,
+    title: str | Sequence[str] | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     show: bool | None = None,
@@ -49,7 +52,7 @@ def colocalization(
     Red pairs sit together, blue ones apart. A dot marks pairs that are significant after adjustment. The scale is
     symmetric about 0 and reaches the strongest pair; a type with itself says nothing about pairs and is left grey.
     Where the null expects an R that is not 0, as for cell types, what is drawn is R less that; rows are x, columns its
-    neighbours y.
+    neighbours y. Of a difference of two groups the colour bar names both: red pairs are together more in the first.
 
     Parameters
     ----------
@@ -68,12 +71,13 @@ def colocalization(
         End of the colour scale.
     cmap
         A diverging colour map.
-    titles
+    title
         One for each result; by default the name of the slot where there are several.
     figsize
         Width and height of a new figure in inches.
     ax
-        Axes to draw on, as many as there are results; then there is no dendrogram.
+        Axes to draw on, as many as there are results; then there is no dendrogram, and they shrink to make room for names
+        and colour bar.
     show
         Whether to show the figure; by default if it is new and matplotlib is interactive.
     table_key
@@ -100,9 +104,9 @@ def colocalization(
     table = get_table(data, table_key)
     slots = [key] if isinstance(key, str) else list(key)
     results = [read_result(table, slot) for slot in slots]
-    captions = [titles] if isinstance(titles, str) else list(titles or (slots if len(slots) > 1 else [""]))
+    captions = [title] if isinstance(title, str) else list(title or (slots if len(slots) > 1 else [""]))
     if len(captions) != len(slots):
-        msg = f"{len(captions)} titles for {len(slots)} results"
+        msg = f"title holds {len(captions)}, but there are {len(slots)} results"
         raise ValueError(msg)
     names = _common_names(results, slots, cell_types)
     maps = [result.effect(names) for result in results]
@@ -110,74 +114,30 @@ def colocalization(
     order = np.arange(len(names)) if tree is None else hierarchy.leaves_list(tree)
     off = ~np.eye(len(names), dtype=bool)
     limit = vmax or max((np.nanmax(np.abs(each[off]), initial=0) for each in maps), default=0) or 1.0
-    shown_names = [names[index] for index in order]
     with styled(ax is None):
-        axes = (
+        axes = list(
             _new_axes(len(maps), len(names), figsize)
             if ax is None
             else check_axes(ax, (len(maps),), f"there are {len(maps)} results")
         )
-        for axis, values, result in zip(axes, maps, results, strict=True):
+        dots = []
+        for axis, values, result, caption in zip(axes, maps, results, captions, strict=True):
             shown = np.where(off, values, np.nan)[np.ix_(order, order)]
             image = axis.imshow(shown, cmap=cmap, vmin=-limit, vmax=limit, interpolation="nearest")
-            axis.set_facecolor("0.85")
+            axis.set_title(caption, pad=4)
             if significance is not None and len(names) <= MARKED:
                 p = result.matrix("p_adj", names)[np.ix_(order, order)]
-                with np.errstate(invalid="ignore"):
-                    y, x = np.nonzero((p <= significance) & np.isfinite(shown))
-                size = (72 * 0.05 if len(names) <= 25 else 72 * 0.03) ** 2 / 3
-                dark = np.abs(shown[y, x]) > 0.6 * limit
-                axis.scatter(x, y, s=size, c=np.where(dark, "white", "0.15"), linewidths=0, label="significant")
-            _name_axes(axis, shown_names, last=axis is axes[-1])
-        for axis, title in zip(axes, captions, strict=True):
-            axis.set_title(title, pad=4)
+                dots.append(_mark(axis, shown, p <= significance, limit))
+        shown_names = [names[index] for index in order]
+        _name_axes(axes, shown_names, created=ax is None)
         if tree is not None and ax is None:
             _draw_tree(axes[0].inset_axes((-0.11, 0, 0.1, 1)), tree)
-        bar = axes[-1].figure.colorbar(image, ax=list(axes), shrink=0.45, aspect=16, pad=0.02)
-        bar.outline.set_visible(False)
-        bar.set_label("difference of R" if "R_first" in results[0].stored else results[0].effect_name)
-        if significance is not None and len(names) <= MARKED:
-            note = f"dot: adjusted\np ≤ {significance:g}"
-            bar.ax.text(0, -0.08, note, transform=bar.ax.transAxes, fontsize=6.5, ha="left", va="top")
-    return finish(axes if len(axes) > 1 else axes[0], created=ax is None, show=show)
-
-
-@dataclass(frozen=True)
-class Result:
-    """A result of ``hc.tl.colocalization`` as ``uns`` holds it, with the names of its cell types."""
-
-    stored: Mapping[str, Any]  # arrays, and what sections and params hold
-    names: list[str]
-
-    def matrix(self, part: str, names: Sequence[str]) -> NDArray[np.float64]:
-        """``R``, ``p_adj`` or another array, for these types in this order."""
-        rows = [self.names.index(name) for name in names]
-        return np.asarray(self.stored[part], dtype=np.float64)[np.ix_(rows, rows)]
-
-    def effect(self, names: Sequence[str]) -> NDArray[np.float64]:
-        """What is tested: R, less what the null expects where it expects something."""
-        r = self.matrix("R", names)
-        return r - self.matrix("expected", names) if self._expects else r
-
-    @property
-    def effect_name(self) -> str:
-        """For the legend."""
-        return "R − expected" if self._expects else "Moran's R"
-
-    @property
-    def _expects(self) -> bool:
-        return "expected" in self.stored and bool(np.any(np.nan_to_num(self.stored["expected"])))
-
-
-def read_result(table: AnnData, key: str) -> Result:
-    """``uns[key]``, or the error that says what to run."""
-    if key not in table.uns:
-        raise missing_key("uns", key, table.uns.keys(), "Run hc.tl.colocalization(data) first.")
-    stored = table.uns[key]
-    if not hasattr(stored, "keys") or not {"R", "names"} <= set(stored):
-        msg = f'uns["{key}"] is not a result of hc.tl.colocalization'
-        raise ValueError(msg)
-    return Result(stored, [str(name) for name in stored["names"]])
+        label = ", ".join(dict.fromkeys(result.effect_name for result in results))
+        bar = _colorbar(axes, image, label, significance if dots else None, created=ax is None)
+        fit(axes, partial(_resize, axes, bar), lambda: 0.95 * box_size(axes[0])[1] / len(names))
+        for each in dots:
+            each.set_sizes([min(0.33 * box_size(axes[0])[1] / len(names), 6) ** 2])  # a third of a cell
+    return finish(np.array(axes, dtype=object) if len(axes) > 1 else axes[0], created=ax is None, show=show)
 
 
 def _common_names(results: list[Result], slots: list[str], wanted: Sequence[str] | None) -> list[str]:
@@ -226,22 +186,55 @@ def _new_axes(n_maps: int, n_types: int, figsize: tuple[float, float] | None) ->
     return plt.subplots(1, n_maps, figsize=size, layout="compressed", squeeze=False)[1][0]
 
 
-def _name_axes(ax: Axes, names: list[str], *, last: bool) -> None:
-    size = 7 if len(names) <= 30 else 5 if len(names) <= 60 else 3.5
-    ticks = np.arange(len(names))
-    ax.set_xticks(ticks, names, rotation=90, fontsize=size)
-    ax.yaxis.tick_right()
-    ax.set_yticks(ticks, names if last else [], fontsize=size)
-    ax.tick_params(length=0, pad=2)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+def _mark(ax: Axes, shown: NDArray[np.float64], significant: NDArray[np.bool_], limit: float) -> PathCollection:
+    """A dot on each significant pair."""
+    y, x = np.nonzero(significant & np.isfinite(shown))
+    dark = np.abs(shown[y, x]) > 0.6 * limit
+    return ax.scatter(x, y, c=np.where(dark, "white", "0.15"), linewidths=0, label="significant")
+
+
+def _name_axes(axes: Sequence[Axes], names: list[str], *, created: bool) -> None:
+    """Rows are named once at the right of our own axes, whose left has the dendrogram; on the left of all others."""
+    for axis in axes:
+        axis.set_xticks(range(len(names)), names, rotation=90)
+        if created:
+            axis.yaxis.tick_right()
+        axis.set_yticks(range(len(names)), names if axis is axes[-1] or not created else [])
+        axis.tick_params(length=0, pad=2)
+        axis.set_facecolor("0.85")
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+
+
+def _colorbar(axes: Sequence[Axes], image: AxesImage, label: str, significance: float | None, *, created: bool) -> Axes:
+    """The colour bar, which says what a dot is, too."""
+    if created:
+        bar = axes[-1].figure.colorbar(image, ax=list(axes), shrink=0.45, aspect=16, pad=0.02)
+    else:
+        bar = axes[-1].figure.colorbar(image, cax=axes[-1].inset_axes((1.04, 0.36, 0.05, 0.6)))
+    bar.outline.set_visible(False)
+    bar.set_label(label)
+    if significance is not None:
+        note = f"dot: adjusted\np ≤ {significance:g}"
+        bar.ax.text(0, -0.12, note, transform=bar.ax.transAxes, ha="left", va="top")
+    return bar.ax
+
+
+def _resize(axes: Sequence[Axes], bar: Axes, size: float) -> None:
+    """Names in this size, text of the colour bar hardly larger."""
+    for axis in axes:
+        axis.tick_params(labelsize=size)
+    for text in bar.texts:
+        text.set_fontsize(min(font_size("legend.fontsize"), 1.3 * size))
+    bar.yaxis.label.set_fontsize(min(font_size("axes.labelsize"), 1.3 * size))
+    bar.tick_params(labelsize=min(font_size("ytick.labelsize"), 1.3 * size))
 
 
 def _draw_tree(ax: Axes, tree: NDArray[np.float64]) -> None:
     """The dendrogram, leaves at the rows of the matrix."""
     drawn = hierarchy.dendrogram(tree, no_plot=True)
     for position, height in zip(drawn["icoord"], drawn["dcoord"], strict=True):
-        ax.plot(height, (np.array(position) - 5) / 10, color="0.35", linewidth=0.7, solid_joinstyle="miter")
+        ax.plot(height, (np.array(position) - 5) / 10, color=MUTED, linewidth=0.7, solid_joinstyle="miter")
     n = len(tree) + 1
     ax.set_ylim(n - 0.5, -0.5)
     ax.set_xlim(ax.get_xlim()[1], 0)

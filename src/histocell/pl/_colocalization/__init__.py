@@ -1,0 +1,1 @@
+"""Plots of co-localization: the matrix of all pairs, their network, and one pair on the tissue."""

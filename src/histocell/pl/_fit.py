@@ -1,0 +1,113 @@
+"""Axes that the user brought: what is written around them is kept in their part of the figure."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.font_manager import FontProperties
+from matplotlib.transforms import Bbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    type TextSize = Literal["ytick.labelsize", "axes.labelsize", "legend.fontsize"]
+    type Corners = NDArray[np.float64]  # [[x0, y0], [x1, y1]], in fractions of the figure
+
+PAD = 3.0  # points to the next axes
+LEAST_SHARE = 0.15  # of their width and height that axes must keep
+SMALLEST = 2.0  # points
+HALVINGS = 5
+PASSES = 2  # the place of text depends on the size of the axes, and their size on the text
+
+
+def font_size(name: TextSize) -> float:
+    """Points of an entry of the style, such as ``"xtick.labelsize"``."""
+    return float(FontProperties(size=mpl.rcParams[name]).get_size_in_points())
+
+
+def box_size(axis: Axes) -> tuple[float, float]:
+    """Width and height of axes as they are drawn, in points."""
+    axis.apply_aspect()
+    window, scale = axis.get_window_extent(), 72 / axis.figure.dpi
+    return float(window.width * scale), float(window.height * scale)
+
+
+def fit(axes: Sequence[Axes], resize: Callable[[float], None], largest: Callable[[], float]) -> None:
+    """Make room, inside of the axes' part of the figure, for what is written around them, and choose the size of text.
+
+    Labels, legends and inset axes push the axes in, so that they neither leave the figure nor lie on other axes. A figure
+    with a layout engine makes the room itself. Text has the size of the style's tick labels, or the largest one that
+    is left room for.
+
+    Parameters
+    ----------
+    axes
+        Axes of one figure.
+    resize
+        Writes the text in a size in points.
+    largest
+        The size in points that the axes, as they are, have room for.
+    """
+    cells = [_cell(axis, axes) for axis in axes]
+    starts = [axis.get_position(original=True).get_points() for axis in axes]
+
+    def fits(size: float) -> bool:
+        for _ in range(PASSES):
+            resize(size)
+            enough = [_make_room(*each) for each in zip(axes, starts, cells, strict=True)]
+        return all(enough) and largest() >= size
+
+    size = font_size("ytick.labelsize")
+    if not fits(size):
+        low, high = SMALLEST, size  # smaller text leaves more room: there is one size that just fits
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        size = low
+        fits(size)
+    resize(size)
+
+
+def _cell(axis: Axes, ours: Sequence[Axes]) -> Corners:
+    """The part of the figure around axes: on each side up to halfway to the next ones, or to what is written at them."""
+    own = axis.get_position(original=True).get_points()
+    cell = np.array([[0.0, 0.0], [1.0, 1.0]])
+    for other in axis.figure.axes:
+        near = other.get_position(original=True).get_points()
+        drawn = near if other in ours else _fractions(axis, other.get_tightbbox(for_layout_only=True))
+        for side in (0, 1):
+            beside = near[0, 1 - side] < own[1, 1 - side] and near[1, 1 - side] > own[0, 1 - side]
+            if beside and near[1, side] <= own[0, side]:
+                border = max((near[1, side] + own[0, side]) / 2, drawn[1, side])
+                cell[0, side] = max(cell[0, side], min(border, own[0, side]))
+            elif beside and near[0, side] >= own[1, side]:
+                border = min((near[0, side] + own[1, side]) / 2, drawn[0, side])
+                cell[1, side] = min(cell[1, side], max(border, own[1, side]))
+    return cell
+
+
+def _make_room(axis: Axes, start: Corners, cell: Corners) -> bool:
+    """Set the largest position inside of `start` with which all that is written around the axes lies in `cell`, if any."""
+    figure = axis.figure
+    if engine := getattr(figure, "get_layout_engine", lambda: None)():  # a subfigure has none
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            engine.execute(figure)
+        return not said  # "constrained_layout not applied": there is no room
+    margin = np.abs(_fractions(axis, axis.get_tightbbox(for_layout_only=True)) - _fractions(axis, None))
+    margin += PAD * figure.dpi / 72 / np.array(figure.bbox.size)
+    low, high = np.maximum(start[0], cell[0] + margin[0]), np.minimum(start[1], cell[1] - margin[1])
+    enough = bool((high - low > LEAST_SHARE * (start[1] - start[0])).all())
+    axis.set_position(Bbox([low, high]) if enough else Bbox(start))
+    return enough
+
+
+def _fractions(axis: Axes, window: Bbox | None) -> Corners:
+    inside = axis.figure.transSubfigure.inverted()
+    return np.asarray((window or axis.get_window_extent()).transformed(inside).get_points())
