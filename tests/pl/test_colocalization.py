@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection
-from matplotlib.text import Text
 from scipy.cluster import hierarchy
 
 import histocell as hc
@@ -37,36 +36,6 @@ def many(k, rng=0):
     p = np.where(np.abs(r) > 0.1, 0.001, 0.5)
     names = np.array([f"Endothelial Lymphatic LYVE1 {index}" for index in range(k)], dtype=object)
     return {"R": r, "p_adj": p, "names": names, "params": "{}"}
-
-
-def user_axes(kind):
-    """Axes as a user brings them, and their neighbours."""
-    if kind == "2 x 2":
-        figure, axes = plt.subplots(2, 2, figsize=(10, 8))
-        for ax in axes.flat[1:]:
-            ax.set_ylabel("of the user")
-        return axes[0, 0], list(axes.flat[1:])
-    figure = plt.figure(figsize=(3, 3), layout="constrained" if kind == "constrained" else None)
-    return figure.add_subplot(), []
-
-
-def assert_inside(ax, others):
-    """All that is drawn at the axes lies in the figure and on no other axes."""
-    ax.figure.canvas.draw()
-    low, high = ax.get_tightbbox(for_layout_only=True).get_points()
-    assert (low >= -1).all()
-    assert (high <= ax.figure.bbox.max + 1).all()
-    for other in others:
-        assert not other.get_tightbbox().overlaps(ax.get_tightbbox(for_layout_only=True))
-
-
-def assert_apart(texts):
-    """No two texts lie on each other."""
-    boxes = [Text.get_window_extent(text) for text in texts if text.get_text()]  # without the line of an annotation
-    for index, box in enumerate(boxes):
-        for other in boxes[:index]:
-            both = box.intersection(box, other)
-            assert both is None or both.width < 1 or both.height < 0.25 * min(box.height, other.height)
 
 
 @pytest.fixture
@@ -144,7 +113,7 @@ class TestMap:
 
     @pytest.mark.parametrize("kind", ["2 x 2", "3 in", "constrained"])
     @pytest.mark.parametrize("k", [2, 5, 12, 30])
-    def test_names_and_colour_bar_have_room(self, adata, kind, k):
+    def test_names_and_colour_bar_have_room(self, adata, kind, k, user_axes, assert_inside, assert_apart):
         adata.uns["colocalization"] = many(k)
         ax, others = user_axes(kind)
         hc.pl.colocalization(adata, ax=ax)
@@ -218,7 +187,7 @@ class TestNetwork:
 
     @pytest.mark.parametrize("kind", ["2 x 2", "3 in", "constrained"])
     @pytest.mark.parametrize("k", [2, 5, 12, 30])
-    def test_names_and_legend_have_room(self, adata, kind, k):
+    def test_names_and_legend_have_room(self, adata, kind, k, user_axes, assert_inside, assert_apart):
         adata.uns["colocalization"] = many(k)
         ax, others = user_axes(kind)
         hc.pl.colocalization_network(adata, ax=ax)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    type TextSize = Literal["ytick.labelsize", "axes.labelsize", "legend.fontsize"]
+    type TextSize = Literal["ytick.labelsize", "axes.labelsize", "axes.titlesize", "legend.fontsize"]
     type Corners = NDArray[np.float64]  # [[x0, y0], [x1, y1]], in fractions of the figure
 
 PAD = 3.0  # points to the next axes
