@@ -173,3 +173,33 @@ def test_a_signal_ends_a_command_in_two_seconds(folder, user_sees, stage, number
     assert len(lines) == 1, said
     if (stage, number) == ("embedding", signal.SIGINT):
         user_sees.line("Command line", "Ctrl-C", lines[0])
+
+
+_FINALISER = """
+import os, signal, time
+from histocell.cli.signals import end_at_a_signal
+
+class Noisy:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+
+class Broken:
+    def __del__(self):
+        raise ValueError("of another kind")
+
+with end_at_a_signal():
+    Broken()
+    Noisy()
+    time.sleep(30)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_in_a_finaliser_ends_a_command_without_a_traceback():
+    done = subprocess.run([sys.executable, "-c", _FINALISER], capture_output=True, text=True, check=False, timeout=20)
+    assert done.returncode == 128 + signal.SIGINT
+    broken, stopped = done.stderr.rsplit("\n\n", 1)
+    assert "of another kind" in broken
+    assert "KeyboardInterrupt" not in broken
+    assert stopped.startswith("Stopped.")

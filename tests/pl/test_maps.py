@@ -6,10 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection, PolyCollection
-from matplotlib_scalebar.scalebar import ScaleBar
-from spatialdata.models import ShapesModel, TableModel
-from spatialdata.transformations import get_transformation
+from matplotlib.collections import EllipseCollection
+from matplotlib.offsetbox import AnchoredOffsetbox
 
 import histocell as hc
 from histocell.metrics import pearson
@@ -19,6 +17,10 @@ MPP, PITCH = 2.0, 50
 
 def circles(ax):
     return [each for each in ax.collections if isinstance(each, EllipseCollection)]
+
+
+def scalebars(ax):
+    return [each for each in ax.artists if isinstance(each, AnchoredOffsetbox)]
 
 
 def test_truth_stands_beside_prediction_on_one_scale(spots):
@@ -50,7 +52,7 @@ def test_spots_have_their_size_and_place_in_um(sdata):
     left, right, bottom, top = picture.get_extent()
     assert (left, right) == ax.get_xlim()
     assert (bottom, top) == ax.get_ylim()
-    assert [each for each in ax.artists if isinstance(each, ScaleBar)]
+    assert scalebars(ax)
 
 
 def test_the_image_lies_where_the_spots_are(sdata):
@@ -163,7 +165,7 @@ def test_rare_types_use_their_maximum(spots):
 def test_vmax(spots, vmax, top):
     ax = hc.pl.abundance(spots, "Tumour", key="cell_abundance", vmax=vmax)
     assert circles(ax)[0].get_clim() == pytest.approx((0, top))
-    bar = next(each for each in ax.figure.axes if each is not ax)
+    (bar,) = ax.child_axes
     assert bar._colorbar.extend == ("max" if top < 1 else "neither")
 
 
@@ -179,7 +181,7 @@ def test_scale_is_named_for_proportions(spots):
     for values in (shares, shares * 7):
         spots.obsm["cell_abundance"] = values
         ax = hc.pl.abundance(spots, "Tumour", key="cell_abundance")
-        bars.append(ax.figure.axes[-1].get_ylabel())
+        bars.append(ax.child_axes[0].get_ylabel())
     assert bars == ["proportion", "abundance"]
 
 
@@ -215,7 +217,7 @@ def test_unknown_resolution_means_no_scalebar(spots):
     ax = hc.pl.abundance(spots, "Tumour", truth=False)
     np.testing.assert_allclose(circles(ax)[0].get_offsets(), spots.obsm["spatial"])
     np.testing.assert_allclose(circles(ax)[0].get_widths(), 0.55 * PITCH)
-    assert not [each for each in ax.artists if isinstance(each, ScaleBar)]
+    assert not scalebars(ax)
 
 
 def test_spot_diameter_of_space_ranger(spots):
@@ -224,24 +226,119 @@ def test_spot_diameter_of_space_ranger(spots):
     np.testing.assert_allclose(circles(ax)[0].get_widths(), 2 * 31.0 * MPP)
 
 
-def test_tiles_are_squares(sdata):
-    import geopandas as gpd
-    import shapely
+def test_the_section_is_named_where_one_is_shown(spots, two_sections):
+    assert hc.pl.abundance(spots, "Tumour", key="cell_abundance").get_title() == "S1, Tumour"
+    axes = hc.pl.abundance(spots, "Tumour")
+    assert axes[0, 0].figure.get_suptitle() == "S1"
+    assert hc.pl.abundance(two_sections, "Tumour", section="S2")[0, 0].figure.get_suptitle() == "S2"
+    assert hc.pl.abundance(two_sections, "Tumour")[0, 0].figure.get_suptitle() == ""
+    _, own = plt.subplots(2, 2)
+    axes = hc.pl.abundance(spots, ["Tumour", "α_β"], ax=own)
+    assert [ax.get_title() for ax in axes[:, 0]] == ["S1 measured"] * 2
+    assert axes[0, 0].figure.get_suptitle() == "", "the title of the user's figure is the user's"
+    del spots.obs["section"]
+    assert hc.pl.abundance(spots, "Tumour", key="cell_abundance").get_title() == "Tumour"
+    spots.uns["spatial"] = {"V10": {}}
+    assert hc.pl.abundance(spots, "Tumour", key="cell_abundance").get_title() == "V10, Tumour"
 
-    table = sdata["table"]
-    x, y = table.obsm["spatial"].T
-    frame = gpd.GeoDataFrame(geometry=shapely.box(x - 25, y - 25, x + 25, y + 25))
-    placed = get_transformation(sdata["spots"], get_all=True)
-    sdata["tiles"] = ShapesModel.parse(frame, transformations=dict(placed))
-    tiles = table.copy()
-    del tiles.uns["spatialdata_attrs"]
-    tiles.obs["region"] = pd.Categorical(["tiles"] * tiles.n_obs)
-    sdata["tiles_table"] = TableModel.parse(tiles, region="tiles", region_key="region", instance_key="spot_id")
-    ax = hc.pl.abundance(sdata, "Tumour", truth=False, table_key="tiles_table")
-    (drawn,) = (each for each in ax.collections if isinstance(each, PolyCollection))
-    corners = drawn.get_paths()[0].vertices[:4]
-    np.testing.assert_allclose(np.ptp(corners, axis=0), 50 * MPP)
-    np.testing.assert_allclose(corners.mean(axis=0), table.obsm["spatial"][0] * MPP)
+
+def test_shapes_are_no_section(sdata):
+    del sdata["table"].obs["section"]
+    assert hc.pl.abundance(sdata, "Tumour", key="cell_abundance").get_title() == "Tumour"
+
+
+def test_title(spots):
+    assert hc.pl.abundance(spots, "Tumour", truth=False, title="Mine").get_title() == "Mine"
+    assert hc.pl.abundance(spots, "Tumour", truth=False, title="").get_title() == "Tumour"
+    assert hc.pl.abundance(spots, "Tumour", title="Mine")[0, 0].figure.get_suptitle() == "Mine"
+    _, own = plt.subplots(2)
+    axes = hc.pl.abundance(spots, ["Tumour", "α_β"], truth=False, title="Mine", ax=own)
+    assert [ax.get_title() for ax in axes.flat] == ["Mine, Tumour", "Mine, α_β"]
+
+
+@pytest.mark.parametrize("size", [(3, 3), (6, 6), (9, 3)])
+@pytest.mark.parametrize("layout", [None, "constrained"])
+def test_a_colour_bar_stays_in_the_place_of_the_users_axes(sdata, size, layout):
+    figure, own = plt.subplots(2, 2, figsize=size, layout=layout)
+    places = [ax.get_position().frozen() for ax in own.flat]
+    hc.pl.abundance(sdata, "Tumour", truth=False, ax=own[0, 0])
+    figure.draw_without_rendering()
+    inverse = figure.transFigure.inverted()
+    (bar,) = own[0, 0].child_axes
+    box = bar.get_tightbbox().transformed(inverse)
+    if layout:
+        assert box.x1 <= own[0, 1].get_tightbbox().transformed(inverse).x0 + 0.01
+    else:
+        assert box.x1 <= places[0].x1 + 0.01
+        assert [ax.get_position().bounds for ax in own.flat[1:]] == [place.bounds for place in places[1:]]
+
+
+def test_the_scalebar_covers_no_data_and_has_its_length(sdata):
+    ax = hc.pl.abundance(sdata, "Tumour", truth=False)
+    ax.figure.draw_without_rendering()
+    (bar,) = scalebars(ax)
+    assert bar.get_window_extent().y1 <= ax.get_window_extent().y0
+    (line,) = bar.findobj(mpl.lines.Line2D)
+    (text,) = (each.get_text() for each in bar.findobj(mpl.text.Text) if each.get_text())
+    drawn_px = np.ptp(line.get_transform().transform(line.get_xydata())[:, 0])
+    um_per_px = np.ptp(ax.get_xlim()) / ax.get_window_extent().width
+    assert text == "100 µm"
+    assert drawn_px * um_per_px == pytest.approx(100)
+
+
+def test_maps_of_one_scale_share_a_scalebar_and_others_have_their_own(two_sections):
+    maps = hc.pl.abundance(two_sections, ["Tumour", "α_β"])
+    assert [len(scalebars(ax)) for ax in maps.flat] == [0, 0, 0, 0, 1, 0, 0, 0]
+    _, own = plt.subplots(4, figsize=(3, 9))
+    assert [len(scalebars(ax)) for ax in hc.pl.abundance(two_sections, "Tumour", ax=own).flat] == [1] * 4
+    far = (two_sections.obs["section"] == "S2").to_numpy()
+    two_sections.obsm["spatial"][far] *= 10  # one section is a tenth of the other
+    maps = hc.pl.abundance(two_sections, "Tumour")
+    maps[0, 0].figure.draw_without_rendering()
+    assert [len(scalebars(ax)) for ax in maps.flat] == [1] * 4
+    assert maps[0, 2].get_window_extent().height == pytest.approx(maps[0, 0].get_window_extent().height, rel=0.02)
+    assert {scalebars(ax)[0].length_um for ax in maps[0, :2]} == {100}
+    assert {scalebars(ax)[0].length_um for ax in maps[0, 2:]} == {1000}
+    two_sections.obs.loc[far, "mpp"] = np.nan  # px beside um
+    two_sections.obsm["spatial"][far] /= 10
+    maps = hc.pl.abundance(two_sections, "Tumour")
+    assert [len(scalebars(ax)) for ax in maps.flat] == [1, 1, 0, 0]
+
+
+def test_text_has_the_size_that_the_user_set(spots):
+    def sizes():
+        ax = hc.pl.abundance(spots, "Tumour", truth=False)
+        return ax.title.get_size(), ax.child_axes[0].yaxis.label.get_size(), ax.figure.get_figwidth()
+
+    ours = sizes()
+    assert ours[:2] == (8, 8)
+    with plt.rc_context({"font.size": 14}):
+        title, label, width = sizes()
+    assert (title, label) == pytest.approx((14 * 1.2, 14))  # "large" and "medium", as matplotlib has them
+    assert width > ours[2]
+    with plt.rc_context({"axes.labelsize": 11}):
+        assert sizes()[:2] == (8, 11)
+
+
+def test_a_single_map_is_as_wide_as_a_column(sdata, spots):
+    spots.obsm["spatial"][:, 0] = spots.obsm["spatial"][:, 0] * 0.4
+    high = hc.pl.abundance(spots, "Tumour", truth=False).figure.get_size_inches()
+    square = hc.pl.abundance(sdata, "Tumour", truth=False).figure.get_size_inches()
+    assert 3 < high[0] < square[0] < 5
+    assert max(*high, *square) < 5
+
+
+def test_tissue_fades_to_white_on_a_dark_style(sdata):
+    def brightness():
+        ax = hc.pl.abundance(sdata, "Tumour", truth=False, size=1e-6)
+        ax.figure.canvas.draw()
+        box = ax.get_window_extent()
+        pixels = np.asarray(ax.figure.canvas.buffer_rgba())[::-1, :, :3]
+        return pixels[int(box.y0) + 5 : int(box.y1) - 5, int(box.x0) + 5 : int(box.x1) - 5].mean()
+
+    light = brightness()
+    with plt.style.context("dark_background"):
+        assert brightness() == pytest.approx(light, abs=2)
 
 
 def test_data_is_not_changed(spots):

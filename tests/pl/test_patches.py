@@ -3,7 +3,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib_scalebar.scalebar import ScaleBar
+from matplotlib.offsetbox import AnchoredOffsetbox
 
 import histocell as hc
 
@@ -35,7 +35,7 @@ def test_patches_are_those_of_the_image(spots, picture):
         left, right, bottom, top = drawn.get_extent()
         assert right - left == pytest.approx(bottom - top) == 1
     assert ax.get_xlabel() == f"patches of {EDGE_UM} µm"
-    assert [each for each in ax.artists if isinstance(each, ScaleBar)]
+    assert [each for each in ax.artists if isinstance(each, AnchoredOffsetbox)]
 
 
 def test_patches_do_not_overlap(spots, picture):
@@ -55,7 +55,7 @@ def test_most_and_least(spots, picture, key):
     assert set(names[:3]) == set(values.nlargest(3, keep="all").index[:3]) or key
     np.testing.assert_allclose(values[names[:3]], values.sort_values(ascending=False).iloc[:3])
     np.testing.assert_allclose(values[names[3:]], values.sort_values().iloc[:3])
-    assert "most Endothelial Lymphatic LYVE1" in captions(ax)
+    assert f"most Endothelial Lymphatic LYVE1 ({'measured' if key else 'predicted'})" in captions(ax)
 
 
 def test_small_choices(spots, picture):
@@ -91,6 +91,41 @@ def test_errors_say_what_to_run(spots, picture):
     with pytest.raises(KeyError, match=r"hc\.pp\.patches"):
         hc.pl.patches(spots, image=picture)
     assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize(
+    ("n", "per_row"), [(1, 1), (2, 2), (3, 3), (4, 2), (5, 5), (7, 7), (8, 4), (9, 3), (12, 4), (16, 4)]
+)
+def test_patches_fill_the_sheet(spots, picture, n, per_row):
+    ax = hc.pl.patches(spots, n=n, image=picture, rng=0)
+    lefts = {round(drawn.get_extent()[0], 3) for drawn in ax.images}
+    assert len(lefts) == per_row
+
+
+def test_groups_lie_in_long_rows(spots, picture):
+    ax = hc.pl.patches(spots, n=8, by="Tumour", image=picture)
+    assert len({round(drawn.get_extent()[3], 3) for drawn in ax.images}) == 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_the_scalebar_lies_under_the_patches(spots, picture, n):
+    ax = hc.pl.patches(spots, n=n, image=picture, rng=0, title="Mine")
+    ax.figure.draw_without_rendering()
+    (bar,) = (each for each in ax.artists if isinstance(each, AnchoredOffsetbox))
+    box, label = bar.get_window_extent(), ax.xaxis.label.get_window_extent()
+    assert box.y1 <= ax.transData.transform((0, max(drawn.get_extent()[2] for drawn in ax.images)))[1]
+    assert not box.overlaps(label)
+    assert ax.figure.bbox.x0 <= box.x0
+    assert max(box.x1, label.x1) <= ax.figure.bbox.x1
+    assert bar.length_um <= 0.75 * EDGE_UM
+    assert ax.get_title() == "Mine"
+
+
+def test_names_that_do_not_fit_are_left_out(spots, picture):
+    _, own = plt.subplots(2, 2, figsize=(3, 3))
+    ax = hc.pl.patches(spots, n=16, image=picture, rng=0, ax=own[0, 0])
+    assert len(ax.images) == 16
+    assert captions(ax) == []
 
 
 def test_own_axes(sdata):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from sys import UnraisableHookArgs
 
 INTERRUPTED = 130  # status of a command that was interrupted
 _SECONDS_TO_TIDY = 0.8
@@ -28,15 +29,18 @@ def end_at_a_signal() -> Iterator[None]:
     a thread of its own learns of the signal; the others get a second for what they do when they are interrupted, such as
     removing files that are half written. A command that is killed loses nothing that is done.
     """
+    stopping = threading.Event()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.unraisablehook = _report_unless_interrupted
 
     def end() -> None:
         number = os.read(reader, 1)[0]
         while number not in {signal.SIGINT, signal.SIGTERM}:
             number = os.read(reader, 1)[0]
+        stopping.set()
         sys.stderr.write(_SAYS)
         sys.stderr.flush()
         time.sleep(_SECONDS_TO_TIDY)
@@ -45,7 +49,14 @@ def end_at_a_signal() -> Iterator[None]:
     threading.Thread(target=end, name="histocell-signals", daemon=True).start()
     try:
         yield
-    except (KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, KeyboardInterrupt) or error.code == INTERRUPTED:
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt) or getattr(error, "code", None) == INTERRUPTED
+        if interrupted or stopping.is_set():  # a library may turn an interrupt into an error of its own
             time.sleep(2 * _SECONDS_TO_TIDY)  # the thread says so and ends the process
         raise
+
+
+def _report_unless_interrupted(ignored: UnraisableHookArgs) -> None:
+    """An interrupt in a finaliser or a callback of a weak reference goes no further; the thread ends the process anyway."""
+    if not issubclass(ignored.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(ignored)

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from histocell import get
 from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell.pl._choices import choose
-from histocell.pl._panels import Panel, map_axes, quantity, shared_views, upper_limit
-from histocell.pl._sections import add_scalebar, draw_spots, draw_tissue, find_sections, tissue_image
-from histocell.pl._style import AMOUNT, check_axes, finish, styled
+from histocell.pl._panels import Look, Panel, map_axes, quantity, upper_limit, views_of
+from histocell.pl._sections import find_sections, tissue_image
+from histocell.pl._style import AMOUNT, add_colorbar, add_scalebar, check_axes, finish, keep_inside, styled
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.collections import Collection
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
@@ -44,12 +42,14 @@ def abundance(
     truth: str | Literal[False] | None = None,
     section: str | Sequence[str] | None = None,
     image: Images | bool = True,
-    image_alpha: float = 0.45,
+    image_alpha: float | None = None,
+    alpha: float | None = None,
     cmap: str | Colormap = AMOUNT,
     vmax: float | str | Mapping[str, float] = "p99",
     size: float = 1.0,
     ncols: int | None = None,
     scalebar: bool = True,
+    title: str | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     show: bool | None = None,
@@ -57,7 +57,8 @@ def abundance(
 ) -> Axes | NDArray[np.object_] | None:
     """Map cell abundances on the tissue, the measured ones beside the predicted ones.
 
-    Spots are drawn at their true size. Truth and prediction of a cell type share one colour scale, which starts at 0.
+    Spots are drawn at their true size, tiles let the tissue show through, points too many to be told apart are drawn as
+    their mean over squares of about a px. Truth and prediction of a cell type share one colour scale, which starts at 0.
     The correlation in a title is Pearson's over the spots shown, over the test spots alone where
     ``obs["split"]`` marks some, and says so where the spots served to train. Spots without a value are hollow.
 
@@ -78,7 +79,9 @@ def abundance(
         Whether to draw the image under the spots. For an AnnData also the image itself: a path, an array, or a
         mapping from section to either.
     image_alpha
-        Opacity of the image, between 0 and 1.
+        Opacity of the image, between 0 and 1; by default it is faded under spots, not under tiles.
+    alpha
+        Opacity of spots and tiles; by default 1, and less for tiles on an image.
     cmap
         Colour map.
     vmax
@@ -89,7 +92,10 @@ def abundance(
     ncols
         Number of cell types side by side.
     scalebar
-        Whether to draw a scalebar; it needs the resolution.
+        Whether to draw a scalebar under the maps, one where all have one scale; it needs the resolution.
+    title
+        What is written above the figure, or above the only map instead of the cell type; by default the section where
+        one is shown that has a name.
     figsize
         Width and height of a new figure in inches.
     ax
@@ -116,43 +122,52 @@ def abundance(
     >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
     >>> ax = hc.pl.abundance(sdata, "tumour", key="cell_abundance")
     >>> ax.get_title()
-    'tumour'
+    'P1S1, tumour'
     """
     table = get_table(data, table_key)
     predicted = get.abundance(table, key)
     measured = _measured(table, key, truth)
     names = _choose_types(predicted, cell_types)
     sections = find_sections(data, section, table_key=table_key, image=image)
+    _check_number(sections)
+    heading = title if title is not None else sections[0].title if len(sections) == 1 else ""
+    single = len(names) == 1 and len(sections) == 1 and measured is None
+    panels = _panels(sections, predicted, measured, key, heading if ax is not None else "")
+    split = np.asarray(table.obs[keys.SPLIT] if keys.SPLIT in table.obs else [""] * table.n_obs, dtype=np.str_)
+    views, one_scale = views_of(panels)
+    max_px = 900 if len(names) * len(panels) <= MANY_MAPS else 400
+    images = {each.name: tissue_image(each, views[each.name], max_px) for each in sections}
+    look = Look(images, views, plt.get_cmap(cmap), size, alpha, image_alpha)  # an unknown name fails before a figure
+    separator = "\n" if len(sections) > 1 or (ax is not None and heading) else ", "
+    label = quantity(predicted if measured is None else measured)
+    with styled(ax is None):
+        if ax is None:
+            ratios = np.array([np.divide(*np.ptp(views[panel.section.name], axis=0)) for panel in panels])
+            axes, n_side = map_axes(ratios, len(names), ncols, figsize, heading=bool(heading) and not single)
+        else:
+            axes, n_side = _users_axes(ax, len(names), len(panels)), 1
+        for row, name in zip(axes, names, strict=True):
+            limit = upper_limit(name, panels, vmax)
+            for axis, panel in zip(row, panels, strict=True):
+                spots = look.draw(axis, panel, name, limit)
+                axis.set_title(separator.join(filter(None, [panel.title, panel.score(name, split)])), pad=3)
+            _name_row(row, name, heading if ax is not None or single else "")
+            beyond = any(np.nanmax(panel.column(name), initial=0) > limit * (1 + 1e-9) for panel in panels)
+            add_colorbar(row[-1], spots, label, extend="max" if beyond else "neither")
+        _set_title(axes, title if single else heading if ax is None else None, single=single)
+        lowest = axes[(len(names) - 1) // n_side * n_side]
+        if scalebar:
+            _scalebars(axes if ax is not None else lowest[:1] if one_scale else lowest, panels)
+        for axis in axes.flat if ax is not None else ():
+            keep_inside(axis)
+    return finish(axes[0, 0] if axes.size == 1 else axes, created=ax is None, show=show)
+
+
+def _check_number(sections: list[Section]) -> None:
     if len(sections) > MAX_SECTIONS:
         msg = f"{len(sections)} sections are too many for one figure; choose with section=, for example section="
         msg += f"{sections[0].name!r}: {listing(each.name for each in sections)}"
         raise ValueError(msg)
-    panels = _panels(sections, predicted, measured, key)
-    split = np.asarray(table.obs[keys.SPLIT] if keys.SPLIT in table.obs else [""] * table.n_obs, dtype=np.str_)
-    colormap = plt.get_cmap(cmap)  # an unknown name fails before there is a figure
-    views = shared_views(panels)
-    shape = (len(names), len(panels))
-    max_px = 900 if shape[0] * shape[1] <= MANY_MAPS else 400
-    images = {each.name: tissue_image(each, views[each.name], max_px) for each in sections}
-    label = quantity(predicted if measured is None else measured)
-    separator = "\n" if len(sections) > 1 else ", "
-    with styled(ax is None):
-        if ax is None:
-            axes = map_axes(panels, len(names), ncols, figsize)
-        else:
-            axes = check_axes(ax, shape, f"{shape[0]} cell types x {shape[1]} maps of each need {shape[0] * shape[1]}")
-        for row, name in zip(axes, names, strict=True):
-            limit = upper_limit(name, panels, vmax)
-            for axis, panel in zip(row, panels, strict=True):
-                shown = panel.section.name
-                draw_tissue(axis, images[shown], views[shown], alpha=image_alpha)
-                spots = draw_spots(axis, panel.section, panel.column(name), cmap=colormap, vmax=limit, size=size)
-                axis.set_title(separator.join(filter(None, [panel.title, panel.score(name, split)])), pad=3)
-            _name_row(row, name)
-            _colorbar(row, spots, panels, name, limit, label)
-            if scalebar:
-                add_scalebar(row[0], panels[0].section)
-    return finish(axes[0, 0] if axes.size == 1 else axes, created=ax is None, show=show)
 
 
 def _measured(table: AnnData, key: str, truth: str | Literal[False] | None) -> pd.DataFrame | None:
@@ -172,34 +187,42 @@ def _choose_types(frame: pd.DataFrame, cell_types: str | Sequence[str] | None) -
     return [name for name in columns if name in most]
 
 
-def _panels(sections: list[Section], predicted: pd.DataFrame, measured: pd.DataFrame | None, key: str) -> list[Panel]:
+def _panels(
+    sections: list[Section], predicted: pd.DataFrame, measured: pd.DataFrame | None, key: str, heading: str
+) -> list[Panel]:
     names = {keys.PREDICTED: "predicted", keys.ABUNDANCE: "measured"}
     out = []
     for section in sections:
-        prefix = f"{section.name} " if len(sections) > 1 else ""
-        if measured is not None:
-            out.append(Panel(section, measured, None, f"{prefix}measured"))
-        out.append(Panel(section, predicted, measured, f"{prefix}{names.get(key, key)}"))
+        prefix = " ".join(filter(None, [heading, section.name if len(sections) > 1 else ""]))
+        for values, truth, name in ((measured, None, "measured"), (predicted, measured, names.get(key, key))):
+            if values is not None:
+                out.append(Panel(section, values, truth, f"{prefix} {name}".strip()))
     return out
 
 
-def _name_row(row: NDArray[np.object_], name: str) -> None:
-    """The cell type beside a row of maps, or above the only one."""
+def _users_axes(ax: Axes | Sequence[Axes], n_types: int, n_maps: int) -> NDArray[np.object_]:
+    needed = f"{n_types} cell types x {n_maps} maps of each need {n_types * n_maps}"
+    return check_axes(ax, (n_types, n_maps), needed)
+
+
+def _set_title(axes: NDArray[np.object_], title: str | None, *, single: bool) -> None:
+    """Of the only map, or above the figure."""
+    if title and single:
+        axes[0, 0].set_title(title, pad=3)
+    elif title:
+        axes[0, 0].figure.suptitle(title)
+
+
+def _name_row(row: NDArray[np.object_], name: str, heading: str) -> None:
+    """The cell type beside a row of maps, or above the only one, after its heading."""
     if len(row) == 1:
-        row[0].set_title(fill(name, 26), pad=3)
+        row[0].set_title(", ".join(filter(None, [heading, fill(name, 26)])), pad=3)
     else:
         row[0].set_ylabel(fill(name, 20), fontweight="bold", labelpad=3)
 
 
-def _colorbar(
-    row: NDArray[np.object_], spots: Collection, panels: list[Panel], name: str, limit: float, label: str
-) -> None:
-    above = any(np.nanmax(panel.column(name), initial=0) > limit * (1 + 1e-9) for panel in panels)
-    bar = row[0].figure.colorbar(
-        spots, ax=list(row), extend="max" if above else "neither", fraction=0.04, pad=0.015, aspect=22, shrink=0.85
-    )
-    bar.outline.set_visible(False)
-    bar.locator = MaxNLocator(4)
-    bar.formatter.set_powerlimits((-3, 4))
-    bar.update_ticks()
-    bar.set_label(label)
+def _scalebars(axes: NDArray[np.object_], panels: list[Panel]) -> None:
+    """A scalebar under each of the axes whose resolution is known."""
+    for axis, panel in zip(axes.flat, panels * len(axes), strict=False):
+        if panel.section.mpp is not None:
+            add_scalebar(axis)

@@ -10,14 +10,22 @@ import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from histocell.metrics import pearson
+from histocell.pl._points import draw_spots, draw_tissue
+from histocell.pl._style import text_scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
+    from histocell.pl._points import Drawn
     from histocell.pl._sections import Section
+
+FADED = 0.45  # opacity of an image under spots
+THROUGH = 0.6  # opacity of tiles on an image
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,29 @@ class Panel:
         note = " (train)" if "train" in parts[used] else ""
         value = pearson(_column(self.truth, name, self.section)[used], self.column(name)[used])[0]
         return f"CC {value:.2f}{note}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else "CC undefined"
+
+
+@dataclass(frozen=True)
+class Look:
+    """The image, the window and the colours of the maps of a figure."""
+
+    images: Mapping[str, NDArray[np.uint8] | None]
+    views: Mapping[str, NDArray[np.float64]]
+    cmap: Colormap
+    size: float
+    alpha: float | None
+    image_alpha: float | None
+
+    def draw(self, ax: Axes, panel: Panel, name: str, vmax: float) -> Drawn:
+        """A map; spots stand on a faded image, tiles let a clear one show through."""
+        section = panel.section
+        pixels, view = self.images[section.name], self.views[section.name]
+        through = section.square and pixels is not None
+        alpha = (THROUGH if through else None) if self.alpha is None else self.alpha
+        image_alpha = (1.0 if through else FADED) if self.image_alpha is None else self.image_alpha
+        draw_tissue(ax, pixels, view, alpha=image_alpha)
+        values = panel.column(name)
+        return draw_spots(ax, section, values, cmap=self.cmap, vmax=vmax, size=self.size, alpha=alpha)
 
 
 def _column(frame: pd.DataFrame, name: str, section: Section) -> NDArray[np.float64]:
@@ -83,42 +114,55 @@ def _percent(text: str) -> float:
     return percent
 
 
-def shared_views(panels: list[Panel]) -> dict[str, NDArray[np.float64]]:
-    """The window of each section, ``[[x0, y0], [x1, y1]]``: all are of one height, so that they have one scale."""
-    height = view_height(panels)
+def views_of(panels: list[Panel]) -> tuple[dict[str, NDArray[np.float64]], bool]:
+    """The window of each section, ``[[x0, y0], [x1, y1]]``, and whether all have one scale.
+
+    They do, by one height, unless one would then be too small to be seen, or the resolution of some is unknown.
+    """
+    sections = {panel.section.name: panel.section for panel in panels}
+    heights = [float(np.ptp(section.view[:, 1])) for section in sections.values()]
+    known = {section.mpp is not None for section in sections.values()}
+    one_scale = max(heights) <= 3 * min(heights) and len(known) == 1
     views = {}
-    for section in (panel.section for panel in panels):
+    for name, section in sections.items():
+        height = max(heights) if one_scale else np.ptp(section.view[:, 1])
         half = np.array([np.ptp(section.view[:, 0]), height]) / 2
         middle = section.view.mean(axis=0)
-        views[section.name] = np.stack([middle - half, middle + half])
-    return views
-
-
-def view_height(panels: list[Panel]) -> float:
-    """Height of the highest section."""
-    return float(max(np.ptp(panel.section.view[:, 1]) for panel in panels))
+        views[name] = np.stack([middle - half, middle + half])
+    return views, one_scale
 
 
 def map_axes(
-    panels: list[Panel], n_types: int, ncols: int | None, figsize: tuple[float, float] | None
-) -> NDArray[np.object_]:
-    """Axes of a new figure, shape (cell types, panels); cell types stand side by side in `ncols` blocks."""
-    ratios = np.array([np.ptp(panel.section.view[:, 0]) for panel in panels]) / view_height(panels)
+    ratios: NDArray[np.float64], n_types: int, ncols: int | None, figsize: tuple[float, float] | None, *, heading: bool
+) -> tuple[NDArray[np.object_], int]:
+    """Axes of a new figure, shape (cell types, panels), and the number of cell types that stand side by side.
+
+    Parameters
+    ----------
+    ratios
+        Width of each panel as a multiple of its height.
+    heading
+        Whether there is a title over all of them.
+    """
     width = ratios.sum()  # of a row of one cell type, as a multiple of its height
     if ncols is None:
         ncols = round(np.sqrt(1.2 * n_types / (width + 0.4)))
     ncols = int(np.clip(ncols, 1, n_types))
     nrows = -(-n_types // ncols)
+    scale = text_scale()
     if figsize is None:
-        height = float(np.clip(9 / (ncols * width), 1.3, 2.8))
-        figsize = (ncols * (width * height + 0.95) - 0.1, nrows * (height + 0.19) + 0.05)
+        # one map, or truth and prediction, fill a column or the width of a paper, be they wide or high
+        largest = min(3.2 / np.sqrt(ratios.mean()), 4.2) if n_types * len(ratios) <= 2 else 2.8
+        height = float(np.clip(9 / (ncols * width), 1.3, largest))
+        text = (0.9 * scale * ncols, (0.19 * nrows + 0.25 + 0.2 * heading) * scale)
+        figsize = (ncols * width * height + text[0], nrows * height + text[1])
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01, compress=True)
     figure = plt.figure(figsize=figsize, layout=layout)
-    block = len(panels) + 1  # the last column of a block parts it from the next
+    block = len(ratios) + 1  # the last column of a block parts it from the next
     grid = figure.add_gridspec(nrows, ncols * block - 1, width_ratios=np.tile([*ratios, 0.1], ncols)[:-1])
-    axes = np.empty((n_types, len(panels)), dtype=object)
+    axes = np.empty((n_types, len(ratios)), dtype=object)
     for index in range(n_types):
         row, start = index // ncols, index % ncols * block
-        for column in range(len(panels)):
+        for column in range(len(ratios)):
             axes[index, column] = figure.add_subplot(grid[row, start + column])
-    return axes
+    return axes, ncols

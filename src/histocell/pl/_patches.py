@@ -5,19 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.font_manager import FontProperties
 
 from histocell import get
 from histocell._core import keys
 from histocell._core.rng import as_rng
 from histocell.pl._choices import choose
-from histocell.pl._style import MUTED, PALETTE, add_bar, finish, hide_frame, new_axes, styled
+from histocell.pl._style import (
+    MUTED,
+    PALETTE,
+    add_scalebar,
+    finish,
+    hide_frame,
+    new_axes,
+    points_per_unit,
+    styled,
+    text_scale,
+)
 from histocell.tables.access import get_obsm
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
@@ -32,6 +44,7 @@ if TYPE_CHECKING:
 GAP = 0.06  # between patches
 CAPTION = 0.17
 HEADING = 0.2
+READABLE = 4.0  # size of text in typographic points
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class _Group:
 
     heading: str
     rows: NDArray[np.intp]
-    color: str = "black"
+    color: str | None = None
 
 
 def patches(
@@ -56,6 +69,7 @@ def patches(
     ncols: int | None = None,
     patch_px: int = 192,
     scalebar: bool = True,
+    title: str | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -70,7 +84,8 @@ def patches(
     n
         How many patches.
     by
-        A cell type: half of the patches are those with the most of it, half those with the least.
+        A cell type: half of the patches are those with the most of it, half those with the least, as predicted or
+        measured, which their heading says.
     spots
         Names of the spots to show, instead of a choice.
     key
@@ -82,11 +97,13 @@ def patches(
     image
         For an AnnData: a path, an array, or a mapping from section to either.
     ncols
-        Patches per row.
+        Patches per row; by default as many as fill the sheet.
     patch_px
         Edge of a drawn patch in px.
     scalebar
-        Whether to draw a scalebar on the first patch; it needs the resolution.
+        Whether to draw a scalebar under the patches; it needs the resolution.
+    title
+        What is written above them.
     figsize
         Width and height of a new figure in inches.
     ax
@@ -119,6 +136,8 @@ def patches(
     sections = Sections(data, table_key=table_key)
     table = sections.table
     windows = np.asarray(get_obsm(table, keys.PATCHES, "Run hc.pp.patches(data) first."))
+    if key is None:
+        key = keys.PREDICTED if keys.PREDICTED in table.obsm else keys.ABUNDANCE
     values = None if by is None else _values(table, by, key)
     if n < 1:
         msg = f"n must be at least 1, not {n}"
@@ -129,39 +148,26 @@ def patches(
         rows = _rows(sections, section)
         groups = [_Group("", np.sort(as_rng(rng).choice(rows, size=min(n, len(rows)), replace=False)))]
     else:
-        groups = _extremes(_rows(sections, section), values, n, str(by))
+        kind = {keys.PREDICTED: "predicted", keys.ABUNDANCE: "measured"}.get(key, key)
+        groups = _extremes(_rows(sections, section), values, n, str(by), kind)
     images = {
         row: region.image for region in sections.regions(image=image) for row in region.rows if region.image is not None
     }
-    if ncols is None:
-        ncols = _patches_per_row(max(len(group.rows) for group in groups), several=len(groups) > 1)
-    height = sum(-(-len(group.rows) // ncols) * (1 + CAPTION) + (HEADING if group.heading else 0) for group in groups)
+    shown = np.concatenate([group.rows for group in groups])
     with styled(ax is None):
-        sheet = new_axes(figsize or (ncols * 1.15, height * 1.1 + 0.25)) if ax is None else ax
-        top = 0.0
-        for group in groups:
-            if group.heading:
-                sheet.text(0, top + 0.17, group.heading, fontweight="bold", color=group.color, va="bottom")
-                top += HEADING
-            for place, row in enumerate(group.rows):
-                line, column = divmod(place, ncols)
-                corner = column * (1 + GAP), top + line * (1 + CAPTION + GAP) + CAPTION
-                pixels = images[row].read(*windows[row], out_shape=(patch_px, patch_px))
-                _draw_patch(sheet, pixels, corner, table.obs_names[row], None if values is None else values[row])
-            top += -(-len(group.rows) // ncols) * (1 + CAPTION + GAP) + GAP
-        hide_frame(sheet)
-        sheet.set(xlim=(-GAP, ncols * (1 + GAP)), ylim=(top, -GAP), aspect="equal")
-        edge_um = _edge_um(windows, images, np.concatenate([group.rows for group in groups]))
+        sheet = _Sheet.lay(groups, ncols, figsize, ax)
+        for row, corner in sheet.corners(groups):
+            pixels = images[row].read(*windows[row], out_shape=(patch_px, patch_px))
+            sheet.draw(pixels, corner, table.obs_names[row], None if values is None else values[row])
+        edge_um = _edge_um(windows, images, shown)
         if edge_um is not None:
-            sheet.set_xlabel(f"patches of {edge_um:.0f} µm", color=MUTED, fontsize="small")
-            if scalebar:
-                add_bar(sheet, um_per_unit=edge_um, fraction=0.75 / ncols, thickness=0.008)
-    return finish(sheet, created=ax is None, show=show)
+            sheet.name_size(edge_um, scalebar=scalebar)
+        if title:
+            sheet.ax.set_title(title)
+    return finish(sheet.ax, created=ax is None, show=show)
 
 
-def _values(table: AnnData, by: str, key: str | None) -> NDArray[np.float64]:
-    if key is None:
-        key = keys.PREDICTED if keys.PREDICTED in table.obsm else keys.ABUNDANCE
+def _values(table: AnnData, by: str, key: str) -> NDArray[np.float64]:
     frame = get.abundance(table, key)
     choose(by, frame.columns, "cell type", where=f' in obsm["{key}"]')
     return frame[by].to_numpy(dtype=np.float64)
@@ -176,7 +182,7 @@ def _rows(sections: Sections, wanted: str | Sequence[str] | None) -> NDArray[np.
     return np.flatnonzero(kept)
 
 
-def _extremes(rows: NDArray[np.intp], values: NDArray[np.float64], n: int, by: str) -> list[_Group]:
+def _extremes(rows: NDArray[np.intp], values: NDArray[np.float64], n: int, by: str, kind: str) -> list[_Group]:
     """The rows with the highest and those with the lowest values."""
     rows = rows[np.isfinite(values[rows])]
     if len(rows) == 0:
@@ -184,26 +190,83 @@ def _extremes(rows: NDArray[np.intp], values: NDArray[np.float64], n: int, by: s
         raise ValueError(msg)
     ranked = rows[np.argsort(values[rows], kind="stable")]
     half = max(1, min(n, len(rows)) // 2)
-    most = _Group(f"most {by}", ranked[::-1][:half], PALETTE[4])
-    least = _Group(f"least {by}", ranked[: min(half, len(ranked) - half)], PALETTE[0])
+    most = _Group(f"most {by} ({kind})", ranked[::-1][:half], PALETTE[4])
+    least = _Group(f"least {by} ({kind})", ranked[: min(half, len(ranked) - half)], PALETTE[0])
     return [group for group in (most, least) if len(group.rows)]
 
 
-def _patches_per_row(n: int, *, several: bool) -> int:
-    """A square sheet; groups in full rows of at most eight."""
-    return -(-n // -(-n // 8)) if several else int(np.ceil(np.sqrt(n)))
+def _patches_per_row(numbers: Sequence[int]) -> int:
+    """As many, up to eight, as leave the fewest holes; then the squarest sheet, or groups in long rows."""
+    most = max(numbers)
+    least = int(np.ceil(np.sqrt(most)))
+    choice = range(least, max(least, min(most, 8)) + 1)
+    return min(choice, key=lambda n: (sum(-number % n for number in numbers), n if len(numbers) == 1 else -n))
 
 
-def _draw_patch(
-    ax: Axes, pixels: NDArray[np.uint8], corner: tuple[float, float], name: str, value: float | None
-) -> None:
-    """A patch of edge 1 under its name, and its value where there is one."""
-    x, y = corner
-    ax.imshow(pixels, extent=(x, x + 1, y + 1, y), interpolation="antialiased")
-    shortened = name if len(name) <= 14 else f"{name[:7]}…{name[-6:]}"
-    ax.text(x, y - 0.015, shortened, fontsize="small", va="bottom")
-    if value is not None:
-        ax.text(x + 1, y - 0.015, f"{value:.2g}", color=MUTED, ha="right", fontsize="small", va="bottom")
+@dataclass(frozen=True)
+class _Sheet:
+    """The axes that patches are laid out on, in edges of a patch, and the room for a name above each."""
+
+    ax: Axes
+    ncols: int
+    edge_pt: float
+
+    @classmethod
+    def lay(
+        cls, groups: list[_Group], ncols: int | None, figsize: tuple[float, float] | None, ax: Axes | None
+    ) -> _Sheet:
+        ncols = ncols or _patches_per_row([len(group.rows) for group in groups])
+        width, height = ncols * (1 + GAP) + GAP, sum(_height(group, ncols) for group in groups)
+        scale = text_scale()
+        axis = new_axes(figsize or (width * 1.1 * scale, height * 1.1 * scale + 0.3 * scale)) if ax is None else ax
+        hide_frame(axis)
+        axis.set(xlim=(-GAP, width - GAP), ylim=(height, -GAP), aspect="equal")
+        return cls(axis, ncols, points_per_unit(axis))
+
+    def corners(self, groups: list[_Group]) -> Iterator[tuple[int, tuple[float, float]]]:
+        """Each row with the place of its patch, under the heading of its group, which is written on the way."""
+        top = 0.0
+        for group in groups:
+            if group.heading:
+                size = self.font_size(len(group.heading), self.ncols, HEADING)
+                self.ax.text(0, top + 0.17, group.heading, weight="bold", color=group.color, va="bottom", fontsize=size)
+            start = top + (HEADING if group.heading else 0)
+            for place, row in enumerate(group.rows):
+                line, column = divmod(place, self.ncols)
+                yield int(row), (column * (1 + GAP), start + line * (1 + CAPTION + GAP) + CAPTION)
+            top += _height(group, self.ncols)
+
+    def font_size(self, n_letters: int, width: float, height: float) -> float:
+        """At most that of the ticks, less where so many letters would not fit into edges of a patch."""
+        largest = FontProperties(size=mpl.rcParams["xtick.labelsize"]).get_size_in_points()
+        return min(largest, self.edge_pt * width / (0.6 * n_letters), self.edge_pt * height / 1.25)
+
+    def draw(self, pixels: NDArray[np.uint8], corner: tuple[float, float], name: str, value: float | None) -> None:
+        """A patch under its name, and its value where there is one; no name where it would be too small to be read."""
+        x, y = corner
+        self.ax.imshow(pixels, extent=(x, x + 1, y + 1, y), origin="upper", interpolation="antialiased")
+        shortened = name if len(name) <= 14 else f"{name[:7]}…{name[-6:]}"
+        number = "" if value is None else f"{value:.2g}"
+        size = self.font_size(len(shortened + number) + 2 * bool(number), 1, CAPTION)
+        if size < READABLE:
+            return
+        self.ax.text(x, y - 0.015, shortened, fontsize=size, va="bottom")
+        if number:
+            self.ax.text(x + 1, y - 0.015, number, color=MUTED, ha="right", fontsize=size, va="bottom")
+
+    def name_size(self, edge_um: float, *, scalebar: bool) -> None:
+        """The edge of the patches, and a bar, side by side or in two lines."""
+        lines = 12 * text_scale() if scalebar and self.edge_pt * self.ncols < 20 * mpl.rcParams["font.size"] else 0
+        self.ax.set_xlabel(
+            f"patches of {edge_um:.0f} µm", color=MUTED, fontsize="small", loc="right", labelpad=1 + lines
+        )
+        if scalebar:
+            add_scalebar(self.ax, um_per_unit=edge_um, longest=0.75)
+
+
+def _height(group: _Group, ncols: int) -> float:
+    """Of a group with its heading, in edges of a patch."""
+    return -(-len(group.rows) // ncols) * (1 + CAPTION + GAP) + GAP + (HEADING if group.heading else 0)
 
 
 def _edge_um(windows: NDArray[np.integer], images: Mapping[int, SlideImage], rows: NDArray[np.intp]) -> float | None:

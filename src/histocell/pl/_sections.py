@@ -1,4 +1,4 @@
-"""Sections of tissue as they are drawn: spots at their true size on the image, in micrometres."""
+"""Sections of tissue as they are drawn: places and true size of their spots in micrometres, and the image."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.collections import EllipseCollection, PolyCollection
+from scipy.spatial import cKDTree
 
 from histocell._core import keys
 from histocell._core.geometry import spot_pitch
 from histocell.pl._choices import choose
-from histocell.pl._style import BACKGROUND, add_bar, hide_frame
 from histocell.tables.access import is_spatialdata
 from histocell.tables.sections import Sections
 
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from geopandas import GeoDataFrame
-    from matplotlib.axes import Axes
-    from matplotlib.collections import Collection
-    from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
     from histocell.images.slide_image import ImageSource, SlideImage
@@ -42,6 +38,8 @@ class Section:
     ----------
     name
         The section.
+    title
+        Its name for the reader, empty where the data have none.
     rows
         Positions of its spots in the table.
     xy
@@ -57,6 +55,7 @@ class Section:
     """
 
     name: str
+    title: str
     rows: NDArray[np.intp]
     xy: NDArray[np.float64]
     size: float
@@ -86,14 +85,25 @@ def find_sections(
     source = None if isinstance(image, bool) else image
     regions = {region.section: region for region in sections.regions(image=source, need_image=False)}
     chosen = regions if section is None else choose(section, regions, "section")
-    return [_section(data, sections.table, regions[name], with_image=image is not False) for name in chosen]
+    return [_section(data, sections, regions[name], with_image=image is not False) for name in chosen]
 
 
-def _section(data: Data, table: AnnData, region: Region, *, with_image: bool) -> Section:
-    size_px, square = _spot_size(data, table, region)
-    unit = region.mpp or 1.0
+def _section(data: Data, sections: Sections, region: Region, *, with_image: bool) -> Section:
+    size_px, square = _spot_size(data, sections.table, region)
+    xy, unit = region.centers, region.mpp or 1.0
     image = region.image if with_image else None
-    return Section(region.section, region.rows, region.centers * unit, size_px * unit, square, region.mpp, image)
+    title = _title(sections, region)
+    return Section(region.section, title, region.rows, xy * unit, size_px * unit, square, region.mpp, image)
+
+
+def _title(sections: Sections, region: Region) -> str:
+    """The section in ``obs``, else the library of Space Ranger; the name of a table or of shapes is no section's."""
+    table = sections.table
+    is_region_key = sections.library_key == table.uns.get("spatialdata_attrs", {}).get("region_key")
+    if (sections.labels[region.rows] == region.section).all():
+        return "" if is_region_key and sections.library_key != keys.SECTION else region.section
+    libraries = list(table.uns.get("spatial", {}))
+    return str(libraries[0]) if len(libraries) == 1 and sections.library_key is None else ""
 
 
 def _spot_size(data: Data, table: AnnData, region: Region) -> tuple[float, bool]:
@@ -104,11 +114,21 @@ def _spot_size(data: Data, table: AnnData, region: Region) -> tuple[float, bool]
     library = libraries.get(region.name) or (next(iter(libraries.values())) if len(libraries) == 1 else {})
     if diameter := library.get("scalefactors", {}).get("spot_diameter_fullres"):
         return float(diameter), False
-    if len(np.unique(region.centers, axis=0)) > 1:
-        return SPOT_TO_PITCH * spot_pitch(region.centers), False
+    if np.ptp(region.centers, axis=0).any():
+        return _size_from_distances(region.centers), False
     if keys.PATCHES in table.obsm:  # a single spot has no pitch
         return float(np.ptp(np.asarray(table.obsm[keys.PATCHES])[region.rows[0]][[0, 2]])), False
     return 100.0, False
+
+
+def _size_from_distances(xy: NDArray[np.float64]) -> float:
+    """Diameter of spots by their pitch; of cells, which lie on no grid, by the room that each has."""
+    sample = xy[:: max(1, len(xy) // 5000)]  # with its neighbours among all
+    distance = cKDTree(xy).query(sample, k=min(5, len(xy)))[0][:, 1:]
+    nearest, fourth = np.median(distance[:, 0]), np.median(distance[:, -1])
+    if len(xy) < 5 or fourth < 1.6 * nearest or fourth == 0:  # 1 on a grid, about 2.3 where points lie at random
+        return SPOT_TO_PITCH * (spot_pitch(xy) if len(sample) == len(xy) else float(nearest))
+    return 0.83 * float(fourth)  # 0.9 times the square root of the room, which has that share of this distance
 
 
 def _shape_size(shapes: GeoDataFrame, table: AnnData, region: Region) -> tuple[float, bool]:
@@ -130,47 +150,3 @@ def tissue_image(section: Section, view: NDArray[np.float64], max_px: int = 900)
     shrink = max_px / max(x1 - x0, y1 - y0)
     shape = (max(1, round((y1 - y0) * shrink)), max(1, round((x1 - x0) * shrink)))
     return section.image.read(y0, x0, y1, x1, out_shape=shape, fill=(255, 255, 255))
-
-
-def draw_tissue(ax: Axes, pixels: NDArray[np.uint8] | None, view: NDArray[np.float64], *, alpha: float = 1.0) -> None:
-    """The image, faded, or a plain background; y runs downwards, both axes have one unit."""
-    (x0, y0), (x1, y1) = view
-    hide_frame(ax)
-    if pixels is None:
-        ax.set_facecolor(BACKGROUND)
-    else:
-        ax.imshow(pixels, extent=(x0, x1, y1, y0), alpha=alpha, interpolation="antialiased", zorder=0)
-    ax.set(xlim=(x0, x1), ylim=(y1, y0), aspect="equal")
-
-
-def draw_spots(
-    ax: Axes, section: Section, values: NDArray[np.float64], *, cmap: Colormap, vmax: float, size: float = 1.0
-) -> Collection:
-    """Spots coloured by `values` between 0 and `vmax`; hollow where there is no value."""
-    known = np.isfinite(values)
-    spots = _shapes(ax, section, known, size)
-    spots.set(array=values[known], cmap=cmap, linewidths=0)
-    spots.set_clim(0, vmax)
-    ax.add_collection(spots, autolim=False)
-    if not known.all():
-        hollow = _shapes(ax, section, ~known, size)
-        hollow.set(facecolors="none", edgecolors="0.35", linewidths=0.5)
-        ax.add_collection(hollow, autolim=False)
-    return spots
-
-
-def _shapes(ax: Axes, section: Section, chosen: NDArray[np.bool_], size: float) -> Collection:
-    xy, edge = section.xy[chosen], section.size * size
-    if section.square:
-        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * edge / 2
-        return PolyCollection(list(xy[:, None] + corners))
-    diameters = np.full(len(xy), edge)
-    return EllipseCollection(
-        diameters, diameters, np.zeros(len(xy)), units="xy", offsets=xy, offset_transform=ax.transData
-    )
-
-
-def add_scalebar(ax: Axes, section: Section) -> None:
-    """A scalebar where the resolution is known."""
-    if section.mpp is not None:
-        add_bar(ax)

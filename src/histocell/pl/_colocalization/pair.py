@@ -13,8 +13,9 @@ from histocell._core.errors import listing
 from histocell.kernels.null import false_discovery
 from histocell.pl._choices import choose
 from histocell.pl._colocalization.result import DIVERGING, KEY, read_result
-from histocell.pl._sections import add_scalebar, draw_spots, draw_tissue, find_sections, tissue_image
-from histocell.pl._style import AMOUNT, check_axes, finish, styled
+from histocell.pl._points import draw_spots, draw_tissue
+from histocell.pl._sections import find_sections, tissue_image
+from histocell.pl._style import AMOUNT, add_colorbar, add_scalebar, check_axes, finish, keep_inside, styled
 from histocell.tables.access import get_obsm, get_table
 from histocell.tables.genes import normalized_genes
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.collections import Collection
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
@@ -132,18 +132,20 @@ def colocalization_pair(
             draw_tissue(axis, pixels, shown.view, alpha=image_alpha)
             spots = draw_spots(axis, shown, values, cmap=plt.get_cmap(cmap), vmax=top, size=size)
             axis.set_title(name, pad=3)
-            _colorbar(axis, spots, "")
+            add_colorbar(axis, spots)
         own = local[shown.rows]
         limit = float(np.nanpercentile(np.abs(own), 99)) if np.isfinite(own).any() else 1.0
         draw_tissue(axes[2], pixels, shown.view, alpha=image_alpha)
         spots = draw_spots(axes[2], shown, own, cmap=plt.get_cmap(local_cmap), vmax=limit, size=size)
         spots.set_clim(-limit, limit)
         axes[2].set_title(_title(result, shown.name, x, y), pad=3)
-        _colorbar(axes[2], spots, "local R")
+        add_colorbar(axes[2], spots, "local R")
         if significance is not None:
             _mark(axes[2], shown, p[shown.rows], significance)
-        if scalebar:
-            add_scalebar(axes[0], shown)
+        if scalebar and shown.mpp is not None:
+            add_scalebar(axes[0])
+        for axis in axes if ax is not None else ():
+            keep_inside(axis)
     return finish(axes, created=ax is None, show=show)
 
 
@@ -177,11 +179,6 @@ def _new_axes(section: Section, figsize: tuple[float, float] | None) -> NDArray[
     width, height = np.diff(section.view, axis=0)[0]
     panel = 2.6 * float(np.clip(width / height, 0.4, 1.8))
     return plt.subplots(1, 3, figsize=figsize or (3 * (panel + 0.6), 2.95), layout="compressed")[1]
-
-
-def _colorbar(ax: Axes, spots: Collection, label: str) -> None:
-    bar = ax.figure.colorbar(spots, ax=ax, shrink=0.6, aspect=16, pad=0.02, label=label)
-    bar.outline.set_visible(False)
 
 
 def _mark(ax: Axes, section: Section, p: Floats, significance: float) -> None:

@@ -16,17 +16,10 @@ from histocell.kernels import null as null_models
 from histocell.kernels.preference import is_whole
 from histocell.tables.sections import Sections
 from histocell.tl._colocalization.inputs import check_length_scale, default_length_scale, read_inputs
+from histocell.tl._colocalization.options import ALTERNATIVES, NULLS, Options, check_choice
 from histocell.tl._colocalization.replicates import combine, over_patients
 from histocell.tl._colocalization.result import FEW, KEY, ColocalizationResult
-from histocell.tl._colocalization.section import (
-    ALTERNATIVES,
-    BETWEEN_FIELDS,
-    NULLS,
-    Options,
-    SectionResult,
-    analyse,
-    check_choice,
-)
+from histocell.tl._colocalization.section import BETWEEN_FIELDS, SectionResult, analyse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +28,8 @@ if TYPE_CHECKING:
     from histocell.kernels.null import Alternative
     from histocell.tables.access import Data
     from histocell.tl._colocalization.inputs import Inputs, Weights
-    from histocell.tl._colocalization.section import Floats, Null
+    from histocell.tl._colocalization.options import Null
+    from histocell.tl._colocalization.section import Floats
 
 MAX_LOCAL = 2e8  # values of local R
 SECTIONS = ("R", "expected", "n_eff", "scale")  # what is kept of each section

@@ -14,9 +14,9 @@ from histocell._core.errors import listing
 from histocell.kernels import null as null_models
 from histocell.tables.access import row_labels
 from histocell.tables.sections import Sections
+from histocell.tl._colocalization.options import ALTERNATIVES, check_choice
 from histocell.tl._colocalization.replicates import Combined, combine
 from histocell.tl._colocalization.result import KEY, read_result
-from histocell.tl._colocalization.section import ALTERNATIVES, check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

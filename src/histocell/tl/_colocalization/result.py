@@ -11,7 +11,7 @@ import numpy as np
 
 from histocell._core.errors import listing, missing_key
 from histocell.tables.access import get_table
-from histocell.tl._colocalization.section import NULLS
+from histocell.tl._colocalization.options import NULLS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,0 +1,170 @@
+"""Spots, tiles and cells of a section drawn on its image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.collections import EllipseCollection, PolyCollection
+from matplotlib.colors import ListedColormap
+
+from histocell.pl._style import BACKGROUND, hide_frame, points_per_unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import Collection
+    from matplotlib.colors import Colormap
+    from matplotlib.image import AxesImage
+    from numpy.typing import NDArray
+
+    from histocell.pl._sections import Section
+
+    type Drawn = Collection | AxesImage
+    type Floats = NDArray[np.float64]
+    type Raster = tuple[
+        Floats, tuple[float, float, float, float]
+    ]  # pixels, NaN where there is none, and x0, x1, y1, y0
+
+MANY = 5000  # points that are drawn as pixels in a vector format, too
+SMALLEST = 0.7  # typographic points: diameter below which nothing is seen
+UNKNOWN = "0.7"
+MOST_PIXELS = 50_000_000
+
+
+def draw_tissue(ax: Axes, pixels: NDArray[np.uint8] | None, view: Floats, *, alpha: float = 1.0) -> None:
+    """The image, faded to white, or a plain background; y runs downwards, both axes have one unit."""
+    (x0, y0), (x1, y1) = view
+    hide_frame(ax)
+    ax.set_facecolor(BACKGROUND if pixels is None else "white")
+    if pixels is not None:
+        extent = (x0, x1, y1, y0)
+        ax.imshow(pixels, extent=extent, alpha=alpha, origin="upper", interpolation="antialiased", zorder=0)
+    ax.set(xlim=(x0, x1), ylim=(y1, y0), aspect="equal")
+
+
+def draw_spots(
+    ax: Axes,
+    section: Section,
+    values: Floats,
+    *,
+    cmap: Colormap,
+    vmax: float,
+    size: float = 1.0,
+    alpha: float | None = None,
+) -> Drawn:
+    """Spots coloured by `values` between 0 and `vmax`; hollow where there is no value.
+
+    Tiles that lie on a grid are drawn as an image without seams, and so are points that are too many to be told apart:
+    as their means over squares of about a px.
+    """
+    known = np.isfinite(values)
+    pixels = _pixels(ax, section, known, values, size)
+    spots = _shapes(ax, section, known, size) if pixels is None else _image(ax, pixels)
+    if pixels is None:
+        spots.set_array(values[known])
+    spots.set(cmap=cmap, alpha=alpha)
+    spots.set_clim(0, vmax)
+    if known.all():
+        return spots
+    pixels = _pixels(ax, section, ~known, np.zeros(len(values)), size) if len(values) > MANY else None
+    if pixels is None:
+        _shapes(ax, section, ~known, size).set(facecolors="none", edgecolors="0.35", linewidths=0.5)
+    else:
+        _image(ax, pixels).set(cmap=ListedColormap([UNKNOWN]), alpha=alpha)
+    return spots
+
+
+def _pixels(ax: Axes, section: Section, chosen: NDArray[np.bool_], values: Floats, size: float) -> Raster | None:
+    """The chosen values as an image where that is what they look like."""
+    xy, values, many = section.xy[chosen], values[chosen], len(chosen) > MANY
+    if len(xy) == 0:
+        return None
+    if (section.square or many) and (raster := _on_grid(xy, values, section.size)):
+        pixels, (x0, x1, _, _) = raster
+        if many or section.size * size > 0.9 * (x1 - x0) / pixels.shape[1]:  # else the tiles have gaps between them
+            return raster
+    pitch = float(np.sqrt(np.prod(np.ptp(section.xy, axis=0)) / len(section.xy)))
+    smallest = SMALLEST / points_per_unit(ax)
+    return _mean_image(xy, values, max(2 * pitch, smallest)) if many and pitch < smallest else None
+
+
+def _image(ax: Axes, raster: Raster) -> AxesImage:
+    pixels, extent = raster
+    masked = np.ma.masked_invalid(pixels)
+    return ax.imshow(masked, extent=extent, origin="upper", interpolation="nearest", aspect="equal", zorder=1)
+
+
+def _shapes(ax: Axes, section: Section, chosen: NDArray[np.bool_], size: float) -> Collection:
+    """Squares or circles of the true size, never too small to be seen."""
+    xy, edge = section.xy[chosen], max(section.size * size, SMALLEST / points_per_unit(ax))
+    shapes: Collection
+    if section.square:
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * edge / 2
+        shapes = PolyCollection(list(xy[:, None] + corners), antialiaseds=False, linewidths=0)
+    else:
+        edges = np.full(len(xy), edge)
+        transform = ax.transData
+        shapes = EllipseCollection(
+            edges, edges, np.zeros(len(xy)), units="xy", offsets=xy, offset_transform=transform, linewidths=0
+        )
+    shapes.set_rasterized(len(chosen) > MANY)
+    ax.add_collection(shapes, autolim=False)
+    return shapes
+
+
+def _on_grid(xy: Floats, values: Floats, edge: float) -> Raster | None:
+    """An image with one pixel for each point; `None` where the points are on no square grid.
+
+    Parameters
+    ----------
+    xy
+        The points, shape ``(n, 2)``.
+    values
+        Their values.
+    edge
+        Their size; where they are squares that overlap, a pixel is the part of each up to the next.
+    """
+    steps = [gaps[gaps > 0.1 * edge] for gaps in (np.diff(np.unique(column)) for column in xy.T)]
+    medians = [float(np.median(each)) for each in steps if len(each)]
+    if not medians or max(medians) > 1.05 * min(medians):  # a single point; a grid that is not square, as of Visium
+        return None
+    columns = [_index(column, medians[0]) for column in xy.T]
+    fits = [_line(index, column, medians[0]) for index, column in zip(columns, xy.T, strict=True)]
+    for (start, step), index, column in zip(fits, columns, xy.T, strict=True):
+        if np.abs(start + step * index - column).max() > 0.1 * step:
+            return None
+    (width, height) = (int(index.max()) + 1 for index in columns)
+    cells = columns[1] * width + columns[0]
+    if width * height > MOST_PIXELS or len(np.unique(cells)) < len(cells):
+        return None
+    pixels = np.full(width * height, np.nan)
+    pixels[cells] = values
+    (x, dx), (y, dy) = fits
+    return pixels.reshape(height, width), (x - dx / 2, x + (width - 0.5) * dx, y + (height - 0.5) * dy, y - dy / 2)
+
+
+def _index(column: Floats, step: float) -> NDArray[np.intp]:
+    """Position of each coordinate on a grid of about `step`; errors of the step do not add up."""
+    levels, inverse = np.unique(column, return_inverse=True)
+    return np.concatenate([[0], np.cumsum(np.round(np.diff(levels) / step))]).astype(np.intp)[inverse]
+
+
+def _line(index: NDArray[np.intp], column: Floats, step: float) -> tuple[float, float]:
+    """First coordinate and step of the grid."""
+    if index.max() == 0:
+        return float(column.mean()), step
+    slope, start = np.polyfit(index, column, 1)
+    return float(start), float(slope)
+
+
+def _mean_image(xy: Floats, values: Floats, edge: float) -> Raster:
+    """Means of the points in squares of `edge`."""
+    low = xy.min(axis=0)
+    x, y = ((xy - low) // edge).astype(np.intp).T
+    width, height = int(x.max()) + 1, int(y.max()) + 1
+    cells = y * width + x
+    number = np.bincount(cells, minlength=width * height)
+    total = np.bincount(cells, weights=values, minlength=width * height)
+    pixels = np.divide(total, number, out=np.full(width * height, np.nan), where=number > 0)
+    extent = (low[0], low[0] + width * edge, low[1] + height * edge, low[1])
+    return pixels.reshape(height, width), extent
