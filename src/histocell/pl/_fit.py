@@ -71,6 +71,7 @@ def fit(axes: Sequence[Axes], resize: Callable[[float], None], largest: Callable
             low, high = (middle, high) if fits(middle) else (low, middle)
         size = low
         fits(size)
+    _make_equal(axes)
     resize(size)
 
 
@@ -94,11 +95,11 @@ def _cell(axis: Axes, ours: Sequence[Axes]) -> Corners:
 
 def _make_room(axis: Axes, start: Corners, cell: Corners) -> bool:
     """Set the largest position inside of `start` with which all that is written around the axes lies in `cell`, if any."""
-    figure = axis.figure
-    if engine := getattr(figure, "get_layout_engine", lambda: None)():  # a subfigure has none
+    figure, whole = axis.figure, axis.get_figure(root=True)
+    if whole is not None and (engine := whole.get_layout_engine()):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            engine.execute(figure)
+            engine.execute(whole)
         return not said  # "constrained_layout not applied": there is no room
     margin = np.abs(_fractions(axis, axis.get_tightbbox(for_layout_only=True)) - _fractions(axis, None))
     margin += PAD * figure.dpi / 72 / np.array(figure.bbox.size)
@@ -106,6 +107,16 @@ def _make_room(axis: Axes, start: Corners, cell: Corners) -> bool:
     enough = bool((high - low > LEAST_SHARE * (start[1] - start[0])).all())
     axis.set_position(Bbox([low, high]) if enough else Bbox(start))
     return enough
+
+
+def _make_equal(axes: Sequence[Axes]) -> None:
+    """Maps that are shown beside each other have one size."""
+    whole = axes[0].get_figure(root=True)
+    if len(axes) > 1 and whole is not None and whole.get_layout_engine() is None:
+        places = [axis.get_position(original=True).get_points() for axis in axes]
+        half = np.min([high - low for low, high in places], axis=0) / 2
+        for axis, place in zip(axes, places, strict=True):
+            axis.set_position(Bbox([place.mean(axis=0) - half, place.mean(axis=0) + half]))
 
 
 def _fractions(axis: Axes, window: Bbox | None) -> Corners:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
@@ -253,9 +252,9 @@ def _resize(ax: Axes, heading: Text, legend: Legend, size: float) -> None:
         text.set_fontsize(size)
     for line in ax.lines:  # beside those of other models
         line.set_markersize(min(4, 0.5 * size))
-    label = ax.xaxis.label
-    label.set_fontsize(min(font_size("axes.labelsize"), 1.2 * size))
+    label, label_size = ax.xaxis.label, min(font_size("axes.labelsize"), 1.2 * size)
+    label.set_fontsize(label_size)
     heading.set_fontsize(min(font_size("axes.titlesize"), 1.2 * size))
     lines = 1 + label.get_text().count("\n")
-    below = size + 1.3 * lines * label.get_fontsize() + 2 * float(mpl.rcParams["xtick.major.size"]) + 8  # ticks, label
+    below = size + 1.3 * lines * label_size + 14  # ticks, their numbers, the label
     legend.set_bbox_to_anchor((1, -below / box_size(ax)[1]), ax.transAxes)
