@@ -120,6 +120,11 @@ def test_table_of_a_benchmark(cohort):
     hc.pl.scores(scores.rename(columns={"cell_type": "gene"}), metric="l1")
 
 
+def test_palette(scored):
+    found = dots(hc.pl.scores(scored, palette={"ridge": "tab:red"}))
+    assert (found["mlp"].get_color(), found["ridge"].get_color()) == ("#0072B2", "tab:red")
+
+
 def test_frame_of_something_else(user_sees):
     with user_sees(
         "Training and scores", "a plot of a table that holds no scores", ValueError, match="no table of scores"

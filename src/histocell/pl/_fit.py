@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.legend import Legend
+    from matplotlib.text import Text
     from numpy.typing import NDArray
 
     type TextSize = Literal["ytick.labelsize", "axes.labelsize", "axes.titlesize", "legend.fontsize"]
@@ -73,6 +75,20 @@ def fit(axes: Sequence[Axes], resize: Callable[[float], None], largest: Callable
         fits(size)
     _make_equal(axes)
     resize(size)
+
+
+def resize_text(axis: Axes, legend: Legend, heading: Text, size: float) -> None:
+    """Numbers of the axes in this size, other text hardly larger, the legend right under the label of the x axis."""
+    axis.tick_params(labelsize=size)
+    label_size = min(font_size("axes.labelsize"), 1.2 * size)
+    for label in (axis.xaxis.label, axis.yaxis.label):
+        label.set_fontsize(label_size)
+    heading.set_fontsize(min(font_size("axes.titlesize"), 1.2 * size))
+    for text in legend.get_texts():
+        text.set_fontsize(min(font_size("legend.fontsize"), 1.2 * size))
+    lines = 1 + axis.get_xlabel().count("\n")
+    below = size + 1.3 * lines * label_size + 14  # ticks, their numbers, the label
+    legend.set_bbox_to_anchor((1, -below / box_size(axis)[1]), axis.transAxes)
 
 
 def _cell(axis: Axes, ours: Sequence[Axes]) -> Corners:

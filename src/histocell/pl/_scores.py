@@ -13,8 +13,8 @@ from histocell import get
 from histocell._core import keys
 from histocell._core.errors import listing
 from histocell.pl._choices import choose
-from histocell.pl._fit import box_size, fit, font_size
-from histocell.pl._style import MUTED, PALETTE, finish, new_axes, styled
+from histocell.pl._fit import box_size, fit, resize_text
+from histocell.pl._style import MUTED, colors_of, finish, new_axes, styled, text_scale
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.legend import Legend
     from matplotlib.text import Text
 
+    from histocell.pl._style import Palette
     from histocell.tables.access import Data
 
 MEAN = "mean"
@@ -49,6 +50,7 @@ def scores(
     metric: str = "cc",
     models: str | Sequence[str] | None = None,
     group: str | None = None,
+    palette: Palette | None = None,
     title: str | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
@@ -75,6 +77,8 @@ def scores(
         Which models to show; all by default.
     group
         Which held-out group to show; by default their mean, each of them as a tick beside it.
+    palette
+        Colours of the models: by name, a list, or the name of a colour map. By default a mean beside others is grey.
     title
         By default the group, or the number of groups, and how many spots were scored.
     figsize
@@ -121,9 +125,13 @@ def scores(
     drawn = [name for name in names if np.isfinite(by_model[name]["value"]).any()]
     types = _type_order(by_model[(drawn or names)[0]], metric)
     with styled(ax is None):
-        axis = new_axes(figsize or (4.4, 1.0 + 0.21 * (len(types) + 1))) if ax is None else ax
+        own = figsize or (4.4 * text_scale(), (1.0 + 0.21 * (len(types) + 1)) * text_scale())
+        axis = new_axes(own) if ax is None else ax
+        colors = colors_of(drawn, palette)
+        if palette is None and len(names) > 1 and MEAN in drawn:
+            colors[MEAN] = MUTED
         for index, name in enumerate(drawn):
-            color = MUTED if name == MEAN and len(names) > 1 else PALETTE[index % len(PALETTE)]
+            color = colors[name]
             offset = 0.0 if len(drawn) == 1 else 0.44 * (index / (len(drawn) - 1) - 0.5)
             y = {cell_type: position + offset for position, cell_type in enumerate(types)}
             _draw_scores(axis, by_model[name], y, color=color, label=NAMES.get(name, name))
@@ -244,17 +252,8 @@ def _largest(ax: Axes, n_types: int) -> float:
 
 
 def _resize(ax: Axes, heading: Text, legend: Legend, size: float) -> None:
-    """Names in this size, other text hardly larger, the legend right under the label of the axis."""
-    ax.tick_params(labelsize=size)
-    for text in legend.get_texts():
-        text.set_fontsize(min(font_size("legend.fontsize"), 1.2 * size))
+    resize_text(ax, legend, heading, size)
     for text in ax.texts:
         text.set_fontsize(size)
     for line in ax.lines:  # beside those of other models
         line.set_markersize(min(4, 0.5 * size))
-    label, label_size = ax.xaxis.label, min(font_size("axes.labelsize"), 1.2 * size)
-    label.set_fontsize(label_size)
-    heading.set_fontsize(min(font_size("axes.titlesize"), 1.2 * size))
-    lines = 1 + label.get_text().count("\n")
-    below = size + 1.3 * lines * label_size + 14  # ticks, their numbers, the label
-    legend.set_bbox_to_anchor((1, -below / box_size(ax)[1]), ax.transAxes)
