@@ -1,7 +1,7 @@
 """The same unrelated smooth types under hc.tl.colocalization and under squidpy's nhood_enrichment, both in one run.
 
-    python tests/benchmarks/bench_colocalization_squidpy.py [--cells 50000] [--types 12] [--tissues 6]
-        [--smoothing 300 600] [--figure figure.png]
+    python tests/benchmarks/bench_colocalization_squidpy.py [--cells 50000] [--types 12] [--tissues 4]
+        [--smoothing 150 300 600] [--figure figure.png]
 
 Each type has a smooth field of its own, drawn independently, and each cell is of a type with a probability that goes by
 exp(field) at its place: types mix, and no type knows of another. Lengths are in um, for cells that are 100 um apart: what counts is their ratio. Prints the share of pairs that each calls
@@ -54,6 +54,7 @@ def draw(xy: np.ndarray, types: np.ndarray, pairs: pd.DataFrame, path: Path) -> 
             part["R"], part["z"], "o", color=color, markersize=3, markeredgewidth=0, label=f"histocell: {label}"
         )
     axes[1].set(xlabel="Moran's R", ylabel="squidpy's z")
+    axes[1].locator_params(axis="x", nbins=5)
     axes[1].set_title(f"every pair of {pairs['tissue'].nunique()} tissues; band: |z| < 2", fontsize=9)
     axes[1].legend(fontsize=7, frameon=False)
     shares = [(pairs["z"].abs() > ENRICHED).mean(), (pairs["p"] < ALPHA).mean()]
@@ -71,8 +72,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=50_000)
     parser.add_argument("--types", type=int, default=12)
-    parser.add_argument("--tissues", type=int, default=6, help="of each smoothness")
-    parser.add_argument("--smoothing", type=float, nargs="+", default=[300.0, 600.0])
+    parser.add_argument("--tissues", type=int, default=4, help="of each smoothness")
+    parser.add_argument("--smoothing", type=float, nargs="+", default=[150.0, 300.0, 600.0])
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
     parts = []
