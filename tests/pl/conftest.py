@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData, concat
 from matplotlib.testing.compare import compare_images
+from matplotlib.text import Text
 from PIL import Image
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
@@ -83,6 +84,51 @@ def _spots(section: str, rng: int = 0) -> AnnData:
     corner = adata.obsm["spatial"][:, ::-1].astype(np.int32) - 20
     adata.obsm["patches"] = np.hstack([corner, corner + 40])
     return adata
+
+
+@pytest.fixture
+def user_axes() -> Callable[[str], tuple[Axes, list[Axes]]]:
+    """Axes as a user brings them, and their neighbours: one of 2 x 2, or alone in 3 x 3 inches."""
+
+    def make(kind: str) -> tuple[Axes, list[Axes]]:
+        if kind == "2 x 2":
+            first, *others = plt.subplots(2, 2, figsize=(10, 8))[1].flat
+            for ax in others:
+                ax.set_ylabel("of the user")
+            return first, others
+        figure = plt.figure(figsize=(3, 3), layout="constrained" if kind == "constrained" else None)
+        return figure.add_subplot(), []
+
+    return make
+
+
+@pytest.fixture
+def assert_inside() -> Callable[[Axes, list[Axes]], None]:
+    """All that is drawn at axes lies in the figure, and on no other axes."""
+
+    def check(ax: Axes, others: list[Axes]) -> None:
+        ax.figure.canvas.draw()
+        box = ax.get_tightbbox()
+        assert (box.min >= -1).all()
+        assert (box.max <= ax.figure.bbox.max + 1).all()
+        for other in others:
+            assert not other.get_tightbbox().overlaps(box)
+
+    return check
+
+
+@pytest.fixture
+def assert_apart() -> Callable[[list[Text]], None]:
+    """No two texts lie on each other."""
+
+    def check(texts: list[Text]) -> None:
+        boxes = [Text.get_window_extent(text) for text in texts if text.get_text()]  # without the line of an annotation
+        for index, box in enumerate(boxes):
+            for other in boxes[:index]:
+                both = box.intersection(box, other)
+                assert both is None or both.width < 1 or both.height < 0.25 * min(box.height, other.height)
+
+    return check
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from matplotlib.collections import LineCollection
-from matplotlib.text import Text
+from matplotlib.colors import to_hex
 from scipy.cluster import hierarchy
 
 import histocell as hc
@@ -37,36 +38,6 @@ def many(k, rng=0):
     p = np.where(np.abs(r) > 0.1, 0.001, 0.5)
     names = np.array([f"Endothelial Lymphatic LYVE1 {index}" for index in range(k)], dtype=object)
     return {"R": r, "p_adj": p, "names": names, "params": "{}"}
-
-
-def user_axes(kind):
-    """Axes as a user brings them, and their neighbours."""
-    if kind == "2 x 2":
-        figure, axes = plt.subplots(2, 2, figsize=(10, 8))
-        for ax in axes.flat[1:]:
-            ax.set_ylabel("of the user")
-        return axes[0, 0], list(axes.flat[1:])
-    figure = plt.figure(figsize=(3, 3), layout="constrained" if kind == "constrained" else None)
-    return figure.add_subplot(), []
-
-
-def assert_inside(ax, others):
-    """All that is drawn at the axes lies in the figure and on no other axes."""
-    ax.figure.canvas.draw()
-    low, high = ax.get_tightbbox(for_layout_only=True).get_points()
-    assert (low >= -1).all()
-    assert (high <= ax.figure.bbox.max + 1).all()
-    for other in others:
-        assert not other.get_tightbbox().overlaps(ax.get_tightbbox(for_layout_only=True))
-
-
-def assert_apart(texts):
-    """No two texts lie on each other."""
-    boxes = [Text.get_window_extent(text) for text in texts if text.get_text()]  # without the line of an annotation
-    for index, box in enumerate(boxes):
-        for other in boxes[:index]:
-            both = box.intersection(box, other)
-            assert both is None or both.width < 1 or both.height < 0.25 * min(box.height, other.height)
 
 
 @pytest.fixture
@@ -144,7 +115,7 @@ class TestMap:
 
     @pytest.mark.parametrize("kind", ["2 x 2", "3 in", "constrained"])
     @pytest.mark.parametrize("k", [2, 5, 12, 30])
-    def test_names_and_colour_bar_have_room(self, adata, kind, k):
+    def test_names_and_colour_bar_have_room(self, adata, kind, k, user_axes, assert_inside, assert_apart):
         adata.uns["colocalization"] = many(k)
         ax, others = user_axes(kind)
         hc.pl.colocalization(adata, ax=ax)
@@ -218,7 +189,7 @@ class TestNetwork:
 
     @pytest.mark.parametrize("kind", ["2 x 2", "3 in", "constrained"])
     @pytest.mark.parametrize("k", [2, 5, 12, 30])
-    def test_names_and_legend_have_room(self, adata, kind, k):
+    def test_names_and_legend_have_room(self, adata, kind, k, user_axes, assert_inside, assert_apart):
         adata.uns["colocalization"] = many(k)
         ax, others = user_axes(kind)
         hc.pl.colocalization_network(adata, ax=ax)
@@ -253,9 +224,14 @@ class TestPair:
         axes = hc.pl.colocalization_pair(adata, *pair)
         assert [ax.get_title() for ax in axes[:2]] == list(pair)
         r = np.asarray(adata.uns["colocalization"]["R"])[0, 3]
-        assert axes[2].get_title() == f"local R, mean R = {r:.2f}"
+        assert axes[2].get_title() == f"local R, mean {r:.2f}".replace("-", "−")
+        labels = [ax.child_axes[0].get_ylabel() for ax in axes]
+        assert labels == ["abundance", "abundance", "local R"]
         own = axes[2].collections[0]
-        np.testing.assert_allclose(own.get_array(), adata.obsm["colocalization_local"][:, 0], rtol=1e-6)
+        # the strongest are drawn last
+        np.testing.assert_allclose(
+            own.get_array(), sorted(adata.obsm["colocalization_local"][:, 0], key=abs), rtol=1e-6
+        )
         low, high = own.get_clim()
         assert low == -high
         np.testing.assert_allclose(axes[0].collections[0].get_array(), adata.obsm["cell_abundance"]["Tumour"])
@@ -264,8 +240,48 @@ class TestPair:
         spots.obs["kind"] = pd.Categorical(np.where(spots.obsm["spatial"][:, 0] > 200, "a", "b"))
         with pytest.warns(UserWarning, match="p is NaN for all pairs"):
             hc.tl.colocalization(spots, "kind", local=True, rng=0)
-        axes = hc.pl.colocalization_pair(spots, "a", "b")
-        assert set(axes[0].collections[0].get_array()) == {0, 1}
+        axes = hc.pl.colocalization_pair(spots, "a", "b", palette={"a": "tab:red"}, title="neighbours")
+        own = axes[0].collections[0]
+        assert set(own.get_array()) == {0, 1}
+        assert to_hex(own.cmap(1.0)) == to_hex("tab:red")
+        assert not axes[0].child_axes  # a category needs no scale
+        assert axes[2].get_title() == "neighbours"
+
+    @pytest.mark.parametrize("n", [4_000, 50_000, 500_000])
+    def test_types_of_many_cells_are_seen(self, n):
+        """A tenth of the cells, and of the pixels, are of the type; local R is not blank either."""
+        rng = np.random.default_rng(0)
+        adata = AnnData(np.zeros((n, 1), dtype=np.float32))
+        adata.obs = pd.DataFrame({"section": "S1", "mpp": 1.0}, index=adata.obs_names)
+        adata.obsm["spatial"] = rng.random((n, 2)) * np.sqrt(n) * 10
+        kinds = np.where(rng.random(n) < 0.1, "T", np.where(rng.random(n) < 0.1, "B", "other"))
+        adata.obs["kind"] = pd.Categorical(kinds)
+        hc.tl.colocalization(adata, "kind", local=[("T", "B")], length_scale_um=30, rng=0)
+        axes = hc.pl.colocalization_pair(adata, "T", "B", palette=["red", "blue"], significance=None)
+        axes[0].figure.canvas.draw()
+        pixels = np.asarray(axes[0].figure.canvas.buffer_rgba())[::-1, :, :3].astype(int)
+        for ax, opposite in zip(axes, (2, 0, None), strict=True):
+            (left, bottom), (right, top) = ax.get_window_extent().get_points().astype(int)
+            shown = pixels[bottom:top, left:right]
+            if opposite is None:
+                assert (np.ptp(shown, axis=2) > 20).mean() > 0.05
+            else:
+                strength = (shown[..., 2 - opposite] - shown[..., opposite]).clip(0) / 255
+                assert 0.03 < strength.mean() < 0.3
+
+    @pytest.mark.parametrize("size", [(9, 3), (6, 2.2)])
+    def test_titles_and_colour_bars_have_room(self, computed, size):
+        adata, pair = computed
+        figure, axes = plt.subplots(1, 3, figsize=size)
+        hc.pl.colocalization_pair(adata, *pair, ax=axes)
+        figure.canvas.draw()
+        boxes = [ax.get_tightbbox() for ax in axes]
+        assert boxes[0].x0 >= 0
+        assert boxes[2].x1 <= figure.bbox.x1
+        assert not any(a.overlaps(b) for a, b in zip(boxes, boxes[1:], strict=False))
+        for ax in axes:
+            assert not any(bar.get_tightbbox().overlaps(ax.title.get_window_extent()) for bar in ax.child_axes)
+        np.testing.assert_allclose([box.width for box in (ax.get_window_extent() for ax in axes)], axes[0].bbox.width)
 
     def test_one_section_at_a_time(self, two_sections):
         pair = ("Tumour", "α_β")

@@ -88,3 +88,18 @@ def test_own_axes(trained):
 
 def test_looks(trained, looks_like):
     looks_like(hc.pl.history(trained), "history")
+
+
+@pytest.mark.parametrize("kind", ["2 x 2", "3 in", "constrained"])
+def test_labels_and_legend_have_room(trained, kind, user_axes, assert_inside):
+    ax, others = user_axes(kind)
+    hc.pl.history(trained, ax=ax, title="mlp")
+    assert_inside(ax, others)
+    assert ax.get_title() == "mlp"
+    assert not ax.get_legend().get_window_extent().overlaps(ax.bbox)  # nor does it lie on curves
+
+
+def test_marks_are_seen_on_dark_styles(trained):
+    with plt.style.context("dark_background"):
+        ax = hc.pl.history(trained)
+    assert lines(ax)["best epoch"].get_color() == "white"

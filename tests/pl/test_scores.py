@@ -46,7 +46,7 @@ def test_types_are_sorted_and_their_mean_is_on_top(scored):
         expected = [np.nanmean(VALUES[model]), *(VALUES[model][i] for i in (1, 0, 3, 2))]
         np.testing.assert_allclose(line.get_xdata()[order], expected)
     assert (drawn["mlp"].get_ydata() < drawn["ridge"].get_ydata()).all()
-    assert ax.get_title(loc="left") == "B, 42 spots"
+    assert ax.get_title(loc="right") == "B, 42 spots"
 
 
 def test_intervals_are_those_of_the_table(scored):
@@ -59,7 +59,8 @@ def test_intervals_are_those_of_the_table(scored):
 
 def test_undefined_scores_are_named(scored):
     ax = hc.pl.scores(scored)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["mlp", "ridge", "training mean: undefined"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["mlp", "ridge", "interval"]
+    assert ax.get_xlabel() == "CC with the measured abundance\n(undefined for training mean)"
     assert [(text.get_text(), text.get_position()[1]) for text in ax.texts] == [("undefined", 4)]
 
 
@@ -85,7 +86,7 @@ def test_groups(scored):
     single = pd.concat([tidy("B"), tidy("C", shift=-0.1)]).assign(low=np.nan, high=np.nan)
     scored.uns["abundance_evaluation"] = pd.concat([single, tidy("all", shift=0.2)])
     ax = hc.pl.scores(scored, models="ridge")
-    assert ax.get_title(loc="left") == "mean of 2 groups, 42 spots"
+    assert ax.get_title(loc="right") == "mean of 2 groups, 42 spots"
     np.testing.assert_allclose(np.nanmax(dots(ax)["ridge"].get_xdata()), 0.8)
     (ticks,) = (line for line in ax.lines if line.get_marker() == "|")
     assert np.nanmax(ticks.get_xdata()) == pytest.approx(0.6)
@@ -98,8 +99,63 @@ def test_groups(scored):
         hc.pl.scores(scored)
     scored.uns["abundance_evaluation"] = pd.concat([tidy("B"), tidy("all")])
     ax = hc.pl.scores(scored)
-    assert ax.get_title(loc="left") == "B, 42 spots"
+    assert ax.get_title(loc="right") == "B, 42 spots"
     assert not [line for line in ax.lines if line.get_marker() == "|"]
+
+
+@pytest.mark.parametrize("name", ["range of 2 groups", "95 % over 6 groups", "95 % over spots"])
+def test_legend_says_what_the_interval_is(scored, name):
+    table = scored.uns["abundance_evaluation"]
+    table["interval"] = name
+    table.loc[table["cell_type"] == "α_β", ["interval", "low", "high"]] = ["none", np.nan, np.nan]
+    legend = [text.get_text() for text in hc.pl.scores(scored).get_legend().get_texts()]
+    assert legend == ["mlp", "ridge", name]
+
+
+def test_table_of_a_benchmark(cohort):
+    scores = hc.bench.leave_one_group_out(cohort, models=("mean", "ridge"), n_bootstrap=20, rng=0)
+    ax = hc.pl.scores(scores, title="leave one patient out")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["ridge", "range of 4 groups", "each group"]
+    assert ax.get_title(loc="right") == "leave one patient out"
+    hc.pl.scores(scores.rename(columns={"cell_type": "gene"}), metric="l1")
+
+
+def test_palette(scored):
+    found = dots(hc.pl.scores(scored, palette={"ridge": "tab:red"}))
+    assert (found["mlp"].get_color(), found["ridge"].get_color()) == ("#0072B2", "tab:red")
+
+
+def test_frame_of_something_else(user_sees):
+    with user_sees(
+        "Training and scores", "a plot of a table that holds no scores", ValueError, match="no table of scores"
+    ):
+        hc.pl.scores(pd.DataFrame({"x": ["a"], "y": ["b"], "R": [0.1]}))
+
+
+@pytest.mark.parametrize("kind", ["2 x 2", "3 in", "constrained"])
+@pytest.mark.parametrize("k", [1, 12, 30])
+def test_names_and_legend_have_room(scored, kind, k, user_axes, assert_inside, assert_apart):
+    names = [f"Endothelial Lymphatic LYVE1 {index}" for index in range(k)]
+    parts = [tidy().query("cell_type == 'Tumour'").assign(cell_type=name) for name in names]
+    scored.uns["abundance_evaluation"] = pd.concat(parts)
+    ax, others = user_axes(kind)
+    hc.pl.scores(scored, ax=ax)
+    assert_inside(ax, others)
+    assert_apart(ax.get_yticklabels())
+    legend = ax.get_legend().get_window_extent()
+    assert not legend.overlaps(ax.xaxis.label.get_window_extent())
+    assert not any(legend.overlaps(label.get_window_extent()) for label in ax.get_xticklabels())
+
+
+def test_band_is_no_block_on_dark_styles(scored):
+    with plt.style.context("dark_background"):
+        ax = hc.pl.scores(scored)
+    ax.figure.canvas.draw()
+    inside = ax.get_window_extent().get_points().astype(int)
+    pixels = np.asarray(ax.figure.canvas.buffer_rgba())[::-1, :, :3]
+    shown = pixels[inside[0, 1] : inside[1, 1], inside[0, 0] : inside[1, 0]]
+    assert np.median(shown[-8]) < 60  # in the band of the mean
+    assert (shown.min(axis=2) > 200).mean() < 0.01
 
 
 def test_table_survives_h5ad(scored, tmp_path):
@@ -139,5 +195,6 @@ def test_own_axes(scored):
 
 def test_looks(scored, looks_like):
     groups = [tidy("B", shift=0.1), tidy("C", shift=-0.1), tidy("all")]
-    scored.uns["abundance_evaluation"] = pd.concat(groups)
+    table = pd.concat(groups)
+    scored.uns["abundance_evaluation"] = table.assign(interval="range of 2 groups")
     looks_like(hc.pl.scores(scored), "scores")

@@ -272,6 +272,8 @@ class TestCells:
         result = hc.tl.colocalization(cells, "cell_type", inplace=False)
         assert result.params["null"] == "no_preference"
         assert "tested: neighbours of another type come in proportion to abundance" in repr(result)
+        assert "p accounts for how each type clusters by itself" in repr(result)
+        assert "low, high: 95 % within the only replicate" in repr(result)
         z, p = as_frame(result, "z"), as_frame(result, "p")
         assert z.loc["B", "tumour"] < -2
         assert p.loc["B", "tumour"] < 0.05
@@ -546,6 +548,11 @@ def test_result_says_what_it_is(several):
     assert "4 variables, 6 sections, 3 replicates" in text
     assert "names: a, b, c, d" in text
     assert "null='stationary'" in text
+    assert "p accounts for how smooth each field is by itself" in text
+    assert "low, high: 95 % over 3 replicates" in text
+    permuted = hc.tl.colocalization(several, null="permute", n_draws=9, confidence=0.9, rng=0, inplace=False)
+    assert "p takes neighbouring points for independent" in repr(permuted)
+    assert "low, high: 90 %" in repr(permuted)
     assert result.local.shape == result.local_p.shape == (several.n_obs, 2)
     plain = hc.tl.colocalization(several, inplace=False)
     assert plain.local is plain.local_p is None

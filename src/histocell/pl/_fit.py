@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.legend import Legend
+    from matplotlib.text import Text
     from numpy.typing import NDArray
 
-    type TextSize = Literal["ytick.labelsize", "axes.labelsize", "legend.fontsize"]
+    type TextSize = Literal["ytick.labelsize", "axes.labelsize", "axes.titlesize", "legend.fontsize"]
     type Corners = NDArray[np.float64]  # [[x0, y0], [x1, y1]], in fractions of the figure
 
 PAD = 3.0  # points to the next axes
@@ -71,7 +73,22 @@ def fit(axes: Sequence[Axes], resize: Callable[[float], None], largest: Callable
             low, high = (middle, high) if fits(middle) else (low, middle)
         size = low
         fits(size)
+    _make_equal(axes)
     resize(size)
+
+
+def resize_text(axis: Axes, legend: Legend, heading: Text, size: float) -> None:
+    """Numbers of the axes in this size, other text hardly larger, the legend right under the label of the x axis."""
+    axis.tick_params(labelsize=size)
+    label_size = min(font_size("axes.labelsize"), 1.2 * size)
+    for label in (axis.xaxis.label, axis.yaxis.label):
+        label.set_fontsize(label_size)
+    heading.set_fontsize(min(font_size("axes.titlesize"), 1.2 * size))
+    for text in legend.get_texts():
+        text.set_fontsize(min(font_size("legend.fontsize"), 1.2 * size))
+    lines = 1 + axis.get_xlabel().count("\n")
+    below = size + 1.3 * lines * label_size + 14  # ticks, their numbers, the label
+    legend.set_bbox_to_anchor((1, -below / box_size(axis)[1]), axis.transAxes)
 
 
 def _cell(axis: Axes, ours: Sequence[Axes]) -> Corners:
@@ -94,11 +111,11 @@ def _cell(axis: Axes, ours: Sequence[Axes]) -> Corners:
 
 def _make_room(axis: Axes, start: Corners, cell: Corners) -> bool:
     """Set the largest position inside of `start` with which all that is written around the axes lies in `cell`, if any."""
-    figure = axis.figure
-    if engine := getattr(figure, "get_layout_engine", lambda: None)():  # a subfigure has none
+    figure, whole = axis.figure, axis.get_figure(root=True)
+    if whole is not None and (engine := whole.get_layout_engine()):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            engine.execute(figure)
+            engine.execute(whole)
         return not said  # "constrained_layout not applied": there is no room
     margin = np.abs(_fractions(axis, axis.get_tightbbox(for_layout_only=True)) - _fractions(axis, None))
     margin += PAD * figure.dpi / 72 / np.array(figure.bbox.size)
@@ -106,6 +123,16 @@ def _make_room(axis: Axes, start: Corners, cell: Corners) -> bool:
     enough = bool((high - low > LEAST_SHARE * (start[1] - start[0])).all())
     axis.set_position(Bbox([low, high]) if enough else Bbox(start))
     return enough
+
+
+def _make_equal(axes: Sequence[Axes]) -> None:
+    """Maps that are shown beside each other have one size."""
+    whole = axes[0].get_figure(root=True)
+    if len(axes) > 1 and whole is not None and whole.get_layout_engine() is None:
+        places = [axis.get_position(original=True).get_points() for axis in axes]
+        half = np.min([high - low for low, high in places], axis=0) / 2
+        for axis, place in zip(axes, places, strict=True):
+            axis.set_position(Bbox([place.mean(axis=0) - half, place.mean(axis=0) + half]))
 
 
 def _fractions(axis: Axes, window: Bbox | None) -> Corners:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from histocell._core import keys
 from histocell._core.errors import listing, missing_key
 from histocell.metrics import nan_mean
-from histocell.pl._style import MUTED, PALETTE, finish, new_axes, styled
+from histocell.pl._fit import box_size, fit, font_size, resize_text
+from histocell.pl._style import MUTED, PALETTE, finish, new_axes, styled, text_scale
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ def history(
     data: Data,
     *,
     key: str = keys.MODEL,
+    title: str | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -49,10 +53,12 @@ def history(
         and ``best_epoch``; or ``alphas`` and ``cv_score``, shape ``(penalties, targets)``.
     key
         Slot of the model.
+    title
+        Of the axes; none by default.
     figsize
         Width and height of a new figure in inches.
     ax
-        Axes to draw on.
+        Axes to draw on; they shrink to make room for labels and legend.
     show
         Whether to show the figure; by default if it is new and matplotlib is interactive.
     table_key
@@ -93,13 +99,17 @@ def history(
         msg += f"; it holds: {listing(curves)}. The mean baseline has none"
         raise ValueError(msg)
     with styled(ax is None):
-        axis = new_axes(figsize or (3.5, 2.5)) if ax is None else ax
+        axis = new_axes(figsize or (3.5 * text_scale(), 2.7 * text_scale())) if ax is None else ax
         if losses:
             _draw_losses(axis, losses, curves.get("best_epoch"))
         else:
             criterion = re.search(r'"criterion": *"(\w+)"', str(model.get("config", "")))
             label = _CRITERIA.get(criterion[1] if criterion else "", "score on held-out groups")
             _draw_path(axis, curves["alphas"], curves["cv_score"], label)
+        heading = axis.set_title(title or "")
+        columns = 3 if box_size(axis)[0] > 24 * font_size("legend.fontsize") else 1  # else too wide for the axes
+        legend = axis.legend(loc="upper right", ncols=columns, frameon=False, columnspacing=1.2, borderaxespad=0)
+        fit([axis], partial(resize_text, axis, legend, heading), lambda: box_size(axis)[0] / 20)
     return finish(axis, created=ax is None, show=show)
 
 
@@ -122,7 +132,6 @@ def _draw_losses(ax: Axes, losses: Mapping[str, Floats], best_epoch: Floats | No
         ax.set_yscale("log")
     ax.set(xlabel="epoch", ylabel="loss")
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    ax.legend(loc="upper right")
 
 
 def _mark_best(ax: Axes, losses: Mapping[str, Floats], best_epoch: Floats | None) -> None:
@@ -135,7 +144,7 @@ def _mark_best(ax: Axes, losses: Mapping[str, Floats], best_epoch: Floats | None
     epochs = best[usable].astype(int)
     if len(epochs):
         values = members[: len(best)][usable, epochs]
-        ax.plot(epochs + 1, values, "o", color="black", markersize=3, zorder=3, label="best epoch")
+        ax.plot(epochs + 1, values, "o", color=mpl.rcParams["text.color"], markersize=3, zorder=3, label="best epoch")
 
 
 def _draw_path(ax: Axes, alphas: Floats, score: Floats, label: str) -> None:
@@ -147,6 +156,5 @@ def _draw_path(ax: Axes, alphas: Floats, score: Floats, label: str) -> None:
     ax.plot(alphas, mean, color=PALETTE[0], linewidth=1.6, label="mean", marker="o" if len(alphas) == 1 else None)
     if np.isfinite(mean).any():
         best = alphas[np.nanargmax(mean)]
-        ax.axvline(best, color="black", linewidth=0.8, linestyle=":", label=f"best mean: {best:.2g}")
+        ax.axvline(best, color=mpl.rcParams["text.color"], linewidth=0.8, linestyle=":", label=f"best mean: {best:.3g}")
     ax.set(xscale="log", xlabel="penalty", ylabel=label)
-    ax.legend(loc="best")

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
 
 from histocell import get
 from histocell._core import keys
 from histocell._core.errors import listing
 from histocell.pl._choices import choose
-from histocell.pl._style import MUTED, PALETTE, finish, new_axes, styled
+from histocell.pl._fit import box_size, fit, resize_text
+from histocell.pl._style import MUTED, colors_of, finish, new_axes, styled, text_scale
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.legend import Legend
+    from matplotlib.text import Text
 
+    from histocell.pl._style import Palette
     from histocell.tables.access import Data
 
 MEAN = "mean"
@@ -31,30 +38,37 @@ LABELS = {
     "l1": "mean absolute error",
     "coverage": "share of measured values in the interval",
 }
+# of a table of scores; the one that is left names the targets
+COLUMNS = ("model", "group", "metric", "value", "low", "high")
+COUNTS = ("interval", "n_spots", "n_undefined", "n_training", "n_overlapping")
 
 
 def scores(
-    data: Data,
+    data: Data | pd.DataFrame,
     *,
     key: str = keys.EVALUATION,
     metric: str = "cc",
     models: str | Sequence[str] | None = None,
     group: str | None = None,
+    palette: Palette | None = None,
+    title: str | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
     table_key: str | None = None,
 ) -> Axes | None:
-    """Show the score of each cell type with its bootstrap interval, the model beside its baselines.
+    """Show the score of each cell type with its interval, the model beside its baselines.
 
-    Cell types are sorted by the model's score, their mean stands on top. A score that is undefined, such as the
+    Cell types are sorted by the model's score, their mean stands on top. The legend says what the lines are: a 95 %
+    interval over groups or spots, or the range of fewer than five groups. A score that is undefined, such as the
     correlation with a constant, is named and not drawn.
 
     Parameters
     ----------
     data
         Reads ``uns[key]``, the tidy table of ``hc.tl.evaluate_abundance`` (see ``hc.get.scores``); for the coverage
-        also what share of values the intervals of ``predicted_abundance`` promise.
+        also what share of values the intervals of ``predicted_abundance`` promise. Or such a table itself, as
+        ``hc.bench.leave_one_group_out`` and ``hc.bench.cross_dataset`` return it.
     key
         Slot of the scores.
     metric
@@ -63,10 +77,14 @@ def scores(
         Which models to show; all by default.
     group
         Which held-out group to show; by default their mean, each of them as a tick beside it.
+    palette
+        Colours of the models: by name, a list, or the name of a colour map. By default a mean beside others is grey.
+    title
+        By default the group, or the number of groups, and how many spots were scored.
     figsize
         Width and height of a new figure in inches.
     ax
-        Axes to draw on.
+        Axes to draw on; they shrink to make room for names and legend.
     show
         Whether to show the figure; by default if it is new and matplotlib is interactive.
     table_key
@@ -81,7 +99,7 @@ def scores(
     KeyError
         If the slot is not there.
     ValueError
-        If the table holds no such metric, model or group.
+        If the table holds no such metric, model or group, or the data frame is no table of scores.
 
     Examples
     --------
@@ -97,36 +115,57 @@ def scores(
     >>> ax.get_xlabel()
     'mean absolute error'
     """
-    adata = get_table(data, table_key)
-    table = get.scores(adata, key)
-    table = table.astype({name: str for name in ("model", "group", "cell_type", "metric") if name in table})
+    table = _read(data, key, table_key)
     table = _select(table, "metric", metric)
     if models is not None:
         table = _select(table, "model", models)
-    table, single, title = _by_group(table, group)
+    table, single, caption = _by_group(table, group)
     names = sorted(table["model"].unique(), key=lambda name: BASELINES.index(name) if name in BASELINES else -1)
     by_model = {name: table[table["model"] == name] for name in names}
     drawn = [name for name in names if np.isfinite(by_model[name]["value"]).any()]
     types = _type_order(by_model[(drawn or names)[0]], metric)
     with styled(ax is None):
-        axis = new_axes(figsize or (4.4, 0.75 + 0.21 * (len(types) + 1))) if ax is None else ax
+        own = figsize or (4.4 * text_scale(), (1.0 + 0.21 * (len(types) + 1)) * text_scale())
+        axis = new_axes(own) if ax is None else ax
+        colors = colors_of(drawn, palette)
+        if palette is None and len(names) > 1 and MEAN in drawn:
+            colors[MEAN] = MUTED
         for index, name in enumerate(drawn):
-            color = MUTED if name == MEAN and len(names) > 1 else PALETTE[index % len(PALETTE)]
+            color = colors[name]
             offset = 0.0 if len(drawn) == 1 else 0.44 * (index / (len(drawn) - 1) - 0.5)
             y = {cell_type: position + offset for position, cell_type in enumerate(types)}
             _draw_scores(axis, by_model[name], y, color=color, label=NAMES.get(name, name))
             ticks = single[single["model"] == name]
             if len(ticks):
-                axis.plot(
-                    ticks["value"], ticks["cell_type"].map(y), "|", color=color, markersize=5, alpha=0.6, zorder=1
-                )
-        if metric == "coverage" and (level := keys.read_provenance(adata, keys.PREDICTED).get("interval")):
-            axis.axvline(level, color="0.4", linewidth=0.8, linestyle=":", label=f"promised: {level:.0%}", zorder=1)
-        _label_axes(axis, types, metric)
-        _name_undefined(axis, table, types, [name for name in names if name not in drawn])
-        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.3)
-        axis.set_title(title, loc="left")
+                axis.plot(ticks["value"], ticks["cell_type"].map(y), "|", color=color, alpha=0.6, zorder=1)
+        if metric == "coverage" and (level := _promised(data, table_key)):
+            axis.axvline(level, color=MUTED, linewidth=0.8, linestyle=":", label=f"promised: {level:.0%}", zorder=1)
+        _label_axes(axis, types, metric, [NAMES.get(name, name) for name in names if name not in drawn])
+        _name_undefined(axis, table, types)
+        heading = axis.set_title(caption if title is None else title, loc="right")
+        legend = _legend(axis, table, has_groups=len(single) > 0)
+        fit([axis], partial(_resize, axis, heading, legend), lambda: _largest(axis, len(types)))
     return finish(axis, created=ax is None, show=show)
+
+
+def _read(data: Data | pd.DataFrame, key: str, table_key: str | None) -> pd.DataFrame:
+    """The table, whose targets are called cell types."""
+    table = data.copy() if isinstance(data, pd.DataFrame) else get.scores(data, key, table_key=table_key)
+    named = [name for name in table if name not in {*COLUMNS, *COUNTS}]
+    if absent := [name for name in COLUMNS if name not in table] or ([] if named else ["cell_type"]):
+        msg = f"this is no table of scores: column {listing(absent)} not found; available: {listing(map(str, table))}. "
+        msg += "hc.tl.evaluate_abundance and hc.bench make one"
+        raise ValueError(msg)
+    target = "cell_type" if "cell_type" in named else named[0]
+    table = table.rename(columns={target: "cell_type"})
+    return table.astype(dict.fromkeys(("model", "group", "cell_type", "metric"), str))
+
+
+def _promised(data: Data | pd.DataFrame, table_key: str | None) -> float | None:
+    """Share of values that the intervals of a prediction should hold, where that is known."""
+    if isinstance(data, pd.DataFrame):
+        return None
+    return keys.read_provenance(get_table(data, table_key), keys.PREDICTED).get("interval")
 
 
 def _select(table: pd.DataFrame, column: str, wanted: str | Sequence[str]) -> pd.DataFrame:
@@ -165,31 +204,56 @@ def _draw_scores(ax: Axes, table: pd.DataFrame, y: Mapping[str, float], *, color
     ax.plot(ends["value"], height, "o", color=color, markersize=4, markeredgewidth=0, label=label)
 
 
-def _label_axes(ax: Axes, types: list[str], metric: str) -> None:
-    """Names of the types, a band behind their mean, and a line where nothing was learnt."""
+def _label_axes(ax: Axes, types: list[str], metric: str, undefined: list[str]) -> None:
+    """Names of the types, a band behind their mean, a line where nothing was learnt, and models without any score."""
     ax.set_yticks(range(len(types)), ["mean of types" if name == MEAN else name for name in types])
     ax.set_ylim(len(types) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x", color="0.92", linewidth=0.6)
+    ax.grid(axis="x", color=MUTED, alpha=0.25, linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines["left"].set_visible(False)
     if types and types[0] == MEAN:
         ax.get_yticklabels()[0].set_fontweight("bold")
-        ax.axhspan(-0.5, 0.5, color="0.96", zorder=0)
+        ax.axhspan(-0.5, 0.5, color=MUTED, alpha=0.12, linewidth=0, zorder=0)
     if metric in {"cc", "cc_per_slide"}:
-        ax.axvline(0, color="0.4", linewidth=0.8, zorder=1)
+        ax.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
     elif metric == "l1":
         ax.set_xlim(left=0)
-    ax.set_xlabel(LABELS.get(metric, metric))
+    note = f"\n(undefined for {listing(undefined)})" if undefined else ""
+    ax.set_xlabel(LABELS.get(metric, metric) + note, loc="right")  # what is long reaches under the names
 
 
-def _name_undefined(ax: Axes, table: pd.DataFrame, types: list[str], models: list[str]) -> None:
-    """Name the models that have no score at all, and the cell types for which no model has one."""
-    for name in models:
-        ax.plot([], [], " ", label=f"{NAMES.get(name, name)}: undefined")
+def _name_undefined(ax: Axes, table: pd.DataFrame, types: list[str]) -> None:
+    """Name the cell types for which no model has a score."""
     defined = set(table["cell_type"][np.isfinite(table["value"].astype(float))])
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    box = {"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 1}
     across = ax.get_yaxis_transform()
     for position, name in enumerate(types):
         if name not in defined:
-            ax.text(0.02, position, "undefined", transform=across, va="center", color=MUTED, fontsize="small", bbox=box)
+            ax.text(0.02, position, "undefined", transform=across, va="center", color=MUTED, bbox=box)
+
+
+def _legend(ax: Axes, table: pd.DataFrame, *, has_groups: bool) -> Legend:
+    """Models, and what lines and ticks are; under the axes."""
+    handles: list[Artist] = list(ax.get_legend_handles_labels()[0])
+    known = np.isfinite(table[["low", "high"]].astype(float)).all(axis=1)
+    if known.any():
+        names = table["interval"][known].unique() if "interval" in table else ["interval"]
+        handles.append(Line2D([], [], color=MUTED, linewidth=1.1, label=" or ".join(map(str, names))))
+    if has_groups:
+        handles.append(Line2D([], [], color=MUTED, linestyle="none", marker="|", markersize=5, label="each group"))
+    return ax.legend(handles=handles, loc="upper right", ncols=2, frameon=False, handletextpad=0.4, borderaxespad=0)
+
+
+def _largest(ax: Axes, n_types: int) -> float:
+    """Size of names that leave each a row, and the axes some width."""
+    width, height = box_size(ax)
+    return min(0.95 * height / n_types, width / 12)
+
+
+def _resize(ax: Axes, heading: Text, legend: Legend, size: float) -> None:
+    resize_text(ax, legend, heading, size)
+    for text in ax.texts:
+        text.set_fontsize(size)
+    for line in ax.lines:  # beside those of other models
+        line.set_markersize(min(4, 0.5 * size))

@@ -13,7 +13,7 @@ from histocell._core.errors import listing
 from histocell.pl._choices import choose
 from histocell.pl._colocalization.result import DIVERGING, KEY, read_result
 from histocell.pl._fit import box_size, fit, font_size
-from histocell.pl._style import MUTED, check_axes, finish, styled
+from histocell.pl._style import MUTED, check_axes, finish, styled, text_scale
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
@@ -181,8 +181,8 @@ def _linkage(
 
 
 def _new_axes(n_maps: int, n_types: int, figsize: tuple[float, float] | None) -> NDArray[np.object_]:
-    side = float(np.clip(0.19 * n_types, 1.6, 7.5))
-    size = figsize or (n_maps * (side + 0.15) + 2.4, side + 1.5)
+    side, scale = float(np.clip(0.19 * n_types, 1.6, 7.5)), text_scale()
+    size = figsize or ((n_maps * (side + 0.15) + 2.4) * scale, (side + 1.5) * scale)
     return plt.subplots(1, n_maps, figsize=size, layout="compressed", squeeze=False)[1][0]
 
 

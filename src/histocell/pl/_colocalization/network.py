@@ -16,7 +16,7 @@ from histocell.pl._choices import choose
 from histocell.pl._colocalization.map import cluster
 from histocell.pl._colocalization.result import DIVERGING, KEY, read_result
 from histocell.pl._fit import box_size, fit, font_size
-from histocell.pl._style import MUTED, finish, hide_frame, new_axes, styled
+from histocell.pl._style import MUTED, finish, hide_frame, new_axes, styled, text_scale
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def colocalization_network(
     angle = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
     points = np.column_stack([np.cos(angle), np.sin(angle)])
     with styled(ax is None):
-        axis = new_axes(figsize or (4.6, 4.2)) if ax is None else ax
+        axis = new_axes(figsize or (4.6 * text_scale(), 4.2 * text_scale())) if ax is None else ax
         limit = float(np.max(np.abs(strength), initial=0)) or 1.0
         curves = [_curve(points[a], points[b]) for a, b in zip(first, second, strict=True)]
         widths = 0.5 + WIDEST * np.abs(strength) / limit

@@ -21,6 +21,11 @@ NULLS = {  # what is tested
     "permute_y": "points of the lagged variable are exchanged at random",
     "analytic": "points do not depend on each other",
 }
+ACCOUNTS = {  # what p makes of neighbours that are alike
+    "stationary": "how smooth each field is by itself",
+    "no_preference": "how each type clusters by itself",
+    "shift": "how smooth each field is by itself",
+}
 ALTERNATIVES = ("two-sided", "greater", "less")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from histocell._core.errors import listing, missing_key
 from histocell.tables.access import get_table
-from histocell.tl._colocalization.options import NULLS
+from histocell.tl._colocalization.options import ACCOUNTS, NULLS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,17 +81,27 @@ class ColocalizationResult:
         patients, n_sections = len(set(self.sections["patients"])), len(self.sections["names"])
         asked = ", ".join(f"{name}={self.params[name]!r}" for name in ("key", "length_scale_um", "weights", "null"))
         off = ~np.eye(len(self.names), dtype=bool)
-        tested = f"    tested: {NULLS[str(self.params['null'])]}"
-        if self.params["null"] == "no_preference" and not np.isfinite(self.p[off]).any():
+        null = str(self.params["null"])
+        tested = f"    tested: {NULLS[null]}\n    {_says(null)}"
+        if null == "no_preference" and not np.isfinite(self.p[off]).any():
             tested = f"    not tested: {FEW}"
         found = f"    length scale: {self.params['length_scale_source']}\n"
         if "normalization" in self.params:
             found += f"    normalisation of X: {self.params['normalization']}\n"
         shape = "" if self.local is None else f"\n    local: {self.local.shape[0]} x {self.local.shape[1]} pairs"
+        level = f"{100 * float(str(self.params['confidence'])):g} %"
+        interval = f"over {patients} replicates" if patients > 1 else "within the only replicate, not for another"
         return (
             f"ColocalizationResult of {len(self.names)} variables, {n_sections} sections, {patients} replicates\n"
-            f"    names: {listing(self.names)}\n    {asked}\n{found}{tested}{shape}"
+            f"    names: {listing(self.names)}\n    {asked}\n{found}{tested}\n    low, high: {level} {interval}{shape}"
         )
+
+
+def _says(null: str) -> str:
+    """What p makes of neighbours that are alike."""
+    if null in ACCOUNTS:
+        return f"p accounts for {ACCOUNTS[null]}, without which most unrelated pairs would be called significant"
+    return "p takes neighbouring points for independent, and calls most unrelated pairs of smooth fields significant"
 
 
 def read_result(
