@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
+from histocell._core.arguments import check_count
 from histocell._core.errors import listing, warn
 from histocell._core.geometry import check_mpp, mpp_from_pitch
 from histocell.io.build import Placed, build, place, set_label, warn_of_hires
@@ -225,7 +226,7 @@ def _library(sdata: SpatialData, table: AnnData, region: Region, scale: float, m
     image = cast("SlideImage", region.image)
     if image.path is not None and image.intensity_range is None and scale == 1:  # what opens as the same image
         entry["metadata"]["source_image_path"] = str(image.path.resolve())
-    if max_px:
+    if check_count(max_px, "max_px"):
         thumbnail = image.thumbnail(max_px)
         entry["images"]["hires"] = thumbnail
         entry["scalefactors"]["tissue_hires_scalef"] = thumbnail.shape[1] / image.shape[1] * scale

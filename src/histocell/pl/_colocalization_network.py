@@ -31,7 +31,7 @@ def colocalization_network(
     data: Data,
     key: str = KEY,
     *,
-    cell_types: Sequence[str] | None = None,
+    cell_types: str | Sequence[str] | None = None,
     significance: float = 0.05,
     min_r: float = 0.0,
     cmap: str | Colormap = DIVERGING,

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from histocell._core.errors import listing
+from histocell._core.errors import MissingKeyError, listing
 from histocell.kernels.null import false_discovery
 from histocell.pl._choices import choose
 from histocell.pl._colocalization import DIVERGING, KEY, read_result
@@ -116,17 +116,17 @@ def colocalization_pair(
     result = read_result(table, key)
     choose([x, y], result.names, "cell type")
     local, p = _local(table, result, key, x, y)
-    sections = find_sections(data, section, table_key=table_key, image=image)
+    params = json.loads(str(result.stored["params"]))
+    sections = find_sections(data, section, table_key=table_key, image=image, mpp=params.get("mpp"))
     if len(sections) > 1:
         msg = f"{len(sections)} sections; choose one with section=: {listing(each.name for each in sections)}"
         raise ValueError(msg)
     (shown,) = sections
-    source = json.loads(str(result.stored["params"]))["key"]
     pixels = tissue_image(shown, shown.view)
     with styled(ax is None):
         axes = _new_axes(shown, figsize) if ax is None else check_axes(ax, (3,), "a pair needs three")
         for axis, name in zip(axes[:2], (x, y), strict=True):
-            values = _variable(table, source, name)[shown.rows]
+            values = _variable(table, params["key"], name)[shown.rows]
             top = float(np.nanpercentile(values, 99)) if np.isfinite(values).any() else 1.0
             top = top or float(np.nanmax(values, initial=0)) or 1.0
             draw_tissue(axis, pixels, shown.view, alpha=image_alpha)
@@ -157,7 +157,7 @@ def _local(table: AnnData, result: Result, key: str, x: str, y: str) -> tuple[Fl
             f'local R of {x!r} and {y!r} not found in obsm["{key}_local"]; available: {listing(pairs)}. '
             f"Run hc.tl.colocalization(data, local=[({x!r}, {y!r})]) first."
         )
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     column = pairs.index((x, y))
     local, p = (np.asarray(get_obsm(table, f"{key}_{part}"), dtype=np.float64) for part in ("local", "local_p"))
     return local[:, column], p[:, column]

@@ -134,7 +134,9 @@ def abundance(
     shape = (len(names), len(panels))
     max_px = 900 if shape[0] * shape[1] <= MANY_MAPS else 400
     images = {each.name: tissue_image(each, views[each.name], max_px) for each in sections}
-    label = quantity(predicted if measured is None else measured)
+    label = quantity(
+        table, {key: predicted} if measured is None else {key: predicted, truth or keys.ABUNDANCE: measured}
+    )
     separator = "\n" if len(sections) > 1 else ", "
     with styled(ax is None):
         if ax is None:

@@ -10,11 +10,13 @@ import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from histocell.metrics import pearson
+from histocell.tables.units import recorded_unit, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
+    from anndata import AnnData
     from numpy.typing import NDArray
 
     from histocell.pl._sections import Section
@@ -50,10 +52,10 @@ def _column(frame: pd.DataFrame, name: str, section: Section) -> NDArray[np.floa
     return frame[name].to_numpy(dtype=np.float64)[section.rows]
 
 
-def quantity(frame: pd.DataFrame) -> str:
-    """Name of the values: proportions where they add up to 1 in each spot, else abundances."""
-    totals = frame.sum(axis=1, min_count=1).dropna()
-    return "proportion" if len(totals) and np.allclose(totals, 1, atol=0.02) else "abundance"
+def quantity(table: AnnData, slots: Mapping[str, pd.DataFrame]) -> str:
+    """Unit of the values of slots that are drawn on one scale: the first that is recorded, else by the last of them."""
+    recorded = (recorded_unit(table, slot) for slot in slots)
+    return next(filter(None, recorded), None) or unit_of(table, *list(slots.items())[-1])
 
 
 def upper_limit(name: str, panels: list[Panel], vmax: float | str | Mapping[str, float]) -> float:

@@ -48,10 +48,10 @@ def patches(
     *,
     n: int = 16,
     by: str | None = None,
-    spots: Sequence[str] | None = None,
+    spots: str | Sequence[str] | None = None,
     key: str | None = None,
     section: str | Sequence[str] | None = None,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     image: Images | None = None,
     ncols: int | None = None,
     patch_px: int = 192,
@@ -78,7 +78,7 @@ def patches(
     section
         One or several sections to choose from, as in ``obs["section"]``.
     rng
-        Seed or generator of the random choice.
+        Seed or generator of the random choice; `None` for another one each time.
     image
         For an AnnData: a path, an array, or a mapping from section to either.
     ncols

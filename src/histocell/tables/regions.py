@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.errors import listing, missing_key
+from histocell._core.errors import MissingKeyError, listing, missing_key
 from histocell.images.slide_image import open_image
 from histocell.images.transformations import matrix_to_image, transform_points
 from histocell.tables.access import coordinates, resolutions
@@ -109,7 +109,7 @@ def entry_of[T](value: T | Mapping[str, T], name: str, what: str) -> T:
         return cast("T", value)
     if name not in value:
         msg = f"{what} has no entry for {name!r}; it has: {listing(value)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     return value[name]
 
 
@@ -164,7 +164,7 @@ def image_elements(
             key = region_thumbnail(sdata, name)
         if key is not None and key not in sdata.images:
             msg = f"image {key!r} not found; available: {listing(sdata.images)}"
-            raise KeyError(msg)
+            raise MissingKeyError(msg)
         on_image = key is not None and name in sdata.shapes
         centers = _centroids(sdata, name, str(key), instances[rows]) if on_image else coordinates(table)[rows]
         source = None if key is None else sdata.images[key]

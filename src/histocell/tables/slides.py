@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from histocell._core import keys
-from histocell._core.errors import listing
+from histocell._core.errors import MissingKeyError, listing
 from histocell.images.slide_image import open_image
 from histocell.images.stain.target import Method
 from histocell.images.transformations import (
@@ -149,7 +149,7 @@ def open_slide(data: object, verb: str, image_key: str | None, mpp: float | None
     key = _only_slide(data) if image_key is None else image_key
     if key not in images:
         msg = f"image {key!r} not found; available: {listing(images)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     image = open_image(images[key], mpp=mpp)
     if image.mpp is None:
         msg = f"the resolution of image {key!r} is unknown; give mpp= (um per full-resolution px)"

@@ -84,10 +84,13 @@ class ColocalizationResult:
         tested = f"    tested: {NULLS[str(self.params['null'])]}"
         if self.params["null"] == "no_preference" and not np.isfinite(self.p[off]).any():
             tested = f"    not tested: {FEW}"
+        found = f"    length scale: {self.params['length_scale_source']}\n"
+        if "normalization" in self.params:
+            found += f"    normalisation of X: {self.params['normalization']}\n"
         shape = "" if self.local is None else f"\n    local: {self.local.shape[0]} x {self.local.shape[1]} pairs"
         return (
             f"ColocalizationResult of {len(self.names)} variables, {n_sections} sections, {patients} replicates\n"
-            f"    names: {listing(self.names)}\n    {asked}\n{tested}{shape}"
+            f"    names: {listing(self.names)}\n    {asked}\n{found}{tested}{shape}"
         )
 
 
