@@ -170,6 +170,13 @@ class TestNormalised:
         assert source_key(both, "he-a_macenko") == source_key(both, "he_macenko-a") == "he-a"
         assert beside_image(both, "tissue", "he-a_macenko") == "tissue-a"
 
+    def test_in_place_of_the_slide(self, tissue):
+        hc.pp.normalize_stain(tissue, key_added="copy")
+        hc.pp.normalize_stain(tissue, image_key="copy", key_added="he")
+        hc.pp.normalize_stain(tissue, key_added="he")
+        assert slide_keys(tissue) == ["he"]
+        assert source_key(tissue, "copy") == "he"
+
     def test_a_normalised_copy_without_its_slide_is_what_there_is(self, tissue):
         hc.pp.normalize_stain(tissue)
         del tissue.images["he"]

@@ -14,7 +14,7 @@ from histocell.images.slide_image import open_image
 from histocell.images.stain.normalize import StainNormalizer, StainTarget
 from histocell.images.transformations import element_scales
 from histocell.tables.access import is_spatialdata
-from histocell.tables.slides import open_slide
+from histocell.tables.slides import open_slide, source_key
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -93,7 +93,10 @@ def normalize_stain(
     name = key_added or f"{slide.key}_{method}"
     data.images[name] = element
     facts = data.attrs.get(keys.PROVENANCE, {})
-    sources = {**facts.get(keys.SOURCES, {}), name: slide.key}
+    source = source_key(data, slide.key)
+    sources = {**facts.get(keys.SOURCES, {}), name: source}
+    if name == source:  # in place of the slide, of which this is all there is now
+        del sources[name]
     data.attrs[keys.PROVENANCE] = {**facts, name: transform.describe(), keys.SOURCES: sources}
     return None
 

@@ -74,7 +74,7 @@ def source_key(sdata: SpatialData, key: str) -> str:
     source = sdata.attrs.get(keys.PROVENANCE, {}).get(keys.SOURCES, {}).get(key)
     if source is None and (named := _NORMALIZED.fullmatch(key)):
         source = f"{named[1]}{named[3] or ''}"  # he_macenko-C2: he-C2
-    return source_key(sdata, source) if source in sdata.images else key
+    return source_key(sdata, source) if source in sdata.images and source != key else key
 
 
 def slide_keys(sdata: SpatialData, shapes: gpd.GeoDataFrame | None = None) -> list[str]:
