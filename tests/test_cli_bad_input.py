@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import histocell as hc
 from histocell.cli import app
+from histocell.cli.console import in_options
 
 
 @pytest.fixture
@@ -56,10 +57,10 @@ NETWORK = f"{EMBED} --encoder timm/test_vit --weights random"
         (f"{NETWORK} --device cuda:99", "device 'cuda:99' is not on this machine"),
         (f"{EMBED} --encoder nope", "encoder 'nope' is not known"),
         (f"{EMBED} --encoder timm/nope", "timm has no model 'nope'"),
-        (f"{EMBED} --encoder timm/test_vit --weights nowhere", "weights='nowhere' does not exist"),
+        (f"{EMBED} --encoder timm/test_vit --weights nowhere", "--weights 'nowhere' does not exist"),
         (f"{EMBED} --encoder timm/test_vit --weights file", "file"),
         (f"{NETWORK} --pool nope", "cannot pool by 'nope'"),
-        (f"{EMBED} --pool cls", "leave weights= and pool= out"),
+        (f"{EMBED} --pool cls", "leave --weights and --pool out"),
         ("embed nowhere.tif --out out", "no such slide: nowhere.tif"),
         ("embed . --out out", ". is a folder, not a slide"),
         ("embed a.tif a.tif --out out", "several slides are called a"),
@@ -173,6 +174,33 @@ def test_a_signal_ends_a_command_in_two_seconds(folder, user_sees, stage, number
     assert len(lines) == 1, said
     if (stage, number) == ("embedding", signal.SIGINT):
         user_sees.line("Command line", "Ctrl-C", lines[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a copy that you have with weights=<file or folder>", "a copy that you have with --weights <file or folder>"),
+        ("give mpp= (um per full-resolution px)", "give --mpp (um per full-resolution px)"),
+        (
+            "Choose another out=, or overwrite=True to do all anew",
+            "Choose another --out, or --overwrite to do all anew",
+        ),
+        ("batch_size=16 avoids this; mpp=.", "--batch-size 16 avoids this; --mpp."),
+        ("hc.io.slide(path, mpp=...) says mpp=", "hc.io.slide(path, mpp=...) says --mpp"),
+        ("choose the image with image_key=", "choose the image with image_key="),
+        ("x.size_um=3 and my_mpp=2", "x.size_um=3 and my_mpp=2"),
+    ],
+)
+def test_messages_use_the_words_of_the_command(text, said):
+    assert in_options(text, ("out", "mpp", "weights", "overwrite", "batch_size", "size_um")) == said
+
+
+def test_slides_that_do_not_say_their_resolution(folder):
+    tifffile.imwrite(folder / "b.tif", np.full((300, 300, 3), 200, dtype=np.uint8), photometric="rgb")
+    result = CliRunner().invoke(app, shlex.split("embed b.tif --out out"), env={"COLUMNS": "300"})
+    assert result.exit_code == 1
+    assert "give --mpp (um" in " ".join(result.stdout.split())
+    assert "mpp=" not in result.stdout + result.stderr
 
 
 _FINALISER = """

@@ -58,6 +58,11 @@ class TestConventions:
         assert not any(p.kind is p.VAR_KEYWORD for p in parameters), "**kwargs swallow typos"
         assert all(not isinstance(p.default, bool) or p.kind is p.KEYWORD_ONLY for p in parameters)
 
+    def test_random_numbers_are_seeded(self, package, function):
+        """Two calls agree; ``rng=None`` is there for those that shall not."""
+        rng = inspect.signature(function).parameters.get("rng")
+        assert rng is None or rng.default == 0
+
     def test_data_comes_first(self, package, function):
         parameters = list(inspect.signature(function).parameters.values())
         if package not in {"pp", "tl", "pl", "get"} or parameters[0].name in {"truth", "train", "paths"}:

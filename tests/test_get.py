@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import importlib
+import types
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -64,6 +67,35 @@ def test_provenance(adata):
     assert hc.get.provenance(adata, "X_uni")["size_um"] == 112.0
     with pytest.raises(KeyError, match=r'uns\["histocell"\]\["patches"\] not found; available: X_uni.*hc\.pp\.patches'):
         hc.get.provenance(adata, "patches")
+
+
+def test_provenance_of_a_fit_and_its_scores(cohort):
+    hc.pp.split(cohort, by="patient", test="P4")
+    hc.tl.fit_abundance(cohort, model="ridge")
+    hc.tl.predict_abundance(cohort)
+    hc.tl.evaluate_abundance(cohort, n_bootstrap=10)
+    model = hc.get.provenance(cohort, "abundance_model")
+    assert (model["n_train"], model["group_key"]) == ((cohort["table"].obs["split"] == "train").sum(), "patient")
+    scores = hc.get.provenance(cohort, "abundance_evaluation")
+    assert (scores["target"], scores["unit"]) == ("cell_abundance", "cells per spot")
+    for ending in ("_lower", "_upper", "_mean"):
+        written = hc.get.provenance(cohort, f"predicted_abundance{ending}")
+        assert written == hc.get.provenance(cohort, "predicted_abundance")
+    cohort["table"].uns["abundance_model"] = {}
+    del cohort["table"].uns["histocell"]
+    with pytest.raises(KeyError, match="It is there, but histocell did not write it"):
+        hc.get.provenance(cohort, "abundance_model")
+    with pytest.raises(KeyError, match=r"available: none\.$"):
+        hc.get.provenance(cohort, "absent")
+
+
+def test_only_public_names_are_listed():
+    """``dir`` of each public module, which completion in notebooks shows, is what the page of the API lists."""
+    for name in ["", *(f".{each}" for each in dir(hc) if isinstance(getattr(hc, each), types.ModuleType))]:
+        module = importlib.import_module(f"histocell{name}")
+        assert dir(module) == sorted(module.__all__), name
+        assert not [each for each in dir(module) if each in {"np", "pd", "Any"} or each.startswith("_")]
+        assert all(hasattr(module, each) for each in module.__all__)
 
 
 def test_tables_of_a_spatialdata(adata):

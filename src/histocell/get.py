@@ -15,6 +15,14 @@ from histocell.tables.access import get_obsm, get_table
 if TYPE_CHECKING:
     from histocell.tables.access import Data
 
+__all__ = [
+    "abundance",
+    "colocalization",
+    "embedding",
+    "provenance",
+    "scores",
+]
+
 _RUN = {
     keys.ABUNDANCE: "Write measured abundances there: a data frame with one column per cell type.",
     keys.PREDICTED: "Run hc.tl.fit_abundance(data) and hc.tl.predict_abundance(data) first.",
@@ -163,11 +171,15 @@ def provenance(data: Data, slot: str, *, table_key: str | None = None) -> dict[s
     """
     table = get_table(data, table_key)
     recorded = table.uns.get(keys.PROVENANCE, {})
-    if slot not in recorded:
-        hint = "Only slots that histocell wrote have a provenance."
-        container = f'uns["{keys.PROVENANCE}"]'
-        raise missing_key(container, slot, recorded, _RUN.get(slot, hint))
-    return keys.read_provenance(table, slot)
+    if slot in recorded:
+        return keys.read_provenance(table, slot)
+    for whole in recorded:  # the intervals and baselines of a prediction were written with it
+        if any(name.rpartition("/")[2] == slot for name in keys.read_provenance(table, whole).get("slots") or ()):
+            return keys.read_provenance(table, whole)
+    there = any(slot in container for container in (table.obs, table.obsm, table.uns))
+    hint = "It is there, but histocell did not write it, or an earlier version did." if there else _RUN.get(slot, "")
+    container = f'uns["{keys.PROVENANCE}"]'
+    raise missing_key(container, slot, recorded, hint)
 
 
 def colocalization(
@@ -243,3 +255,7 @@ def _frame(values: object, index: pd.Index, names: list[str] | None) -> pd.DataF
     array = array.reshape(len(array), -1)
     fits = names is not None and len(names) == array.shape[1]
     return pd.DataFrame(array, index=index, columns=names if fits else [str(i) for i in range(array.shape[1])])
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import Bools, Floats
 
+__all__ = [
+    "absolute_error",
+    "bootstrap_mean",
+    "bootstrap_pearson",
+    "coverage",
+    "covered",
+    "l1",
+    "nan_mean",
+    "pearson",
+    "percentile_interval",
+]
+
 _BLOCK = 4_000_000  # counts of resampled rows held at a time
 
 
@@ -168,7 +180,7 @@ def nan_mean(values: Floats, axis: int = 0) -> Floats:
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
-def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike | RNGLike | None = None) -> Floats:
+def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike | RNGLike | None = 0) -> Floats:
     """Means of resampled rows: of groups, or of spots.
 
     Percentiles of the means of fewer than five rows are little else than the least and the greatest of them.
@@ -180,7 +192,7 @@ def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike 
     n_bootstrap
         Number of resamples; 0 for none.
     rng
-        Seed or generator.
+        Seed or generator; `None` for other draws each time.
 
     Returns
     -------
@@ -204,7 +216,7 @@ def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike 
 
 
 def bootstrap_pearson(
-    y_true: ArrayLike, y_pred: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike | RNGLike | None = None
+    y_true: ArrayLike, y_pred: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike | RNGLike | None = 0
 ) -> Floats:
     """Correlations of resampled rows.
 
@@ -218,7 +230,7 @@ def bootstrap_pearson(
     n_bootstrap
         Number of resamples; 0 for none.
     rng
-        Seed or generator.
+        Seed or generator; `None` for other draws each time.
 
     Returns
     -------
@@ -335,3 +347,7 @@ def _by_group(groups: ArrayLike | None, n: int, score: Callable[[Bools], Floats]
         msg = f"groups has {len(groups)} entries for {n} rows"
         raise ValueError(msg)
     return np.stack([score(groups == name) for name in np.unique(groups)])
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -8,6 +8,7 @@ from anndata import AnnData
 from spatialdata.transformations import Affine, set_transformation
 
 import histocell as hc
+from histocell._core.arguments import as_names, as_pairs
 from histocell._core.device import pick_device
 from histocell.images.transformations import matrix_to_image
 
@@ -127,3 +128,81 @@ def test_blocks(tissue, value):
 def test_fractions(tissue, fractions):
     with pytest.raises(ValueError, match="fractions must be three shares"):
         hc.pp.split(tissue, block_um=50, fractions=fractions)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [("ab", ["ab"]), (["ab", "c"], ["ab", "c"]), (("ab",), ["ab"]), (7, ["7"]), (np.array(["a", "b"]), ["a", "b"])],
+)
+def test_one_name_or_several(given, names):
+    assert as_names(given) == names
+
+
+@pytest.mark.parametrize(
+    ("given", "pairs"),
+    [
+        (("ab", "cd"), [("ab", "cd")]),
+        (["ab", "cd"], [("ab", "cd")]),
+        ([("ab", "cd")], [("ab", "cd")]),
+        ([["ab", "cd"], ("e", "f")], [("ab", "cd"), ("e", "f")]),
+        (np.array([["a", "b"], ["c", "d"]]), [("a", "b"), ("c", "d")]),
+        ([], []),
+    ],
+)
+def test_one_pair_or_several(given, pairs):
+    assert as_pairs(given, "local") == pairs
+
+
+@pytest.mark.parametrize("given", ["ab", ("ab",), ("a", "b", "c"), [("a", "b", "c")], [("a", "b"), "cd"], 5])
+def test_no_pairs(given):
+    with pytest.raises(TypeError, match=r"local must be a pair of names, \(x, y\), or several"):
+        as_pairs(given, "local")
+
+
+def test_one_name_where_several_may_stand(cohort):
+    """Each public parameter that takes names takes one, too, and it is not spelled out."""
+    hc.pp.split(cohort, test="P4", val="P3", features="X_morphology")
+    assert cohort["table"].obs["split"].value_counts().gt(0).all()
+    scores = hc.bench.leave_one_group_out(cohort, "X_morphology", models="ridge", n_bootstrap=10)
+    assert set(scores["model"]) == {"ridge"}
+    alone = hc.bench.leave_one_group_out(cohort, models=hc.models.Ridge(), n_bootstrap=10)
+    assert alone["value"].equals(scores["value"])
+    for pair in (("lymphocyte", "plasma"), ["lymphocyte", "plasma"], [("lymphocyte", "plasma")]):
+        result = hc.tl.colocalization(cohort, "cell_abundance", local=pair, inplace=False)
+        assert list(result.local_x) == ["lymphocyte", "plasma"]
+    cohort["table"].obs["arm"] = cohort["table"].obs["patient"].map({"P1": "ab", "P2": "ab", "P3": "cd", "P4": "cd"})
+    hc.tl.colocalization(cohort, "cell_abundance")
+    difference = hc.tl.colocalization_difference(cohort, "arm", groups=("cd", "ab"), inplace=False)
+    assert '"first": "cd"' in difference["params"]
+
+
+def test_groups_as_text(cohort, user_sees):
+    hc.tl.colocalization(cohort, "cell_abundance")
+    cohort["table"].obs["arm"] = cohort["table"].obs["patient"].map({"P1": "a", "P2": "a", "P3": "b", "P4": "b"})
+    with user_sees("Co-localization", "two groups as one text", TypeError, match="groups must be a pair of names"):
+        hc.tl.colocalization_difference(cohort, "arm", groups="ab")
+
+
+@pytest.mark.parametrize("switch", ["include_self", "row_standardize"])
+@pytest.mark.parametrize("word", ["yes", "no", 1])
+def test_switches(tissue, switch, word):
+    with pytest.raises(TypeError, match=f"{switch} must be True or False, not {word!r}"):
+        hc.tl.colocalization(tissue, "cell_abundance", **{switch: word})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda _: hc.datasets.synthetic_tissue(batch_effect="x"),
+            "batch_effect must be a number of at least 0, not 'x'",
+        ),
+        (lambda sdata: hc.io.to_anndata(sdata, max_px="x"), "max_px must be a whole number, not 'x'"),
+        (lambda sdata: hc.pp.tissue_mask(sdata, min_area_um2="x"), "min_area_um2 must be a number of at least 0"),
+        (lambda sdata: hc.tl.predict_abundance(sdata, baselines="no"), "baselines must be True or False, not 'no'"),
+        (lambda _: hc.encoders.load("kaiko-s16", weights="random", rng="x"), "rng must be a whole number, not 'x'"),
+    ],
+)
+def test_text_in_place_of_a_number(tissue, call, message):
+    with pytest.raises(TypeError, match=message):
+        call(tissue)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pytest
 
+import histocell as hc
 from histocell._core import errors, keys
 from histocell._core.rng import as_rng, draw_seed
 from histocell._core.settings import Settings, progress_bar
@@ -107,3 +109,34 @@ def test_what_a_library_says_of_a_damaged_file_names_the_file(error):
         with errors.reading("a.h5"), errors.reading("a.h5", "the table"):
             raise error
     assert found.value.__cause__ is error
+
+
+def test_no_message_is_quoted():
+    """``str`` of a `KeyError` escapes its message; that of what histocell raises is the message."""
+    source = Path(errors.__file__).parents[1]
+    assert [path.name for path in source.rglob("*.py") if "raise KeyError" in path.read_text(encoding="utf-8")] == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda sdata: hc.pp.split(sdata, by="patient", test="it's"),
+        lambda sdata: hc.pp.tiles(sdata, image_key="it's"),
+        lambda sdata: hc.get.scores(sdata, table_key="it's"),
+        lambda sdata: hc.tl.colocalization(sdata, ["it's"]),
+        lambda sdata: hc.tl.colocalization(sdata, local=("it's", "plasma")),
+        lambda sdata: hc.pp.patches(sdata, mpp={"other": 1.0}),
+        lambda sdata: hc.encoders.get_spec("it's"),
+    ],
+)
+def test_missing_names_are_shown_as_they_are(tissue, call):
+    with pytest.raises(KeyError) as found:
+        call(tissue)
+    assert "\\" not in str(found.value)
+    assert str(found.value)[0] not in "'\""
+
+
+def test_missing_pair(tissue, user_sees):
+    hc.tl.colocalization(tissue)
+    with user_sees("Co-localization", "a pair whose local R was not asked for", KeyError, match="^local R of 'plasma'"):
+        hc.pl.colocalization_pair(tissue, "plasma", "tumour")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,3 +112,46 @@ def test_register(monkeypatch):
     with pytest.raises(ValueError, match="overwrite=True"):
         hc.encoders.register(mine)
     hc.encoders.register(mine, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"library": "keras"}, "library of encoder 'mine' must be one of builtin, timm, .*, not 'keras'"),
+        ({"pooling": "max"}, "pooling of encoder 'mine' must be one of cls, mean, .*, not 'max'"),
+        ({"interpolation": "lanczos"}, "interpolation of encoder 'mine' must be one of bicubic, bilinear"),
+        ({"precision": "int8"}, "precision of encoder 'mine' must be one of fp32"),
+        ({"mpp": 0.0}, "mpp of encoder 'mine' gives 0 um per px"),
+        ({"input_px": 0}, "input_px of encoder 'mine' must be at least 1"),
+        ({"mean": (0.5,)}, "mean of encoder 'mine' must be three numbers"),
+    ],
+)
+def test_spec_of_no_encoder(facts, message):
+    with pytest.raises(ValueError, match=message):
+        hc.encoders.EncoderSpec(**{"name": "mine", "library": "timm", **facts})
+
+
+def test_encode_takes_what_load_takes():
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    module = timm.create_model("resnet18", pretrained=False, num_classes=0).eval()
+    images = np.random.default_rng(0).integers(0, 255, (2, 224, 224, 3), dtype=np.uint8)
+    loaded = hc.encoders.load(module, device="cpu")
+    np.testing.assert_allclose(hc.encoders.encode(module, images), hc.encoders.encode(loaded, images), atol=1e-5)
+    with pytest.raises(TypeError, match="'morphology' needs the surroundings of a patch"):
+        hc.encoders.encode("morphology", images)
+    with pytest.raises(KeyError, match="timm has no model 'resnet81'"):
+        hc.encoders.encode("timm/resnet81", images)
+    with pytest.raises(TypeError, match="encoder must be a name, a torch module or what"):
+        hc.encoders.encode(3, images)
+
+
+def test_encode_loads_a_name(monkeypatch):
+    from histocell.encoders import loading
+
+    load = loading.load
+    monkeypatch.setattr(loading, "load", lambda name: load(name, weights="random", device="cpu"))
+    images = np.zeros((1, 224, 224, 3), np.uint8)
+    assert hc.encoders.encode("timm/resnet18", images).shape == (1, 512)

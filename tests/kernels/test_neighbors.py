@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from scipy.spatial.distance import cdist
 
+import histocell as hc
+from histocell._core.geometry import spot_pitch
 from histocell.kernels.neighbors import bin_points, rbf_radius, rbf_weights, typical_spacing
 
 
@@ -83,9 +87,44 @@ def test_spacings():
     assert typical_spacing(square, irregular=False, rng=rng) == pytest.approx(200)
     assert typical_spacing(jittered, irregular=False, rng=rng) == pytest.approx(200, rel=0.03)
     assert typical_spacing(hexagons(100.0), irregular=False, rng=rng) == pytest.approx(100)
-    assert typical_spacing(hexagons(100.0), irregular=True, rng=rng) == pytest.approx(100, rel=0.15)
+    assert typical_spacing(hexagons(100.0), irregular=True, rng=rng) == pytest.approx(100)
     density = 4000 / 1000**2
     irregular = rng.uniform(0, 1000, size=(4000, 2))
     assert typical_spacing(irregular, irregular=True, rng=rng) == pytest.approx(
         np.sqrt(2 / np.sqrt(3) / density), rel=0.05
     )
+
+
+@pytest.mark.parametrize("irregular", [False, True])
+@pytest.mark.parametrize("share", [0.3, 0.6, 1.0])
+def test_spacing_of_a_grid_is_its_pitch_however_ragged_the_tissue(share, irregular):
+    """The neighbours of tiles at a margin are farther away; the pitch is what `spot_pitch` says."""
+    rng = np.random.default_rng(0)
+    row, column = np.mgrid[:12, :12]
+    tiles = np.column_stack([column.ravel(), row.ravel()]) * 112.0
+    smooth = ndimage.gaussian_filter(rng.normal(size=(12, 12)), 1.5).ravel()
+    tiles = tiles[smooth <= np.quantile(smooth, share)]
+    found = typical_spacing(tiles, irregular=irregular, rng=rng)
+    assert found == pytest.approx(112) == spot_pitch(tiles)
+    rounded = np.rint(hexagons(200.3, size=12))  # px of a Visium slide
+    assert typical_spacing(rounded, irregular=irregular, rng=rng) == pytest.approx(200.3, rel=0.005)
+
+
+def test_spacing_of_spots_off_the_grid_is_as_it_was(data_dir):
+    """Legacy arrays: figures of the documentation were made with these."""
+    for section, spacing in {"B4": 204.24775, "C2": 201.83491, "C3": 203.90851}.items():
+        table = hc.datasets.her2st(section)["table"]
+        xy = table.obsm["spatial"] * table.obs["mpp"].iloc[0]
+        assert typical_spacing(xy, irregular=False, rng=np.random.default_rng(0)) == pytest.approx(spacing, rel=1e-7)
+
+
+def test_default_length_scale_of_tiles_is_that_of_their_pitch(data_dir):
+    slide = hc.io.slide(hc.datasets.example_slide())
+    for size_um in (112, 224):
+        hc.pp.tiles(slide, size_um=size_um)
+        table = slide["tile_table"]
+        table.obsm["abundance"] = np.random.default_rng(0).random((table.n_obs, 3))
+        table.obs["kind"] = pd.Categorical(np.arange(table.n_obs) % 3)
+        for key in ("abundance", "kind"):
+            result = hc.tl.colocalization(slide, key, inplace=False)
+            assert result.params["length_scale_um"] == pytest.approx(2.2 * size_um, rel=1e-6)

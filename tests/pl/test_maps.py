@@ -173,6 +173,23 @@ def test_vmax(spots, vmax, top):
 def test_bad_vmax(spots, vmax):
     with pytest.raises(ValueError, match="vmax must be a number, a percentile"):
         hc.pl.abundance(spots, "Tumour", vmax=vmax)
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"alpha": 1.5}, "alpha must be"),
+        ({"image_alpha": -1}, "image_alpha must be"),
+        ({"size": 0}, "size must be a positive"),
+        ({"vmax": 0}, "vmax must be a positive"),
+        ({"ncols": 0}, "ncols must be at least 1"),
+    ],
+)
+def test_bad_numbers_are_errors_before_there_is_a_figure(spots, argument, message):
+    with pytest.raises(ValueError, match=message):
+        hc.pl.abundance(spots, "Tumour", **argument)
+    assert plt.get_fignums() == []
 
 
 def test_scale_is_named_for_proportions(spots):
@@ -254,6 +271,18 @@ def test_title(spots):
     _, own = plt.subplots(2)
     axes = hc.pl.abundance(spots, ["Tumour", "α_β"], truth=False, title="Mine", ax=own)
     assert [ax.get_title() for ax in axes.flat] == ["Mine, Tumour", "Mine, α_β"]
+
+
+def test_a_colour_bar_stays_in_its_part_of_a_subfigure(sdata):
+    figure = plt.figure(figsize=(8, 3))
+    left, right = figure.subfigures(1, 2)
+    own = left.subplots()
+    right.subplots()
+    hc.pl.abundance(sdata, "Tumour", truth=False, ax=own)
+    figure.draw_without_rendering()
+    (bar,) = own.child_axes
+    assert bar.get_tightbbox().x1 <= left.bbox.x1
+    assert own.get_window_extent().width > 0.3 * left.bbox.width
 
 
 @pytest.mark.parametrize("size", [(3, 3), (6, 6), (9, 3)])

@@ -108,6 +108,16 @@ def test_tissue_shows_through_tiles(tiles):
     assert hc.pl.abundance(sdata, "Tumour", truth=False, image=False).images[0].get_alpha() is None
 
 
+def test_the_colour_bar_of_tiles_is_as_they_look_on_white(tiles):
+    with plt.style.context("dark_background"):
+        ax = hc.pl.abundance(tiles(), "Tumour", truth=False, alpha=0.5)
+        (bar,) = ax.child_axes
+        shown = rendered(bar)
+    highest, lowest = np.array(ax.images[1].get_cmap()([1.0, 0.0]))[:, :3] * 255
+    assert shown[1, 2] == pytest.approx((highest + 255) / 2, abs=3)
+    assert shown[-2, 2] == pytest.approx((lowest + 255) / 2, abs=3)
+
+
 def test_tiles_with_gaps_off_the_grid_or_unknown(tiles):
     sdata = tiles(30.0)
     ax = hc.pl.abundance(sdata, "Tumour", truth=False)

@@ -454,3 +454,34 @@ class TestNamedFeatures:
         expected = hc.bench.cross_dataset(train, test, **settings)
         test.obsm["X_toy"] = test.obsm["X_toy"].iloc[:, ::-1]
         pd.testing.assert_frame_equal(hc.bench.cross_dataset(train, test, **settings), expected)
+
+
+def test_calls_without_a_seed_agree(table):
+    """A fit and its scores repeat bit by bit; other random numbers are asked for."""
+
+    def run(**rng) -> tuple[pd.DataFrame, pd.DataFrame]:
+        hc.tl.fit_abundance(table, model="mlp", config=TINY, **rng)
+        hc.tl.predict_abundance(table)
+        hc.tl.evaluate_abundance(table, n_bootstrap=20, **rng)
+        return table.obsm["predicted_abundance"].copy(), table.uns["abundance_evaluation"].copy()
+
+    (first, scores), (second, again), (other, _) = run(), run(), run(rng=None)
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+    pd.testing.assert_frame_equal(scores, again, check_exact=True)
+    assert not np.array_equal(first, other)
+
+
+def test_splits_and_models_without_a_seed_agree(table):
+    table.obs["part"] = hc.pp.split(table, by="patient", fractions=(0.5, 0.25, 0.25), inplace=False)
+    assert table.obs["part"].equals(
+        hc.pp.split(table, by="patient", fractions=(0.5, 0.25, 0.25), inplace=False).rename("part")
+    )
+    X, Y = table.obsm["X_toy"], table.obsm["cell_abundance"].to_numpy()
+    one, two = (hc.models.MLP(**TINY).fit(X, Y).predict(X) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(("rng", "kind"), [("first", TypeError), (-1, ValueError), (0.5, TypeError)])
+def test_seed_that_is_none(table, rng, kind):
+    with pytest.raises(kind, match="rng must be a seed"):
+        hc.tl.fit_abundance(table, model="ridge", rng=rng)

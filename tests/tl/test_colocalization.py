@@ -376,8 +376,8 @@ class TestBadInput:
             ({"n_draws": np.inf}, "n_draws must be a whole number, not inf"),
             ({"confidence": None}, "confidence must be a number between 0 and 1, not None"),
             ({"cutoff": "0.2"}, "the cutoff on the weight must be a number between 0 and 1, not '0.2'"),
-            ({"local": "ab"}, "local must be True, False or pairs of names"),
-            ({"local": [("a",)]}, "local must be True, False or pairs of names"),
+            ({"local": "ab"}, "local must be a pair of names"),
+            ({"local": [("a",)]}, "local must be a pair of names"),
             ({"weights": 3}, "weights must be a matrix of numbers"),
         ],
     )

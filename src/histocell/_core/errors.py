@@ -45,7 +45,7 @@ def missing_key(container: str, key: str, available: Iterable[object], hint: str
 
 
 class MissingKeyError(KeyError):
-    """A slot that is not there; prints its message as it is."""
+    """Something that was asked for by its name and is not there; unlike `KeyError` it prints its message as it is."""
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -15,7 +15,11 @@ type SeedLike = int | np.integer | Sequence[int] | np.random.SeedSequence
 
 def as_rng(rng: SeedLike | RNGLike | None = None) -> np.random.Generator:
     """A generator from anything that SPEC 7 allows."""
-    return np.random.default_rng(rng)
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        msg = f"rng must be a seed (a whole number from 0), a numpy generator or None, not {rng!r}"
+        raise type(error)(msg) from error
 
 
 def draw_seed(rng: np.random.Generator) -> int:

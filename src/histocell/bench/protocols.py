@@ -12,10 +12,12 @@ from histocell._core import keys
 from histocell._core.arguments import check_count
 from histocell._core.rng import as_rng, draw_seed
 from histocell._core.settings import progress_bar
+from histocell.models.base import Model
 from histocell.models.registry import make_model
 from histocell.tables.access import row_labels
 from histocell.tables.fields import FieldsOfView
 from histocell.tables.sections import Sections
+from histocell.tables.units import recorded_unit, warn_of_other_unit
 from histocell.tl.engine import features as _features
 from histocell.tl.engine.abundance import ABUNDANCE
 from histocell.tl.engine.evaluate import ALL, score_table
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import Bools, Floats, Ints
-    from histocell.models.base import Model
     from histocell.tables.access import Data
     from histocell.tl.engine.rows import Rows
     from histocell.tl.engine.task import Task, Values
@@ -63,13 +64,13 @@ def leave_one_group_out(
     features: str | Sequence[str] | None = None,
     *,
     task: Task = ABUNDANCE,
-    models: Sequence[str | Model] | Mapping[str, str | Model] = _MODELS,
+    models: str | Model | Sequence[str | Model] | Mapping[str, str | Model] = _MODELS,
     group_key: str = keys.PATIENT,
     target: str = keys.ABUNDANCE,
     standardize_by: str | None = None,
     config: Mapping[str, Mapping[str, object]] | None = None,
     n_bootstrap: int = 1000,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     device: str | None = None,
     table_key: str | None = None,
 ) -> pd.DataFrame:
@@ -86,7 +87,7 @@ def leave_one_group_out(
     task
         What is predicted and how it is scored.
     models
-        Names of models, models with settings of their own, or a mapping from a name for the table to either.
+        One model or several: names, models with settings of their own, or a mapping from a name for the table to either.
     group_key
         Column of ``obs`` whose levels are left out in turn.
     target
@@ -98,7 +99,7 @@ def leave_one_group_out(
     n_bootstrap
         Number of resamples of groups for the intervals.
     rng
-        Seed or generator.
+        Seed or generator; the same one gives the same models, `None` others each time.
     device
         Torch device; `None` for the best there is.
     table_key
@@ -151,13 +152,13 @@ def cross_dataset(
     features: str | Sequence[str] | None = None,
     *,
     task: Task = ABUNDANCE,
-    models: Sequence[str | Model] | Mapping[str, str | Model] = _MODELS,
+    models: str | Model | Sequence[str | Model] | Mapping[str, str | Model] = _MODELS,
     group_key: str = keys.PATIENT,
     target: str = keys.ABUNDANCE,
     standardize_by: str | None = None,
     config: Mapping[str, Mapping[str, object]] | None = None,
     n_bootstrap: int = 1000,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     device: str | None = None,
     table_key: str | None = None,
 ) -> pd.DataFrame:
@@ -172,7 +173,7 @@ def cross_dataset(
     task
         What is predicted and how it is scored.
     models
-        Names of models, models with settings of their own, or a mapping from a name for the table to either.
+        One model or several: names, models with settings of their own, or a mapping from a name for the table to either.
     group_key
         Column of ``obs`` with the groups: those of `train` are held out when a model chooses, those of `test` are scored.
     target
@@ -184,7 +185,7 @@ def cross_dataset(
     n_bootstrap
         Number of resamples for the intervals.
     rng
-        Seed or generator.
+        Seed or generator; the same one gives the same models, `None` others each time.
     device
         Torch device; `None` for the best there is.
     table_key
@@ -217,6 +218,8 @@ def cross_dataset(
     known = Dataset.read(task, source.table, features, target, standardize_by)
     _features.check_same(goal.table, known.features)
     new = Dataset.read(task, goal.table, features, target, standardize_by, like=known.features)
+    units = [recorded_unit(each.table, target) for each in (known, new)]
+    warn_of_other_unit(units[0], units[1], names=("train", "test"))
     shared = shared_targets(known.truth, new.truth, "the two")
     known, new = (replace(dataset, truth=dataset.truth.select(shared)) for dataset in (known, new))
     train = _inner_groups(source, known, _known_rows(known), group_key)
@@ -251,9 +254,12 @@ def _inner_groups(sections: Sections, dataset: Dataset, rows: Ints, group_key: s
 
 
 def _named_models(
-    models: Sequence[str | Model] | Mapping[str, str | Model], config: Mapping[str, Mapping[str, object]] | None
+    models: str | Model | Sequence[str | Model] | Mapping[str, str | Model],
+    config: Mapping[str, Mapping[str, object]] | None,
 ) -> dict[str, Model]:
     """Unfitted models by the name that they have in the table."""
+    if isinstance(models, str | Model):
+        models = [models]
     pairs = (
         models.items()
         if isinstance(models, Mapping)

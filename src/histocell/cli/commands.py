@@ -14,7 +14,7 @@ from histocell._core.arguments import check_positive, check_share
 from histocell._core.device import pick_device
 from histocell._core.errors import listing
 from histocell._core.geometry import check_mpp
-from histocell.cli.console import console, encoder_facts, encoder_table, report_slides, sentences
+from histocell.cli.console import console, encoder_facts, encoder_table, in_options, report_slides, sentences
 from histocell.cli.demo import run_demo
 from histocell.cli.predict import MEANS, predict_slides
 from histocell.datasets.download import check_sections
@@ -75,7 +75,7 @@ def demo(
     if section in training:
         msg = f"section {section} is both predicted and trained on"
         raise typer.BadParameter(msg)
-    with sentences():
+    with sentences(("section", "train", "model", "out", "rng")):
         make_model(model, {})  # an unknown name is an error now, not after the embedding
         if section is not None:
             check_sections([section, *training])
@@ -130,12 +130,14 @@ def run_slides(
     work: Callable[..., pd.DataFrame], *, slides: list[Path], out: Path, workers: int, **options: object
 ) -> None:
     """Embed or predict slides with the options of the command, and print the report."""
-    with sentences():
+    names = ("out", "workers", *options)
+    with sentences(names):
         check_slides(slides)
         check_folder(out)
         check_options(options)
-    with sentences(), local_client(min(workers, len(slides))) as client:
+    with sentences(names), local_client(min(workers, len(slides))) as client:
         report = work(slides, out=out, client=client, **options)
+    report["error"] = [in_options(error, names) for error in report["error"]]
     report_slides(report, out)
 
 
@@ -190,7 +192,7 @@ def encoders(
     name: Annotated[str | None, typer.Argument(help="All that is known of this one.", metavar="[NAME]")] = None,
 ) -> None:
     """List the encoders, or show one and how to get its weights."""
-    with sentences():
+    with sentences(("name",)):
         console.print(encoder_table() if name is None else encoder_facts(hc.encoders.get_spec(name)))
     if name is None:
         console.print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 import warnings
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import histocell as hc
 from histocell.cli.signals import INTERRUPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import pandas as pd
 
@@ -28,13 +29,13 @@ console, complaints = Console(), Console(stderr=True)
 
 
 @contextmanager
-def sentences() -> Iterator[None]:
-    """Warnings and errors as one line each, without lines of code; an error exits with status 2.
+def sentences(options: Iterable[str]) -> Iterator[None]:
+    """Warnings and errors as one line each, in the words of the `options`, without lines of code; an error exits with status 2.
 
     Errors of other kinds are faults of the program and keep their traceback. ``HISTOCELL_DEBUG=1`` shows all of them.
     """
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: _say(f"Note: {message}.")
+        warnings.showwarning = lambda message, *_, **__: _say(in_options(f"Note: {message}.", options))
         warnings.filterwarnings("ignore", r"\d+ of \d+ slides failed")  # the table says so
         try:
             yield
@@ -44,7 +45,7 @@ def sentences() -> Iterator[None]:
             if os.environ.get("HISTOCELL_DEBUG") or not isinstance(error, _OF_INPUT) and not _is_ours(error):
                 raise
             where = "" if _is_ours(error) else " (HISTOCELL_DEBUG=1 shows where)"
-            _say(f"Error: {sentence(error)}{where}")
+            _say(in_options(f"Error: {sentence(error)}{where}", options))
             raise typer.Exit(2) from error
 
 
@@ -61,6 +62,18 @@ def _is_ours(error: Exception) -> bool:
 def _say(text: str) -> None:
     """One line on stderr."""
     complaints.print(" ".join(text.split()), markup=False, highlight=False, soft_wrap=True)
+
+
+def in_options(text: str, options: Iterable[str]) -> str:
+    """A message of the library in the words of a command: ``--size-um`` for ``size_um=``; calls stay as they are."""
+    argument = re.compile(rf"(?<![\w.])({'|'.join(options)})=(?:True\b)?(?=(\S?))")
+
+    def option(found: re.Match[str]) -> str:
+        """With a space before its value."""
+        return "--" + found[1].replace("_", "-") + (" " if re.match(r"[^\s,;:.)]", found[2]) else "")
+
+    parts = re.split(r"(\bhc\.[\w.]+\([^)]*\))", text)
+    return "".join(part if part.startswith("hc.") else argument.sub(option, part) for part in parts)
 
 
 def sentence(error: Exception) -> object:

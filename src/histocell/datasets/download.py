@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from histocell._core import keys
+from histocell._core.arguments import as_names
 from histocell._core.errors import listing, warn
 from histocell._core.settings import settings
 from histocell.io import st
 from histocell.io.build import concatenate_sections
+from histocell.tables.units import PROPORTION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +88,7 @@ def her2st(section: str | Sequence[str] = "C2", *, tier: str = "major") -> Spati
     if tier not in _PROPORTIONS:
         msg = f"tier {tier!r} does not exist; available: {listing(_PROPORTIONS)}"
         raise ValueError(msg)
-    names = [section] if isinstance(section, str) else list(section)
+    names = as_names(section)
     check_sections(names)
     read = {name: _read(name, tier) for name in names}
     return read[section] if isinstance(section, str) else concatenate_sections(read)
@@ -161,7 +163,13 @@ def _add_proportions(table: AnnData, folder: Path, tier: str) -> None:
     proportions = proportions.loc[table.obs_names].astype("float64").set_axis(names, axis="columns")
     table.obsm[keys.ABUNDANCE] = proportions
     keys.write_provenance(
-        table, keys.ABUNDANCE, method="stereoscope", source="almaan/her2st", tier=tier, original_names=originals
+        table,
+        keys.ABUNDANCE,
+        method="stereoscope",
+        source="almaan/her2st",
+        tier=tier,
+        unit=PROPORTION,
+        original_names=originals,
     )
 
 

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
 from histocell._core import keys
-from histocell._core.arguments import check_count, check_positive
+from histocell._core.arguments import check_amount, check_count, check_positive
 from histocell._core.rng import as_rng
 from histocell._core.settings import progress_bar
 from histocell.datasets._tissue.anatomy import TYPICAL, draw_anatomy, vary_subject
@@ -23,6 +23,7 @@ from histocell.datasets._tissue.expression import count_cells, count_spots, draw
 from histocell.datasets._tissue.fields import sample
 from histocell.datasets._tissue.rendering import render
 from histocell.io.elements import coordinate_systems
+from histocell.tables.units import CELLS
 
 if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
@@ -71,7 +72,7 @@ def synthetic_tissue(
     batch_effect
         Size of all differences between patients and between sections, in images and in counts; 0 is none.
     rng
-        Seed or generator. Patients draw from their own streams: the first does not change when more are asked for.
+        Seed or generator; `None` for other tissue each time. Patients draw from their own streams: the first does not change when more are asked for.
 
     Returns
     -------
@@ -136,6 +137,7 @@ def synthetic_tissue(
         sdata = sd.concatenate(sections, concatenate_tables=True, merge_coordinate_systems_on_name=False)
     for table in sdata.tables.values():
         keys.write_provenance(table, "synthetic", **parameters, sections=facts)
+    keys.write_provenance(sdata.tables[keys.TABLE], keys.ABUNDANCE, method="count", unit=CELLS)
     return sdata
 
 
@@ -167,9 +169,7 @@ def _check(
     if n_genes < len(CELL_TYPES):
         msg = f"n_genes must be at least {len(CELL_TYPES)}, one marker per cell type, not {n_genes}"
         raise ValueError(msg)
-    if not (np.isfinite(batch_effect) and batch_effect >= 0):
-        msg = f"batch_effect must not be negative, not {batch_effect}"
-        raise ValueError(msg)
+    check_amount(batch_effect, "batch_effect")
 
 
 def _spots(anatomy: Anatomy, *, pitch_um: float, diameter_um: float) -> np.ndarray:

@@ -1,5 +1,5 @@
 from histocell.encoders.inference.nucleus_tokens import NucleusPooling as NucleusPooling
-from histocell.encoders.inference.patch_encoder import encode as encode
+from histocell.encoders.loading import encode as encode
 from histocell.encoders.loading import load as load
 from histocell.encoders.registry import get_spec as get_spec
 from histocell.encoders.registry import list_encoders as list_encoders

@@ -1,9 +1,12 @@
-"""Loading of an encoder by its name, or from a module."""
+"""Loading of an encoder by its name, or from a module, and embedding of single images."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from histocell._core.arguments import check_count
 from histocell.encoders.registry import get_spec
 
 if TYPE_CHECKING:
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from numpy.typing import NDArray
     from typing_extensions import TypeIs
 
     from histocell.encoders.inference.nucleus_tokens import NucleusPooling
@@ -95,6 +99,7 @@ def load(
         )
         raise TypeError(msg)
     survive_fork()
+    check_count(rng, "rng")
     if isinstance(encoder, str):
         network = network_of_spec(spec, weights, rng)
     elif weights is None:
@@ -103,6 +108,47 @@ def load(
         msg = "a module has its weights already; load them into it and leave weights= out"
         raise ValueError(msg)
     return PatchEncoder(*network, pool=pool, device=device, precision=precision, batch_size=batch_size, compile=compile)
+
+
+def encode(encoder: str | torch.nn.Module | Encoder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Embed images that are patches already.
+
+    Parameters
+    ----------
+    encoder
+        From :func:`load`, or what it takes: a name or a module, which is then loaded at each call. Not
+        ``"morphology"``, which needs the surroundings of a patch.
+    images
+        uint8, shape ``(n, h, w, 3)``. Those of another size than the encoder's input are resized by their shorter edge and
+        cropped to the centre. With ``pool="nucleus"`` the nucleus is in the centre.
+
+    Returns
+    -------
+    Shape ``(n, dim)``.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> import numpy as np
+    >>> encoder = hc.encoders.load("timm/resnet18", weights="random", device="cpu")
+    >>> hc.encoders.encode(encoder, np.zeros((2, 224, 224, 3), np.uint8)).shape
+    (2, 512)
+    """
+    from histocell.encoders.inference.patch_encoder import PatchEncoder
+    from histocell.encoders.inference.preprocessing import fit_to_input
+
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:
+        msg = f"images must be uint8 of shape (n, h, w, 3), not {images.dtype} of shape {images.shape}"
+        raise ValueError(msg)
+    loaded = resolve_encoder(encoder)
+    if not isinstance(loaded, PatchEncoder):
+        msg = f"{loaded.name!r} needs the surroundings of a patch, so it embeds slides: use its embed method"
+        raise TypeError(msg)
+    size = loaded.batch_size or 32
+    starts = range(0, len(images), size)
+    parts = [loaded.forward(fit_to_input(images[start : start + size], loaded.spec)) for start in starts]
+    return np.concatenate(parts) if parts else np.empty((0, loaded.dim), dtype=np.float32)
 
 
 def resolve_encoder(encoder: str | torch.nn.Module | Encoder, **options: Any) -> Encoder:

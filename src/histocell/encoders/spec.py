@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
+
+from histocell._core.arguments import check_count
+from histocell._core.geometry import check_mpp
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from histocell._core.settings import Progress
@@ -17,6 +21,12 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_CHOICES = {
+    "library": ("builtin", "timm", "dinov2", "transformers", "coca", "lazyslide", "module"),
+    "pooling": ("cls", "mean", "cls_mean", "attention", "projected", "native"),
+    "interpolation": ("bicubic", "bilinear"),
+    "precision": ("fp32", "fp16", "bf16"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +76,11 @@ class EncoderSpec:
     summary
         One line.
 
+    Raises
+    ------
+    ValueError
+        For a library, pooling, interpolation or precision that there is not, and for sizes that no image has.
+
     Examples
     --------
     >>> import histocell as hc
@@ -98,6 +113,18 @@ class EncoderSpec:
     gated: bool | None = None
     citation: str = ""
     summary: str = ""
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                msg = f"{name} of encoder {self.name!r} must be one of {', '.join(allowed)}, not {value!r}"
+                raise ValueError(msg)
+        check_mpp(self.mpp, source=f"mpp of encoder {self.name!r}")
+        check_count(self.input_px, f"input_px of encoder {self.name!r}", least=1)
+        for name in ("mean", "std"):
+            if np.shape(value := getattr(self, name)) != (3,):
+                msg = f"{name} of encoder {self.name!r} must be three numbers, one for each channel, not {value!r}"
+                raise ValueError(msg)
 
     @property
     def grid(self) -> tuple[int, int] | None:

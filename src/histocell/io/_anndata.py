@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
+from histocell._core.arguments import check_count
 from histocell._core.errors import listing, warn
 from histocell._core.geometry import check_mpp, mpp_from_pitch
 from histocell.io.build import Placed, build, place, set_label, warn_of_hires
@@ -198,7 +199,7 @@ def to_anndata(sdata: SpatialData, *, table_key: str | None = None, max_px: int 
             continue
         mpp[region.rows] = np.nan if region.mpp is None else region.mpp
         entry: dict[str, Any] = {"images": {}, "scalefactors": {}, "metadata": {}}
-        if max_px:
+        if check_count(max_px, "max_px"):
             thumbnail = region.image.thumbnail(max_px)
             entry["images"]["hires"] = thumbnail
             entry["scalefactors"]["tissue_hires_scalef"] = thumbnail.shape[1] / region.image.shape[1]

@@ -14,6 +14,7 @@ from anndata.utils import make_index_unique
 from scipy.sparse import csr_matrix
 
 from histocell._core import keys
+from histocell._core.arguments import as_names
 from histocell._core.errors import listing, reading, warn
 from histocell._core.geometry import check_mpp, mpp_from_pitch
 from histocell._core.settings import logger
@@ -120,7 +121,7 @@ def _samples(folder: Path, sample: str | Sequence[str] | None) -> list[str]:
     if sample is None and len(there) > 1:
         msg = f"{folder} holds {len(there)} samples, name those to read: {listing(there)}"
         raise ValueError(msg)
-    names = there if sample is None else [sample] if isinstance(sample, str) else list(sample)
+    names = there if sample is None else as_names(sample)
     missing = [name for name in names if name not in there]
     if missing or not names or len(set(names)) < len(names):
         problem = f"has no st/{missing[0]}.h5ad" if missing else f"cannot give the samples {names}: name each once"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 REACH = 2  # bins per radius: finer bins hold fewer points that are too far, and more runs to visit
 CHUNK = 256  # points that one thread takes at a time; sums are made per chunk, so they do not depend on the threads
+_REGULAR = 0.01  # of the pitch: points of a regular grid are as far apart, but for rounding to pixels
 
 
 class CellLists(NamedTuple):
@@ -210,6 +211,8 @@ def rbf_weights(xy: ArrayLike, *, length_scale: float, cutoff: float = 0.2, incl
 def typical_spacing(xy: ArrayLike, *, irregular: bool, rng: np.random.Generator, n_sample: int = 2000) -> float:
     """Distance between neighbouring points: spots of a grid, or cells that lie anywhere.
 
+    On a regular grid, of tiles or of spots, it is the pitch, however ragged the tissue.
+
     Parameters
     ----------
     xy
@@ -227,6 +230,9 @@ def typical_spacing(xy: ArrayLike, *, irregular: bool, rng: np.random.Generator,
     n_neighbors = min(18 if irregular else 4, len(xy) - 1)
     sample = xy if len(xy) <= n_sample else xy[rng.choice(len(xy), n_sample, replace=False)]
     distance = cKDTree(xy).query(sample, k=n_neighbors + 1)[0][:, 1:]
+    pitch = float(np.median(distance[:, 0]))
+    if np.mean(np.abs(distance[:, 0] - pitch) <= _REGULAR * pitch) > 0.95:
+        return pitch
     if not irregular:
         return float(np.median(distance.mean(axis=1)))
     inside = n_neighbors - 1 / 3  # of a disc up to the median distance to the k-th of random points

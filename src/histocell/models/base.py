@@ -79,7 +79,7 @@ class Model(ABC):
         *,
         groups: ArrayLike | None = None,
         validation: ArrayLike | None = None,
-        rng: SeedLike | RNGLike | None = None,
+        rng: SeedLike | RNGLike | None = 0,
         device: str | None = None,
     ) -> Self:
         """Fit the model.
@@ -96,7 +96,7 @@ class Model(ABC):
         validation
             Boolean, shape ``(n,)``: rows that are for those choices only and are never fitted.
         rng
-            Seed or generator; the same one gives the same model.
+            Seed or generator; the same one gives the same model, `None` another one each time.
         device
             Torch device; `None` for the best there is. The closed-form models ignore it.
 
@@ -144,7 +144,10 @@ class Model(ABC):
 
     def __repr__(self) -> str:
         state = f"{len(self.targets) or '?'} targets" if self.weights else "not fitted"
-        return f"{type(self).__name__}({state}, features: {listing(f['key'] for f in self.features)})"
+        rows = f", {self.facts['n_train']} training rows" if "n_train" in self.facts else ""
+        rows += f" and {self.facts['n_validation']} for validation" if self.facts.get("n_validation") else ""
+        groups = f", groups by {self.facts['group_key']}" if self.facts.get("group_key") else ""
+        return f"{type(self).__name__}({state}, features: {listing(f['key'] for f in self.features)}{rows}{groups})"
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes that weights must have by settings, features and targets, where the model knows them."""

@@ -90,7 +90,7 @@ def load(
     >>> hc.tl.fit_abundance(sdata, model="ridge")
     >>> model = hc.models.load(sdata)
     >>> model
-    Ridge(6 targets, features: X_morphology)
+    Ridge(6 targets, features: X_morphology, 40 training rows, groups by patient)
     >>> model.save("abundance_model")  # doctest: +SKIP
     >>> model = hc.models.load("abundance_model")  # doctest: +SKIP
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from histocell._core.arguments import as_names
 from histocell._core.errors import MissingKeyError, listing
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def choose(
     error
         The exception to raise.
     """
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    names = as_names(wanted)
     available = list(available)
     absent = [name for name in names if name not in available]
     if absent or not names:

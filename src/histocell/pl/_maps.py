@@ -138,16 +138,17 @@ def abundance(
     max_px = 900 if len(names) * len(panels) <= MANY_MAPS else 400
     images = {each.name: tissue_image(each, views[each.name], max_px) for each in sections}
     look = Look(images, views, plt.get_cmap(cmap), size, alpha, image_alpha)  # an unknown name fails before a figure
+    limits = [upper_limit(name, panels, vmax) for name in names]
     separator = "\n" if len(sections) > 1 or (ax is not None and heading) else ", "
-    label = quantity(predicted if measured is None else measured)
+    drawn = {key: predicted} if measured is None else {key: predicted, truth or keys.ABUNDANCE: measured}
+    label = quantity(table, drawn)
     with styled(ax is None):
         if ax is None:
             ratios = np.array([np.divide(*np.ptp(views[panel.section.name], axis=0)) for panel in panels])
             axes, n_side = map_axes(ratios, len(names), ncols, figsize, heading=bool(heading) and not single)
         else:
             axes, n_side = _users_axes(ax, len(names), len(panels)), 1
-        for row, name in zip(axes, names, strict=True):
-            limit = upper_limit(name, panels, vmax)
+        for row, name, limit in zip(axes, names, limits, strict=True):
             for axis, panel in zip(row, panels, strict=True):
                 spots = look.draw(axis, panel, name, limit)
                 axis.set_title(separator.join(filter(None, [panel.title, panel.score(name, split)])), pad=3)

@@ -9,14 +9,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from histocell._core.arguments import check_count, check_positive, check_share
 from histocell.metrics import pearson
 from histocell.pl._points import draw_spots, draw_tissue
 from histocell.pl._style import text_scale
+from histocell.tables.units import recorded_unit, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
+    from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
@@ -63,6 +66,12 @@ class Look:
     alpha: float | None
     image_alpha: float | None
 
+    def __post_init__(self) -> None:
+        check_positive(self.size, "size")
+        for name, opacity in (("alpha", self.alpha), ("image_alpha", self.image_alpha)):
+            if opacity is not None:
+                check_share(opacity, name)
+
     def draw(self, ax: Axes, panel: Panel, name: str, vmax: float) -> Drawn:
         """A map; spots stand on a faded image, tiles let a clear one show through."""
         section = panel.section
@@ -81,10 +90,10 @@ def _column(frame: pd.DataFrame, name: str, section: Section) -> NDArray[np.floa
     return frame[name].to_numpy(dtype=np.float64)[section.rows]
 
 
-def quantity(frame: pd.DataFrame) -> str:
-    """Name of the values: proportions where they add up to 1 in each spot, else abundances."""
-    totals = frame.sum(axis=1, min_count=1).dropna()
-    return "proportion" if len(totals) and np.allclose(totals, 1, atol=0.02) else "abundance"
+def quantity(table: AnnData, slots: Mapping[str, pd.DataFrame]) -> str:
+    """Unit of the values of slots that are drawn on one scale: the first that is recorded, else by the last of them."""
+    recorded = (recorded_unit(table, slot) for slot in slots)
+    return next(filter(None, recorded), None) or unit_of(table, *list(slots.items())[-1])
 
 
 def upper_limit(name: str, panels: list[Panel], vmax: float | str | Mapping[str, float]) -> float:
@@ -92,7 +101,7 @@ def upper_limit(name: str, panels: list[Panel], vmax: float | str | Mapping[str,
     if not isinstance(vmax, (int, float, str)):
         vmax = vmax.get(name, "p99")
     if not isinstance(vmax, str):
-        return float(vmax)
+        return check_positive(vmax, "vmax")
     percent = _percent(vmax)
     columns = [panel.column(name) for panel in panels]
     finite = [values for column in columns if len(values := column[np.isfinite(column)])]
@@ -145,7 +154,9 @@ def map_axes(
         Whether there is a title over all of them.
     """
     width = ratios.sum()  # of a row of one cell type, as a multiple of its height
-    if ncols is None:
+    if ncols is not None:
+        check_count(ncols, "ncols", least=1)
+    else:
         ncols = round(np.sqrt(1.2 * n_types / (width + 0.4)))
     ncols = int(np.clip(ncols, 1, n_types))
     nrows = -(-n_types // ncols)

@@ -12,6 +12,7 @@ from matplotlib.font_manager import FontProperties
 
 from histocell import get
 from histocell._core import keys
+from histocell._core.arguments import check_count
 from histocell._core.rng import as_rng
 from histocell.pl._choices import choose
 from histocell.pl._style import (
@@ -61,10 +62,10 @@ def patches(
     *,
     n: int = 16,
     by: str | None = None,
-    spots: Sequence[str] | None = None,
+    spots: str | Sequence[str] | None = None,
     key: str | None = None,
     section: str | Sequence[str] | None = None,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     image: Images | None = None,
     ncols: int | None = None,
     patch_px: int = 192,
@@ -93,7 +94,7 @@ def patches(
     section
         One or several sections to choose from, as in ``obs["section"]``.
     rng
-        Seed or generator of the random choice.
+        Seed or generator of the random choice; `None` for another one each time.
     image
         For an AnnData: a path, an array, or a mapping from section to either.
     ncols
@@ -139,9 +140,9 @@ def patches(
     if key is None:
         key = keys.PREDICTED if keys.PREDICTED in table.obsm else keys.ABUNDANCE
     values = None if by is None else _values(table, by, key)
-    if n < 1:
-        msg = f"n must be at least 1, not {n}"
-        raise ValueError(msg)
+    for name, count in (("n", n), ("ncols", ncols), ("patch_px", patch_px)):
+        if count is not None:
+            check_count(count, name, least=1)
     if spots is not None:
         groups = [_Group("", table.obs_names.get_indexer(pd.Index(choose(spots, table.obs_names, "spot"))))]
     elif values is None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MANY = 5000  # points that are drawn as pixels in a vector format, too
 SMALLEST = 0.7  # typographic points: diameter below which nothing is seen
+DENSE = 0.5  # typographic points: distance below which points are not told apart
 UNKNOWN = "0.7"
 MOST_PIXELS = 50_000_000
 
@@ -83,9 +84,10 @@ def _pixels(ax: Axes, section: Section, chosen: NDArray[np.bool_], values: Float
         pixels, (x0, x1, _, _) = raster
         if many or section.size * size > 0.9 * (x1 - x0) / pixels.shape[1]:  # else the tiles have gaps between them
             return raster
-    pitch = float(np.sqrt(np.prod(np.ptp(section.xy, axis=0)) / len(section.xy)))
-    smallest = SMALLEST / points_per_unit(ax)
-    return _mean_image(xy, values, max(2 * pitch, smallest)) if many and pitch < smallest else None
+    pitch, point = float(np.sqrt(np.prod(np.ptp(section.xy, axis=0)) / len(section.xy))), 1 / points_per_unit(ax)
+    if not many or pitch > DENSE * point:
+        return None
+    return _mean_image(xy, values, max(3 * pitch, SMALLEST * point))  # about nine points: hardly a square has none
 
 
 def _image(ax: Axes, raster: Raster) -> AxesImage:

@@ -78,10 +78,15 @@ class Section:
 
 
 def find_sections(
-    data: Data, section: str | Sequence[str] | None, *, table_key: str | None, image: Images | bool
+    data: Data,
+    section: str | Sequence[str] | None,
+    *,
+    table_key: str | None,
+    image: Images | bool,
+    mpp: float | None = None,
 ) -> list[Section]:
-    """The sections of `data` by name, all of them where `section` is `None`."""
-    sections = Sections(data, table_key=table_key)
+    """The sections of `data` by name, all of them where `section` is `None`; `mpp` wins over what the data say."""
+    sections = Sections(data, table_key=table_key, mpp=mpp)
     source = None if isinstance(image, bool) else image
     regions = {region.section: region for region in sections.regions(image=source, need_image=False)}
     chosen = regions if section is None else choose(section, regions, "section")

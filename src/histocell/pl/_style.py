@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import is_color_like
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, is_color_like
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnchoredOffsetbox, AuxTransformBox, HPacker, TextArea
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
     from matplotlib.colorbar import Colorbar
     from numpy.typing import NDArray
 
@@ -175,6 +175,9 @@ class ScaleBar(AnchoredOffsetbox):
 
 def add_colorbar(ax: Axes, drawn: ScalarMappable, label: str = "", *, extend: str = "neither") -> Colorbar:
     """A colour bar on the right of the axes, as high as what is drawn there; `keep_inside` makes room for it."""
+    if (alpha := drawn.get_alpha()) is not None:  # as it looks on white, on a dark figure, too, and without seams
+        colors = drawn.get_cmap()(np.linspace(0, 1, 256))[:, :3]
+        drawn = ScalarMappable(drawn.norm, ListedColormap(1 - float(alpha) * (1 - colors)))
     place = ax.inset_axes((1.03, 0.06, 0.5, 0.88))
     place.set_anchor("W")
     place.set_box_aspect(20)
@@ -193,15 +196,16 @@ def keep_inside(ax: Axes) -> None:
 
     A figure with a layout of its own does that by itself.
     """
-    figure = ax.figure.get_figure(root=True)
-    if figure is None or figure.get_layout_engine() is not None:
+    root = ax.figure.get_figure(root=True)
+    if root is None or root.get_layout_engine() is not None:
         return
+    to_place = ax.figure.transSubfigure.inverted()
     ax.set_anchor("W")
     place = ax.get_position(original=True)
     for _ in range(3):  # narrower axes of a fixed aspect are lower, too
         ax.apply_aspect()
         boxes = filter(None, (each.get_tightbbox() for each in (*ax.child_axes, ax.yaxis)))
-        right = max((figure.transSubfigure.inverted().transform(box.max)[0] for box in boxes), default=place.x1)
+        right = max((to_place.transform(box.max)[0] for box in boxes), default=place.x1)
         if right <= place.x1 + 1e-3:
             break
         now = ax.get_position(original=True)

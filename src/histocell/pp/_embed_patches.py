@@ -12,9 +12,8 @@ from histocell._core import keys
 from histocell._core.arguments import check_positive
 from histocell._core.errors import listing, reading, warn
 from histocell._core.settings import progress_bar
-from histocell.encoders.inference.patch_encoder import encode
 from histocell.encoders.inference.slides import check_finite
-from histocell.encoders.loading import resolve_encoder
+from histocell.encoders.loading import encode, resolve_encoder
 from histocell.pp._embed_image import write_embedding
 from histocell.tables.access import get_table
 

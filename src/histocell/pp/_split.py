@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
-from histocell._core.arguments import check_positive
-from histocell._core.errors import listing, warn
+from histocell._core.arguments import as_names, check_positive
+from histocell._core.errors import MissingKeyError, listing, warn
 from histocell._core.keys import DROPPED, TEST, TRAIN, VAL
 from histocell._core.rng import as_rng
 from histocell.tables.access import row_labels
@@ -33,7 +33,7 @@ def split(
     fractions: Sequence[float] = (0.7, 0.1, 0.2),
     test: str | Sequence[str] | None = None,
     val: str | Sequence[str] | None = None,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     features: str | Sequence[str] | None = None,
     library_key: str | None = None,
     key_added: str = keys.SPLIT,
@@ -60,7 +60,7 @@ def split(
     test, val
         Names of the groups for test and validation, in place of `fractions`; all others are for training.
     rng
-        Seed or generator that draws the groups.
+        Seed or generator that draws the groups; `None` for others each time.
     features
         Embeddings that count for the overlap; all in ``obsm`` by default. `histocell.encoders.EncoderSpec` says what an
         encoder sees; ``"morphology"`` sees 600 um around a row, so its blocks must be large.
@@ -103,8 +103,12 @@ def split(
     else:
         msg = "block_um divides tissue into squares; it goes with fractions, not with by, test or val"
         raise ValueError(msg)
-    parts = _named(labels, _names(test), _names(val)) if named else _drawn(labels, fractions, as_rng(rng))
-    parts = _drop_overlaps(FieldsOfView.of(sections, [features] if isinstance(features, str) else features), parts)
+    parts = (
+        _named(labels, *([] if each is None else as_names(each) for each in (test, val)))
+        if named
+        else _drawn(labels, fractions, as_rng(rng))
+    )
+    parts = _drop_overlaps(FieldsOfView.of(sections, None if features is None else as_names(features)), parts)
     present = [name for name in (TRAIN, VAL, TEST, DROPPED) if name in (TRAIN, VAL, TEST) or (parts == name).any()]
     column = pd.Series(pd.Categorical(parts, categories=present), index=table.obs_names, name=key_added)
     if not inplace:
@@ -134,15 +138,11 @@ def _blocks(sections: Sections, block_um: float) -> NDArray[np.object_]:
     return np.array(names, dtype=object)
 
 
-def _names(value: str | Sequence[str] | None) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else [str(name) for name in value]
-
-
 def _named(labels: NDArray[np.object_], test: list[str], val: list[str]) -> NDArray[np.object_]:
     there = sorted(set(labels))
     if absent := [name for name in (*test, *val) if name not in there]:
         msg = f"no group {listing(absent)}; there are: {listing(there)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     if both := sorted(set(test) & set(val)):
         msg = f"{listing(both)} cannot be for test and for validation at once"
         raise ValueError(msg)

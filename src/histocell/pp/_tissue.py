@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from histocell._core import keys
+from histocell._core.arguments import check_amount
 from histocell._core.errors import warn
 from histocell._core.settings import logger, progress_bar
 from histocell.images.tissue import background_fraction, find_tissue, focus, mean_edges, tissue_fraction
@@ -82,7 +83,7 @@ def tissue_mask(
 
     slide = open_slide(data, "tissue_mask", image_key, mpp)
     corner = slide.image.shape[::-1]  # a px of the mask may reach over the border
-    polygons = find_tissue(slide.image, min_area_um2=min_area_um2).polygons()
+    polygons = find_tissue(slide.image, min_area_um2=check_amount(min_area_um2, "min_area_um2")).polygons()
     outlines = shapely.transform(np.array(polygons, dtype=object), lambda xy: np.minimum(xy, corner))
     if len(outlines) == 0:
         msg = f"no tissue found on image {slide.key!r}; look at it, or lower min_area_um2 (now {min_area_um2:g})"

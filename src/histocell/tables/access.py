@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.errors import listing, missing_key
+from histocell._core.errors import MissingKeyError, listing, missing_key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,7 +41,7 @@ def get_table(data: Data, table_key: str | None = None) -> AnnData:
         table_key = next(iter(tables)) if len(tables) == 1 else keys.TABLE
     if table_key not in tables:
         msg = f"table {table_key!r} not found; available: {listing(tables)}. Choose one with table_key="
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     return tables[table_key]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 
-from histocell._core.errors import listing
+from histocell._core.errors import MissingKeyError, listing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ def normalized_genes(table: AnnData, genes: Sequence[str]) -> tuple[NDArray[np.f
 
     if absent := [gene for gene in genes if gene not in table.var_names]:
         msg = f"genes {listing(absent)} not found in var_names; available: {listing(table.var_names)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     x: Any = table.X  # dense, sparse, or a file's
     stored = np.asarray(x.data if issparse(x) else x)
     if (stored < 0).any() or (stored != np.rint(stored)).any():

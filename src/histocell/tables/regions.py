@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.errors import listing, missing_key
+from histocell._core.errors import MissingKeyError, listing, missing_key
 from histocell.images.slide_image import open_image
 from histocell.images.transformations import matrix_to_image, transform_points, transformations
 from histocell.tables.access import coordinates, is_spatialdata, resolutions
@@ -102,7 +102,7 @@ def entry_of[T](value: T | Mapping[str, T], name: str, what: str) -> T:
         return cast("T", value)
     if name not in value:
         msg = f"{what} has no entry for {name!r}; it has: {listing(value)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     return value[name]
 
 
@@ -183,7 +183,7 @@ def image_elements(
         key = entry_of(image_key, name, "image_key") or _choose_image(sdata, name, need_image=need_image)
         if key is not None and key not in sdata.images:
             msg = f"image {key!r} not found; available: {listing(sdata.images)}"
-            raise KeyError(msg)
+            raise MissingKeyError(msg)
         on_image = key is not None and name in sdata.shapes
         centers = _centroids(sdata, name, str(key), instances[rows]) if on_image else coordinates(table)[rows]
         located.append(Located(name, rows, centers, None if key is None else sdata.images[key], key))
@@ -287,7 +287,7 @@ def open_slide(data: object, verb: str, image_key: str | None, mpp: float | None
     key = next(iter(images)) if image_key is None else image_key
     if key not in images:
         msg = f"image {key!r} not found; available: {listing(images)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     # as hc.io.slide recorded it, else by the name of the image (he-C2: C2)
     recorded = data.attrs.get(keys.PROVENANCE, {}).get("sections", {})
     section = recorded.get(key, key.removeprefix(f"{keys.IMAGE}-"))

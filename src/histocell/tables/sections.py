@@ -88,6 +88,11 @@ class Sections:
         )
         self.names: list[str] = [str(name) for name in dict.fromkeys(self.labels)]
 
+    @property
+    def given_mpp(self) -> float | None:
+        """The resolution that was given for all rows, if one was."""
+        return None if self._mpp is None or isinstance(self._mpp, Mapping) else check_positive(self._mpp, "mpp")
+
     def __len__(self) -> int:
         return len(self.names)
 

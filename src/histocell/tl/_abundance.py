@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from histocell._core import keys
+from histocell._core.arguments import check_switch
 from histocell.models.base import Model
 from histocell.models.registry import load, make_model
 from histocell.tables.access import get_table
 from histocell.tables.sections import Sections
+from histocell.tables.units import recorded_unit, unit_of, warn_of_other_unit
 from histocell.tl.engine import evaluate as _evaluate
 from histocell.tl.engine import fit as _fit
 from histocell.tl.engine import predict as _predict
@@ -40,7 +42,7 @@ def fit_abundance(
     target_transform: str | None = None,
     interval: float | None = 0.9,
     key_added: str = keys.MODEL,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     device: str | None = None,
     table_key: str | None = None,
     inplace: bool = True,
@@ -86,7 +88,7 @@ def fit_abundance(
     key_added
         Slot of ``uns``.
     rng
-        Seed or generator; the same one gives the same model.
+        Seed or generator; the same one gives the same model, `None` another one each time.
     device
         Torch device; `None` for the best there is.
     table_key
@@ -133,10 +135,14 @@ def fit_abundance(
         settings = {"interval": interval} | settings
     unfitted = make_model(model, settings)
     rows = _rows.training_rows(sections, dataset.known, split_key=split_key, features=dataset.names)
-    state = _fit.fit(ABUNDANCE, unfitted, dataset, rows, rng=rng, device=device).to_dict()
+    fitted = _fit.fit(ABUNDANCE, unfitted, dataset, rows, rng=rng, device=device)
+    fitted.facts["unit"] = unit_of(sections.table, target, dataset.truth.array)
+    state = fitted.to_dict()
     if not inplace:
         return state
     sections.table.uns[key_added] = state
+    used = {name: value for name, value in fitted.facts.items() if name not in {"original_names", "sections"}}
+    keys.write_provenance(sections.table, key_added, model=fitted.name, features=dataset.names, **used)
     return None
 
 
@@ -202,6 +208,7 @@ def predict_abundance(
 
     >>> hc.tl.predict_abundance(slide, model="abundance_model")  # doctest: +SKIP
     """
+    baselines = check_switch(baselines, "baselines")
     table = get_table(data, table_key)
     fitted = model if isinstance(model, Model) else load(table if model is None else model, model_key=model_key)
     slots = _predict.predict(ABUNDANCE, table, fitted, key=key_added, device=device, baselines=baselines)
@@ -221,7 +228,7 @@ def evaluate_abundance(
     library_key: str | None = None,
     n_bootstrap: int = 1000,
     key_added: str = keys.EVALUATION,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     table_key: str | None = None,
     inplace: bool = True,
 ) -> pd.DataFrame | None:
@@ -251,7 +258,7 @@ def evaluate_abundance(
     key_added
         Slot of ``uns``.
     rng
-        Seed or generator.
+        Seed or generator; `None` for other draws each time.
     table_key
         Table of a SpatialData, where it holds several.
     inplace
@@ -297,7 +304,11 @@ def evaluate_abundance(
     scores = _evaluate.evaluate(
         ABUNDANCE, sections, key=key, target=target, split_key=split_key, n_bootstrap=n_bootstrap, rng=rng
     )
+    units = [recorded_unit(sections.table, slot) for slot in (key, target)]
+    warn_of_other_unit(units[0], units[1], names=("the prediction", "the truth"))
     if not inplace:
         return scores
     sections.table.uns[key_added] = scores
+    facts = {"key": key, "target": target, "unit": units[1] or units[0], "split_key": split_key}
+    keys.write_provenance(sections.table, key_added, **facts, n_bootstrap=n_bootstrap)
     return None

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from histocell.encoders.inference.nucleus_tokens import NucleusPooling
-from histocell.encoders.inference.patch_encoder import PatchEncoder, encode
+from histocell.encoders.inference.patch_encoder import PatchEncoder
 from histocell.encoders.inference.slides import embed_slide
+from histocell.encoders.loading import encode
 from histocell.encoders.networks.backbone import Backbone
 from histocell.encoders.spec import EncoderSpec
 from histocell.images.slide_image import open_image

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from histocell._core.arguments import check_count
+from histocell._core.arguments import as_names, check_count
 from histocell._core.device import pick_device
 from histocell._core.geometry import check_patches, local_order
 from histocell.encoders.inference.batches import Points, plan_batches
 from histocell.encoders.inference.executor import Executor, Replica
 from histocell.encoders.inference.nucleus_tokens import NucleusPooling, TokenPooler
-from histocell.encoders.inference.preprocessing import DTYPES, Preprocessing, fit_to_input, pick_precision
+from histocell.encoders.inference.preprocessing import DTYPES, Preprocessing, pick_precision
 from histocell.images.patch_source import PatchSource
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from histocell._core.settings import Progress
     from histocell.encoders.networks.backbone import Backbone
-    from histocell.encoders.spec import Encoder, EncoderSpec
+    from histocell.encoders.spec import EncoderSpec
     from histocell.images.slide_image import SlideImage
     from histocell.images.stain.normalize import StainTransform
 
@@ -70,7 +70,7 @@ class PatchEncoder:
     ) -> None:
         if batch_size is not None:
             check_count(batch_size, "batch_size", least=1)
-        names = [device] if device is None or isinstance(device, str) else list(device)
+        names = [None] if device is None else as_names(device)
         if not names:
             msg = "device is an empty list; name a torch device, or leave it out"
             raise ValueError(msg)
@@ -233,39 +233,3 @@ class PatchEncoder:
                 yield out
         finally:
             computed.close()
-
-
-def encode(encoder: Encoder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Embed images that are patches already.
-
-    Parameters
-    ----------
-    encoder
-        From :func:`histocell.encoders.load`; not ``"morphology"``, which needs the surroundings of a patch.
-    images
-        uint8, shape ``(n, h, w, 3)``. Those of another size than the encoder's input are resized by their shorter edge and
-        cropped to the centre. With ``pool="nucleus"`` the nucleus is in the centre.
-
-    Returns
-    -------
-    Shape ``(n, dim)``.
-
-    Examples
-    --------
-    >>> import histocell as hc
-    >>> import numpy as np
-    >>> encoder = hc.encoders.load("timm/resnet18", weights="random", device="cpu")
-    >>> hc.encoders.encode(encoder, np.zeros((2, 224, 224, 3), np.uint8)).shape
-    (2, 512)
-    """
-    if not isinstance(encoder, PatchEncoder):
-        msg = f"{encoder.name!r} needs the surroundings of a patch, so it embeds slides: use its embed method"
-        raise TypeError(msg)
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:
-        msg = f"images must be uint8 of shape (n, h, w, 3), not {images.dtype} of shape {images.shape}"
-        raise ValueError(msg)
-    size = encoder.batch_size or 32
-    starts = range(0, len(images), size)
-    parts = [encoder.forward(fit_to_input(images[start : start + size], encoder.spec)) for start in starts]
-    return np.concatenate(parts) if parts else np.empty((0, encoder.dim), dtype=np.float32)

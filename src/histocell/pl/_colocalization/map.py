@@ -36,7 +36,7 @@ def colocalization(
     data: Data,
     key: str | Sequence[str] = KEY,
     *,
-    cell_types: Sequence[str] | None = None,
+    cell_types: str | Sequence[str] | None = None,
     linkage: NDArray[np.float64] | str | bool = True,
     significance: float | None = 0.05,
     vmax: float | None = None,

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 
-from histocell._core.errors import listing
+from histocell._core.errors import MissingKeyError, listing
 from histocell.kernels.null import false_discovery
 from histocell.pl._choices import choose
 from histocell.pl._colocalization.result import DIVERGING, KEY, read_result
@@ -144,19 +144,19 @@ def colocalization_pair(
     result = read_result(table, key)
     choose([x, y], result.names, "cell type")
     local, p = _local(table, result, key, x, y)
-    sections = find_sections(data, section, table_key=table_key, image=image)
+    params = json.loads(str(result.stored["params"]))
+    sections = find_sections(data, section, table_key=table_key, image=image, mpp=params.get("mpp"))
     if len(sections) > 1:
         msg = f"{len(sections)} sections; choose one with section=: {listing(each.name for each in sections)}"
         raise ValueError(msg)
     (shown,) = sections
-    source = json.loads(str(result.stored["params"]))["key"]
     pixels = tissue_image(shown, shown.view)
     with styled(ax is None):
         axes = _new_axes(shown, figsize) if ax is None else check_axes(ax, (3,), "a pair needs three")
         colors = colors_of([x, y], palette)
         for axis, name in zip(axes[:2], (x, y), strict=True):
             draw_tissue(axis, pixels, shown.view, alpha=image_alpha)
-            variable = _variable(table, source, name)
+            variable = _variable(table, params["key"], name)
             if variable.label is None:
                 _draw_type(axis, shown, variable.values, color=colors[name], size=size)
             else:
@@ -183,7 +183,7 @@ def _local(table: AnnData, result: Result, key: str, x: str, y: str) -> tuple[Fl
             f'local R of {x!r} and {y!r} not found in obsm["{key}_local"]; available: {listing(pairs)}. '
             f"Run hc.tl.colocalization(data, local=[({x!r}, {y!r})]) first."
         )
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     column = pairs.index((x, y))
     local, p = (np.asarray(get_obsm(table, f"{key}_{part}"), dtype=np.float64) for part in ("local", "local_p"))
     return local[:, column], p[:, column]
@@ -205,7 +205,7 @@ def _variable(table: AnnData, key: str | list[str], name: str) -> Variable:
     if key in table.obsm:
         frame = pd.DataFrame(table.obsm[key])
         frame = frame.set_axis(frame.columns.astype(str), axis=1)
-        return Variable(frame[name].to_numpy(dtype=np.float64), quantity(frame))
+        return Variable(frame[name].to_numpy(dtype=np.float64), quantity(table, {key: frame}))
     return Variable(np.asarray(table.obs[key].astype(str) == name, dtype=np.float64), None)
 
 

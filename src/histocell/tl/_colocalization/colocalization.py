@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.arguments import check_count, check_share
-from histocell._core.errors import listing, warn
+from histocell._core.arguments import as_pairs, check_count, check_share, check_switch
+from histocell._core.errors import MissingKeyError, listing, warn
 from histocell._core.rng import as_rng
 from histocell.kernels import null as null_models
 from histocell.kernels.preference import is_whole
@@ -22,6 +21,8 @@ from histocell.tl._colocalization.result import FEW, KEY, ColocalizationResult
 from histocell.tl._colocalization.section import BETWEEN_FIELDS, SectionResult, analyse
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from histocell._core.rng import RNGLike, SeedLike
@@ -48,11 +49,11 @@ def colocalization(
     alternative: Alternative = "two-sided",
     n_draws: int = 999,
     confidence: float = 0.95,
-    local: bool | Sequence[tuple[str, str]] = False,
+    local: bool | tuple[str, str] | Sequence[tuple[str, str]] = False,
     library_key: str | None = None,
     group_key: str | None = None,
     mpp: float | None = None,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     key_added: str = KEY,
     table_key: str | None = None,
     inplace: bool = True,
@@ -76,7 +77,7 @@ def colocalization(
         not hold counts is taken as it is). By default ``"cell_abundance"``, else ``"predicted_abundance"``.
     length_scale_um
         The length l in um. By default 2.2 pitches: 220 um on Visium, 440 um on legacy arrays; for cells, of the hexagonal
-        grid that would be as dense. What was taken is logged and kept with the result.
+        grid that would be as dense. What was taken is kept with the result and stands in its repr.
     cutoff
         Weights below this are 0.
     include_self
@@ -107,8 +108,8 @@ def colocalization(
     confidence
         Level of the interval for R.
     local
-        Whether to write local R, ``z^x_i (W z^y)_i``, and its p-value: for all ordered pairs, or for those given, both
-        directions of each.
+        Whether to write local R, ``z^x_i (W z^y)_i``, and its p-value: for all ordered pairs, or for those given, one
+        ``(x, y)`` or several, both directions of each.
     library_key
         Column of obs that names the section of each row; ``"section"`` or the region by default.
     group_key
@@ -116,7 +117,7 @@ def colocalization(
     mpp
         um per px of the coordinates; 1 if they are in um. By default from the data.
     rng
-        Seed or generator for what draws at random.
+        Seed or generator for what draws at random; `None` for other draws each time.
     key_added
         Slot to write.
     table_key
@@ -160,6 +161,9 @@ def colocalization(
     'squidpy.gr.spatial_neighbors_grid'
     """
     _check(null=null, alternative=alternative, n_draws=n_draws, confidence=confidence)
+    row_standardize = check_switch(row_standardize, "row_standardize")
+    if include_self is not None:
+        include_self = check_switch(include_self, "include_self")
     sections = Sections(data, table_key=table_key, library_key=library_key, group_key=group_key, mpp=mpp)
     inputs = read_inputs(sections, key, weights=weights, need_um=length_scale_um is not None)
     rows = inputs.known_rows(sections)
@@ -223,7 +227,9 @@ def _check(*, null: str | None, alternative: str, n_draws: int, confidence: floa
     check_share(confidence, "confidence", ends="()")
 
 
-def _local_pairs(local: bool | Sequence[tuple[str, str]], names: list[str], n: int) -> list[tuple[int, int]]:
+def _local_pairs(
+    local: bool | tuple[str, str] | Sequence[tuple[str, str]], names: list[str], n: int
+) -> list[tuple[int, int]]:
     """Positions of the ordered pairs; of each pair given also the other direction."""
     if local is False:
         return []
@@ -233,15 +239,12 @@ def _local_pairs(local: bool | Sequence[tuple[str, str]], names: list[str], n: i
             msg = f"local R of {len(pairs)} pairs at {n} points is too much; choose pairs, local=[(x, y), ...]"
             raise ValueError(msg)
         return pairs
-    if isinstance(local, str) or not isinstance(local, Sequence) or any(len(pair) != 2 for pair in local):
-        msg = f"local must be True, False or pairs of names, [(x, y), ...], not {local!r}"
-        raise TypeError(msg)
-    wanted = [tuple(pair) for pair in local]
-    absent = sorted({str(name) for pair in wanted for name in pair} - set(names))
+    wanted = as_pairs(local, "local")
+    absent = sorted({name for pair in wanted for name in pair} - set(names))
     if absent:
         msg = f"local: {listing(absent)} not found; available: {listing(names, 40)}"
-        raise KeyError(msg)
-    both = [(names.index(str(a)), names.index(str(b))) for x, y in wanted for a, b in ((x, y), (y, x))]
+        raise MissingKeyError(msg)
+    both = [(names.index(a), names.index(b)) for x, y in wanted for a, b in ((x, y), (y, x))]
     return list(dict.fromkeys(both))
 
 
@@ -287,6 +290,8 @@ def _analyse_sections(
     }
     if inputs.normalization is not None:
         params["normalization"] = inputs.normalization
+    if sections.given_mpp is not None:  # for the scalebar of plots
+        params["mpp"] = sections.given_mpp
     first, second = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
     return ColocalizationResult(
         names=names,

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import stats
 
 from histocell._core import keys
-from histocell._core.arguments import check_share
-from histocell._core.errors import listing
+from histocell._core.arguments import as_pairs, check_share
+from histocell._core.errors import MissingKeyError, listing
 from histocell.kernels import null as null_models
 from histocell.tables.access import row_labels
 from histocell.tables.sections import Sections
@@ -161,8 +161,11 @@ def _choose_groups(membership: NDArray[np.str_], groups: tuple[str, str] | None,
             msg = f"obs[{by!r}] has {len(available)} groups ({listing(available)}); choose two with groups="
             raise ValueError(msg)
         return available[0], available[1]
-    first, second = (str(group) for group in groups)
+    if len(pairs := as_pairs(groups, "groups")) > 1:
+        msg = f"groups must be one pair of names, (first, second), not {groups!r}"
+        raise ValueError(msg)
+    first, second = pairs[0]
     if absent := [group for group in (first, second) if group not in available]:
         msg = f"group {listing(absent)} not found in obs[{by!r}]; available: {listing(available)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     return first, second

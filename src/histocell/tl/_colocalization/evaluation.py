@@ -50,7 +50,7 @@ def evaluate_colocalization(
     *,
     n_bootstrap: int = 1000,
     confidence: float = 0.95,
-    rng: SeedLike | RNGLike | None = None,
+    rng: SeedLike | RNGLike | None = 0,
     key: str = KEY,
     table_key: str | None = None,
 ) -> pd.DataFrame:
@@ -66,7 +66,7 @@ def evaluate_colocalization(
     confidence
         Level of the intervals, which there are of five patients or more.
     rng
-        Seed or generator of the bootstrap.
+        Seed or generator of the bootstrap; `None` for other draws each time.
     key
         Slot of the result, where data is given.
     table_key

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from histocell._core import keys
-from histocell._core.arguments import check_positive
+from histocell._core.arguments import as_names, check_positive
 from histocell._core.errors import listing, missing_key, warn
 from histocell._core.settings import logger
 from histocell.kernels.neighbors import typical_spacing
@@ -105,7 +105,7 @@ def _read_variables(table: AnnData, key: str | Sequence[str] | None) -> Inputs:
     if key is None:
         key = next((name for name in (keys.ABUNDANCE, keys.PREDICTED) if name in table.obsm), keys.ABUNDANCE)
     if not isinstance(key, str):
-        genes = _unique([str(gene) for gene in key], "the genes")
+        genes = _unique(as_names(key), "the genes")
         values, done = normalized_genes(table, genes)
         logger.info("normalisation of X: %s", done)
         return Inputs(genes, genes, values, normalization=done)
@@ -193,7 +193,7 @@ def check_length_scale(length_scale_um: float, inputs: Inputs, sections: list[ND
 
 
 def default_length_scale(inputs: Inputs, sections: list[NDArray[np.intp]]) -> tuple[float, str]:
-    """2.2 pitches: of the spots, or of the hexagonal grid that is as dense as the cells; and what was done, in words."""
+    """2.2 pitches: of the spots or tiles, or of the hexagonal grid that is as dense as the cells; and that in words."""
     cells = inputs.labels is not None
     rng = np.random.default_rng(0)  # a sample of distances, the same each time
     pitches = [typical_spacing(inputs.xy[rows], irregular=cells, rng=rng) for rows in sections if len(rows) > 1]

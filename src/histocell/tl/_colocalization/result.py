@@ -85,12 +85,15 @@ class ColocalizationResult:
         tested = f"    tested: {NULLS[null]}\n    {_says(null)}"
         if null == "no_preference" and not np.isfinite(self.p[off]).any():
             tested = f"    not tested: {FEW}"
+        found = f"    length scale: {self.params['length_scale_source']}\n"
+        if "normalization" in self.params:
+            found += f"    normalisation of X: {self.params['normalization']}\n"
         shape = "" if self.local is None else f"\n    local: {self.local.shape[0]} x {self.local.shape[1]} pairs"
         level = f"{100 * float(str(self.params['confidence'])):g} %"
         interval = f"over {patients} replicates" if patients > 1 else "within the only replicate, not for another"
         return (
             f"ColocalizationResult of {len(self.names)} variables, {n_sections} sections, {patients} replicates\n"
-            f"    names: {listing(self.names)}\n    {asked}\n{tested}\n    low, high: {level} {interval}{shape}"
+            f"    names: {listing(self.names)}\n    {asked}\n{found}{tested}\n    low, high: {level} {interval}{shape}"
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
+from histocell._core.arguments import as_names
 from histocell._core.errors import listing, missing_key
 from histocell.models.scaling import standardize_groups
 from histocell.tables.access import get_obsm, row_labels
@@ -40,7 +41,7 @@ def embedding_keys(table: AnnData, features: str | Sequence[str] | None) -> list
         When none is named and there is not exactly one.
     """
     if features is not None:
-        names = [features] if isinstance(features, str) else list(features)
+        names = as_names(features)
         if not names:
             msg = "features is empty; name at least one embedding in obsm"
             raise ValueError(msg)

@@ -42,7 +42,7 @@ def write(table: AnnData, slots: Slots, *, key: str, model: Model, baselines: bo
             del getattr(table, container)[slot]
     for (container, slot), value in slots.items():
         getattr(table, container)[slot] = value
-    facts = {name: model.facts[name] for name in ("task", "target", "original_names") if model.facts.get(name)}
+    facts = {name: model.facts[name] for name in ("task", "target", "unit", "original_names") if model.facts.get(name)}
     facts |= {"model": model.name, "baselines": list(model.baselines) if baselines else []}
     keys.write_provenance(table, key, **facts, interval=getattr(model.config, "interval", None), slots=list(names))
     remember_training_rows(table, key, model)
