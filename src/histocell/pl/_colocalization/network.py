@@ -113,7 +113,7 @@ def colocalization_network(
         hide_frame(axis)
         axis.set(aspect="equal", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
         if title is not None:
-            axis.set_title(title)
+            axis.set_title(title, pad=8 + font_size("ytick.labelsize"))  # above the name on top
         labels = [_name_node(axis, *each) for each in zip(names, points, colors, strict=True)]
         if len(strength):
             heading = f"{result.effect_name}, adjusted p ≤ {significance:g}"
