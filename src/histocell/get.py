@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _RUN = {
-    keys.ABUNDANCE: "Write measured abundances there: a data frame with one column per cell type.",
+    keys.ABUNDANCE: "Run hc.pp.import_abundance(data, table) first: a table with one column per cell type.",
     keys.PREDICTED: "Run hc.tl.fit_abundance(data) and hc.tl.predict_abundance(data) first.",
     keys.EVALUATION: "Run hc.tl.evaluate_abundance(data) first.",
     keys.MODEL: "Run hc.tl.fit_abundance(data) first.",

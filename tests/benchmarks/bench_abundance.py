@@ -5,13 +5,15 @@
 `accuracy`: models trained on some sections and tested on others, 8 major cell types, embeddings standardised within each section
 (which uses no label), for the built-in `morphology` and for squidpy's summary, texture and histogram features of the same patches
 with the same ridge. Every section whose image is in the folder and that a line does not train on is tested.
-`speed`: spots per second of both embeddings, in turn, in one process. `synthetic`: an unseen patient of synthetic tissue.
+`speed`: spots per second of both embeddings, in turn, in one process: from the files on disk, decoding of the JPEG included, and of
+images that were decoded before. `synthetic`: an unseen patient of synthetic tissue.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import platform
 import time
 import warnings
 from pathlib import Path
@@ -40,13 +42,26 @@ def sections_with_image() -> list[str]:
     return sorted(path.parent.name for path in folder.glob("*/he.jpg"))
 
 
-def squidpy_features(section: SpatialData, n_jobs: int) -> tuple[np.ndarray, float]:
-    """squidpy's features of the patches of one section, and the seconds they took."""
+def machine() -> str:
+    """What the figures were measured on."""
+    info = Path("/proc/cpuinfo")
+    models = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return f"{os.cpu_count()} cores of {models[0] if models else platform.processor() or platform.machine()}"
+
+
+def squidpy_features(section: SpatialData, n_jobs: int) -> tuple[np.ndarray, float, float]:
+    """squidpy's features of the patches of one section, the seconds they took, and those of decoding the image."""
     import squidpy as sq
 
     table = section["table"]
     windows = table.obsm["patches"]
+    start = time.perf_counter()
     image = np.moveaxis(section["he"].to_numpy(), 0, -1)
+    decoding = time.perf_counter() - start
     spots = table.copy()
     edge = float(np.median(windows[:, 2] - windows[:, 0]))
     spots.uns["spatial"] = {"he": {"scalefactors": {"spot_diameter_fullres": edge}}}
@@ -63,7 +78,13 @@ def squidpy_features(section: SpatialData, n_jobs: int) -> tuple[np.ndarray, flo
             n_jobs=n_jobs,
             show_progress_bar=False,
         )
-    return spots.obsm["img_features"].to_numpy(dtype=np.float32), time.perf_counter() - start
+    return spots.obsm["img_features"].to_numpy(dtype=np.float32), time.perf_counter() - start, decoding
+
+
+def seconds_to_embed(section: SpatialData) -> float:
+    start = time.perf_counter()
+    hc.pp.embed_image(section, "morphology")
+    return time.perf_counter() - start
 
 
 def embedded(names: list[str], *, squidpy: bool, n_jobs: int) -> tuple[SpatialData, pd.DataFrame]:
@@ -75,24 +96,26 @@ def embedded(names: list[str], *, squidpy: bool, n_jobs: int) -> tuple[SpatialDa
         squidpy_features(prepared(hc.datasets.synthetic_tissue(size_px=600)), n_jobs)
     parts, rows = {}, []
     for name in names:
+        row: dict[str, object] = {
+            "section": name,
+            "morphology, files": seconds_to_embed(prepared(hc.datasets.her2st(name))),
+        }
         section = prepared(hc.datasets.her2st(name))
-        section["he"].data[:, :1, :1].compute()  # decodes the JPEG, which is nobody's feature time
-        start = time.perf_counter()
-        hc.pp.embed_image(section, "morphology")
-        ours = time.perf_counter() - start
-        theirs = np.nan
+        section["he"].data[:, :1, :1].compute()  # decodes the whole JPEG
+        row["morphology, decoded"] = seconds_to_embed(section)
         if squidpy:
-            section["table"].obsm["X_squidpy"], theirs = squidpy_features(section, n_jobs)
-        n = section["table"].n_obs
-        rows.append({"section": name, "spots": n, "morphology_s": ours, "squidpy_s": theirs})
+            fresh = prepared(hc.datasets.her2st(name))
+            section["table"].obsm["X_squidpy"], seconds, decoding = squidpy_features(fresh, n_jobs)
+            row |= {"squidpy, files": decoding + seconds, "squidpy, decoded": seconds}
+        rows.append(row | {"spots": section["table"].n_obs})
         parts[name] = section
-    speed = pd.DataFrame(rows)
-    speed = pd.concat(
-        [speed, speed.drop(columns="section").sum().to_frame().T.assign(section="all")], ignore_index=True
-    )
-    for name in ("morphology", "squidpy"):
-        speed[name] = speed["spots"] / speed[f"{name}_s"]
-    speed["ratio"] = speed["morphology"] / speed["squidpy"]
+    seconds = pd.DataFrame(rows).set_index("section")
+    seconds.loc["all"] = seconds.sum()
+    spots = seconds.pop("spots")
+    speed = seconds.rdiv(spots, axis=0)
+    for what in ("files", "decoded") if squidpy else ():
+        speed[f"ratio, {what}"] = speed[f"morphology, {what}"] / speed[f"squidpy, {what}"]
+    speed.insert(0, "spots", spots)
     return sd.concatenate(parts, concatenate_tables=True), speed
 
 
@@ -160,8 +183,8 @@ def main() -> None:
     if arguments.part in {"all", "accuracy", "speed"}:
         names = sections_with_image()
         sdata, speed = embedded(names, squidpy=not arguments.no_squidpy, n_jobs=arguments.jobs)
-        print("Spots per second, embedding only, compiled and decoded before:")
-        print(speed.round(1).to_string(index=False))
+        print(f"Spots per second on {machine()}, compiled before; from files on disk, and of decoded images:")
+        print(speed.round(1).to_string())
         if arguments.part != "speed":
             results.append(accuracy(sdata, arguments.models))
             print("\nher2st, 8 major types, CC pooled over the tested spots (mean over types) and mean absolute error:")

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 import tifffile
 from scipy.sparse import random_array
-from spatialdata import read_zarr
+from spatialdata import SpatialData, read_zarr
+from spatialdata.models import Image2DModel
+from spatialdata.transformations import Scale
 
 import histocell as hc
 from histocell._core.keys import read_provenance
@@ -192,7 +194,7 @@ def test_there_and_back(adata: ad.AnnData, image: np.ndarray, tmp_path: Path) ->
     assert open_image(sdata["he"]).mpp == 0.5
     back = hc.io.to_anndata(sdata, max_px=200)
     np.testing.assert_array_equal(back.obsm["spatial"], adata.obsm["spatial"])
-    entry = back.uns["spatial"]["spots"]
+    entry = back.uns["spatial"]["section"]
     assert entry["images"]["hires"].shape == (130, 200, 3)
     assert entry["scalefactors"]["tissue_hires_scalef"] == 0.5
     assert entry["scalefactors"]["spot_diameter_fullres"] == pytest.approx(25)
@@ -251,3 +253,82 @@ class TestBadInput:
             "Tables", 'obs["mpp"] in words', ValueError, match="must hold numbers, um per px; it holds half"
         ):
             hc.io.from_anndata(adata, image=image)
+
+
+class TestLibraries:
+    """`to_anndata` calls libraries after their sections, so that scanpy, squidpy and `anndata.concat` find them."""
+
+    def test_concatenated_sections_keep_their_images(self, tissue, tmp_path) -> None:
+        import matplotlib.pyplot as plt
+        import scanpy as sc
+        import squidpy as sq
+
+        plt.close("all")
+        parts = {}
+        for name in ("P1S1", "P2S1"):
+            tissue["table"].obs["section"] = pd.Categorical([name] * tissue["table"].n_obs)
+            parts[name] = hc.io.to_anndata(tissue, table_key="table", max_px=350)
+            assert list(parts[name].uns["spatial"]) == [name]
+        both = ad.concat(parts, index_unique="-", uns_merge="unique")
+        assert set(both.uns["spatial"]) == {"P1S1", "P2S1"}
+        both.write_h5ad(tmp_path / "both.h5ad")
+        both = ad.read_h5ad(tmp_path / "both.h5ad")
+        both.obs["tumour"] = both.obsm["cell_abundance"]["tumour"].to_numpy()
+        axes = sq.pl.spatial_scatter(both, library_key="section", color="tumour", return_ax=True)
+        assert len(axes) == 2
+        one = both[both.obs["section"] == "P1S1"].copy()
+        (ax,) = sc.pl.spatial(one, library_id="P1S1", color="tumour", show=False)
+        assert ax.images[0].get_array().shape[:2] == (350, 350)
+        plt.close("all")
+
+    @pytest.mark.filterwarnings("ignore:no full-resolution image:UserWarning")  # the image is not downscaled
+    def test_several_sections_there_and_back(self, cohort) -> None:
+        adata = hc.io.to_anndata(cohort)
+        assert list(adata.uns["spatial"]) == list(dict.fromkeys(cohort["table"].obs["section"]))
+        back = hc.io.from_anndata(adata)
+        assert len(back.images) == 4
+        np.testing.assert_allclose(back["table"].obsm["spatial"], adata.obsm["spatial"])
+        again = hc.io.to_anndata(back)
+        pd.testing.assert_frame_equal(again.obs[["section", "mpp"]], adata.obs[["section", "mpp"]])
+        for name, entry in adata.uns["spatial"].items():
+            np.testing.assert_array_equal(again.uns["spatial"][name]["images"]["hires"], entry["images"]["hires"])
+            for factor, value in entry["scalefactors"].items():
+                assert again.uns["spatial"][name]["scalefactors"][factor] == pytest.approx(value)
+
+    def test_the_file_of_an_image_goes_along(self, adata: ad.AnnData, image: np.ndarray, tmp_path: Path) -> None:
+        tifffile.imwrite(tmp_path / "he.tif", image, photometric="rgb")
+        sdata = hc.io.from_anndata(adata, image=tmp_path / "he.tif", mpp=0.5, section="S1")
+        back = hc.io.to_anndata(sdata, max_px=100)
+        again = hc.io.from_anndata(back)
+        assert again["he"].shape == (3, *SHAPE)
+        np.testing.assert_array_equal(again["table"].obsm["spatial"], sdata["table"].obsm["spatial"])
+        hc.pp.patches(back, size_um=20)
+        hc.pp.patch_qc(back)
+        assert np.isfinite(back.obs["focus"]).all()
+
+    def test_names_that_no_file_can_hold(self, tissue, tmp_path) -> None:
+        tissue["table"].obs["section"] = pd.Categorical(["a/b"] * tissue["table"].n_obs)
+        adata = hc.io.to_anndata(tissue, table_key="table", max_px=100)
+        assert list(adata.uns["spatial"]) == ["spots"]
+        adata.write_h5ad(tmp_path / "a.h5ad")
+
+    def test_regions_that_share_a_section_are_called_by_their_names(self, cohort) -> None:
+        cohort["table"].obs["section"] = pd.Categorical(["one"] * cohort["table"].n_obs)
+        adata = hc.io.to_anndata(cohort, max_px=100)
+        assert list(adata.uns["spatial"]) == list(dict.fromkeys(cohort["table"].obs["region"]))
+
+    def test_a_thumbnail_is_drawn_under_tiles(self, tissue) -> None:
+        slide = SpatialData(images={"he": tissue["he"]})
+        hc.pp.tiles(slide, size_um=56)
+        expected = hc.io.to_anndata(slide)
+        small = open_image(slide["he"]).thumbnail(175)
+        systems = {"global": Scale([4, 4], ("x", "y")), "um": Scale([2, 2], ("x", "y"))}
+        del slide.images["he"]
+        pixels = np.moveaxis(small, -1, 0)
+        slide.images["thumbnail"] = Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations=systems)
+        adata = hc.io.to_anndata(slide)
+        np.testing.assert_array_equal(adata.obsm["spatial"], expected.obsm["spatial"])
+        assert set(adata.obs["mpp"]) == {0.5}
+        (entry,) = adata.uns["spatial"].values()
+        assert entry["images"]["hires"].shape == (175, 175, 3)
+        assert entry["scalefactors"] == pytest.approx({"tissue_hires_scalef": 0.25, "spot_diameter_fullres": 112.0})

@@ -110,6 +110,14 @@ def test_spacing_of_a_grid_is_its_pitch_however_ragged_the_tissue(share, irregul
     assert typical_spacing(rounded, irregular=irregular, rng=rng) == pytest.approx(200.3, rel=0.005)
 
 
+def test_spacing_of_cells_that_lie_in_pairs():
+    """Two rows at each place: the nearest neighbour says nothing."""
+    rng = np.random.default_rng(0)
+    places = rng.uniform(0, 1000, size=(2000, 2))
+    found = typical_spacing(np.vstack([places, places]), irregular=True, rng=rng)
+    assert found == pytest.approx(np.sqrt(2 / np.sqrt(3) / (4000 / 1000**2)), rel=0.1)
+
+
 def test_spacing_of_spots_off_the_grid_is_as_it_was(data_dir):
     """Legacy arrays: figures of the documentation were made with these."""
     for section, spacing in {"B4": 204.24775, "C2": 201.83491, "C3": 203.90851}.items():

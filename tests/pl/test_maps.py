@@ -273,6 +273,15 @@ def test_title(spots):
     assert [ax.get_title() for ax in axes.flat] == ["Mine, Tumour", "Mine, α_β"]
 
 
+def test_truth_and_prediction_are_of_one_size_on_the_users_axes(sdata):
+    figure, own = plt.subplots(1, 2, figsize=(6, 3))
+    hc.pl.abundance(sdata, "Tumour", ax=own)
+    figure.draw_without_rendering()
+    first, second = (ax.get_window_extent() for ax in own)
+    assert first.size == pytest.approx(second.size)
+    assert first.x1 < second.x0
+
+
 def test_a_colour_bar_stays_in_its_part_of_a_subfigure(sdata):
     figure = plt.figure(figsize=(8, 3))
     left, right = figure.subfigures(1, 2)

@@ -52,6 +52,7 @@ TISSUE = "tissue"
 TABLE = "table"
 PIXELS = "global"  # coordinate system of full-resolution pixels
 INTENSITY_RANGE = "intensity_range"  # attrs of a SpatialData: values of black and white, by image, of more than 8 bit
+SOURCES = "sources"  # attrs of a SpatialData: the image that each normalised image shows
 MICRONS = "um"  # coordinate system of micrometres; carries the mpp of an image
 REGION = "region"
 INSTANCE = "spot_id"

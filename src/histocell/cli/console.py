@@ -30,7 +30,7 @@ console, complaints = Console(), Console(stderr=True)
 
 @contextmanager
 def sentences(options: Iterable[str]) -> Iterator[None]:
-    """Warnings and errors as one line each, in the words of the `options`, without lines of code; an error exits with status 2.
+    """Warnings and errors as one line each, in the words of the `options`; an error exits with status 2.
 
     Errors of other kinds are faults of the program and keep their traceback. ``HISTOCELL_DEBUG=1`` shows all of them.
     """

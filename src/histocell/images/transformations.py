@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
-from histocell._core.keys import MICRONS
+from histocell._core.keys import MICRONS, PIXELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from spatialdata.transformations import BaseTransformation
     from xarray import DataArray, DataTree
 
+_COARSER = 1.01  # scales of images are rounded to whole px
 _FLAT = 1e9  # ratio of the axes of what an affine map makes of a circle; beyond, it is a line
 
 
@@ -50,6 +51,32 @@ def affine_matrix(element: object, system: str) -> NDArray[np.float64]:
 def is_microns(system: str) -> bool:
     """Whether a coordinate system is in micrometres: ``um`` or ``um-<section>``."""
     return re.fullmatch(rf"{MICRONS}(-.*)?", system) is not None
+
+
+def is_pixels(system: str) -> bool:
+    """Whether a coordinate system is that of full-resolution px: ``global`` or ``global-<section>``."""
+    return re.fullmatch(rf"{PIXELS}(-.*)?", system) is not None
+
+
+def is_downscaled(image: object, shapes: object | None = None) -> bool:
+    """Whether an image of known resolution has coarser px than the slide that it shows.
+
+    Those of the slide are the unit of `shapes` that lie on it, where they know their resolution, too; without shapes that
+    of the coordinate system of px.
+    """
+    systems = set(transformations(image))
+    microns = sorted(filter(is_microns, systems if shapes is None else systems & set(transformations(shapes))))
+    pixels = sorted(filter(is_pixels, systems))
+    if not microns or (shapes is None and not pixels):
+        return False
+    if shapes is None:
+        return _px_size(image, pixels[0]) > _COARSER
+    return _px_size(image, microns[0]) > _COARSER * _px_size(shapes, microns[0]) > 0
+
+
+def _px_size(element: object, system: str) -> float:
+    """Edge of a px of an element in a coordinate system."""
+    return float(np.sqrt(abs(np.linalg.det(affine_matrix(element, system)[:2, :2]))))
 
 
 def matrix_to_image(element: object, image: object) -> NDArray[np.float64] | None:

@@ -15,7 +15,8 @@ from histocell._core.errors import listing, warn
 from histocell._core.geometry import check_mpp, mpp_from_pitch
 from histocell.io.build import Placed, build, place, set_label, warn_of_hires
 from histocell.tables.access import coordinates, get_table
-from histocell.tables.regions import by_name, check_single_image, entry_of, recorded_mpp
+from histocell.tables.files import WHOLE_TABLE, check_single_image
+from histocell.tables.regions import by_name, entry_of, recorded_mpp
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from histocell.images.slide_image import ImageSource
+    from histocell.images.slide_image import ImageSource, SlideImage
+    from histocell.tables.regions import Region
 
 
 def from_anndata(
@@ -55,7 +57,8 @@ def from_anndata(
     spot_diameter_um
         Diameter of a spot; from ``uns["spatial"]``, else half the distance between spots.
     library_key
-        Column of ``obs`` that names the library (section, slide) of each row. Elements of several libraries are called
+        Column of ``obs`` that names the library (section, slide) of each row; ``section`` by default where
+        ``uns["spatial"]`` holds these sections. Elements of several libraries are called
         ``he-<library>`` and ``spots-<library>``, with what cannot stand in such a name replaced by ``_``.
     section
         Label for ``obs["section"]``. By default the column stays as it is, else it is the library (`library_key`, the key
@@ -135,10 +138,13 @@ def _libraries(
 ) -> dict[str, NDArray[np.intp]]:
     """Positions of the rows of each library."""
     if library_key is None and not (by_name(image) and keys.SECTION in adata.obs):
-        if len(spatial) > 1:
+        if len(spatial) > 1 and keys.SECTION in adata.obs and set(spatial) == set(adata.obs[keys.SECTION].astype(str)):
+            library_key = keys.SECTION
+        elif len(spatial) > 1:
             msg = f'uns["spatial"] holds {len(spatial)} libraries ({listing(spatial)}); say which rows lie on which with library_key='
             raise ValueError(msg)
-        return {next(iter(spatial), "the table"): np.arange(adata.n_obs)}
+        else:
+            return {next(iter(spatial), WHOLE_TABLE): np.arange(adata.n_obs)}
     sections = Sections(adata, library_key=library_key)
     return dict(zip(sections.names, sections.rows, strict=True))
 
@@ -180,36 +186,54 @@ def to_anndata(sdata: SpatialData, *, table_key: str | None = None, max_px: int 
 
     Returns
     -------
-    A copy of the table with ``obsm["spatial"]`` (x, y in full-resolution px), ``obs["mpp"]`` and, for each region,
-    ``uns["spatial"][region]``: images ``hires``, scalefactors ``tissue_hires_scalef`` and ``spot_diameter_fullres``.
+    A copy of the table with ``obsm["spatial"]`` (x, y in full-resolution px), ``obs["mpp"]`` and, for each section,
+    ``uns["spatial"][section]``: images ``hires``, scalefactors ``tissue_hires_scalef`` and ``spot_diameter_fullres``, and in
+    its ``metadata`` the file of the image where it is one, which :func:`histocell.pp.patches` and `from_anndata` go on with.
+    Sections are called as in ``obs["section"]``, where it tells the regions apart: ``anndata.concat(...,
+    uns_merge="unique")`` keeps them, and ``squidpy.pl.spatial_scatter(adata, library_key="section")`` draws them.
 
     Examples
     --------
     >>> import histocell as hc
     >>> adata = hc.io.to_anndata(hc.datasets.synthetic_tissue(size_px=600))
-    >>> adata.uns["spatial"]["spots"]["images"]["hires"].shape
+    >>> adata.uns["spatial"]["P1S1"]["images"]["hires"].shape
     (600, 600, 3)
     """
     table = get_table(sdata, table_key).copy()
     xy, mpp = np.full((table.n_obs, 2), np.nan), np.full(table.n_obs, np.nan)
     libraries = {}
-    for region in Sections(sdata, table_key=table_key).regions(need_image=False):
-        xy[region.rows] = region.centers
+    for region in Sections(sdata, table_key=table_key).regions(need_image=False, thumbnails=True):
+        slide_mpp = recorded_mpp(table, region.rows) if region.thumbnail else region.mpp
+        scale = slide_mpp / region.mpp if slide_mpp and region.mpp else 1.0  # px of the image per full-resolution px
+        is_known = scale != 1 and keys.SPATIAL in table.obsm
+        xy[region.rows] = coordinates(table)[region.rows] if is_known else region.centers / scale
         if region.image is None:
             continue
-        mpp[region.rows] = np.nan if region.mpp is None else region.mpp
-        entry: dict[str, Any] = {"images": {}, "scalefactors": {}, "metadata": {}}
-        if check_count(max_px, "max_px"):
-            thumbnail = region.image.thumbnail(max_px)
-            entry["images"]["hires"] = thumbnail
-            entry["scalefactors"]["tissue_hires_scalef"] = thumbnail.shape[1] / region.image.shape[1]
-        shapes = sdata.shapes.get(region.name)
-        if shapes is not None and "radius" in shapes:
-            entry["scalefactors"]["spot_diameter_fullres"] = 2 * float(shapes["radius"].median())
-        libraries[region.name] = entry
+        mpp[region.rows] = np.nan if region.mpp is None else region.mpp * scale
+        name = region.name if "/" in region.section else region.section  # which no file can hold
+        libraries[name] = _library(sdata, table, region, scale, max_px)
     table.obsm[keys.SPATIAL] = xy
     if keys.MPP not in table.obs:
         table.obs[keys.MPP] = mpp
     if libraries:
         table.uns["spatial"] = libraries
     return table
+
+
+def _library(sdata: SpatialData, table: AnnData, region: Region, scale: float, max_px: int) -> dict[str, Any]:
+    """The entry of ``uns["spatial"]`` of a region; its image has `scale` px per full-resolution px."""
+    entry: dict[str, Any] = {"images": {}, "scalefactors": {}, "metadata": {}}
+    image = cast("SlideImage", region.image)
+    if image.path is not None and image.intensity_range is None and scale == 1:  # what opens as the same image
+        entry["metadata"]["source_image_path"] = str(image.path.resolve())
+    if check_count(max_px, "max_px"):
+        thumbnail = image.thumbnail(max_px)
+        entry["images"]["hires"] = thumbnail
+        entry["scalefactors"]["tissue_hires_scalef"] = thumbnail.shape[1] / image.shape[1] * scale
+    shapes = sdata.shapes.get(region.name)
+    if shapes is not None and "radius" in shapes:
+        entry["scalefactors"]["spot_diameter_fullres"] = 2 * float(shapes["radius"].median())
+    elif keys.PATCHES in table.obsm:  # tiles
+        y0, _, y1, _ = table.obsm[keys.PATCHES][region.rows[0]]
+        entry["scalefactors"]["spot_diameter_fullres"] = float(y1 - y0)
+    return entry

@@ -33,7 +33,7 @@ def slide(
     section
         Label of the slide for ``obs["section"]`` of its tiles, by default the name of the file without its ending. Where
         it is given, the image is called ``he-<section>`` instead of ``he``, so that several slides fit into one
-        SpatialData.
+        SpatialData: ``spatialdata.concatenate([slide_a, slide_b])``; their tiles share one table.
     intensity_range
         The values of black and of white where pixels have more than 8 bit. By default 0 and the largest value of 8, 10,
         12, 14 or 16 bits, whichever holds a sample from all over the slide; of floats 1 or 255.

@@ -231,7 +231,7 @@ def typical_spacing(xy: ArrayLike, *, irregular: bool, rng: np.random.Generator,
     sample = xy if len(xy) <= n_sample else xy[rng.choice(len(xy), n_sample, replace=False)]
     distance = cKDTree(xy).query(sample, k=n_neighbors + 1)[0][:, 1:]
     pitch = float(np.median(distance[:, 0]))
-    if np.mean(np.abs(distance[:, 0] - pitch) <= _REGULAR * pitch) > 0.95:
+    if pitch > 0 and np.mean(np.abs(distance[:, 0] - pitch) <= _REGULAR * pitch) > 0.95:
         return pitch
     if not irregular:
         return float(np.median(distance.mean(axis=1)))

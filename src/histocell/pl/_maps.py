@@ -159,8 +159,8 @@ def abundance(
         lowest = axes[(len(names) - 1) // n_side * n_side]
         if scalebar:
             _scalebars(axes if ax is not None else lowest[:1] if one_scale else lowest, panels)
-        for axis in axes.flat if ax is not None else ():
-            keep_inside(axis)
+        for row in axes if ax is not None else ():
+            keep_inside(*row)
     return finish(axes[0, 0] if axes.size == 1 else axes, created=ax is None, show=show)
 
 

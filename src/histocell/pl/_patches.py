@@ -222,6 +222,8 @@ class _Sheet:
         axis = new_axes(figsize or (width * 1.1 * scale, height * 1.1 * scale + 0.3 * scale)) if ax is None else ax
         hide_frame(axis)
         axis.set(xlim=(-GAP, width - GAP), ylim=(height, -GAP), aspect="equal")
+        if ax is None and (figure := axis.get_figure(root=True)) is not None:
+            figure.draw_without_rendering()  # the layout decides how large a patch is
         return cls(axis, ncols, points_per_unit(axis))
 
     def corners(self, groups: list[_Group]) -> Iterator[tuple[int, tuple[float, float]]]:

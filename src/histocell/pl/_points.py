@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
     type Drawn = Collection | AxesImage
     type Floats = NDArray[np.float64]
-    type Raster = tuple[
-        Floats, tuple[float, float, float, float]
-    ]  # pixels, NaN where there is none, and x0, x1, y1, y0
+    # pixels, NaN where there is none, and x0, x1, y1, y0
+    type Raster = tuple[Floats, tuple[float, float, float, float]]
 
 MANY = 5000  # points that are drawn as pixels in a vector format, too
 SMALLEST = 0.7  # typographic points: diameter below which nothing is seen
@@ -82,7 +81,7 @@ def _pixels(ax: Axes, section: Section, chosen: NDArray[np.bool_], values: Float
         return None
     if (section.square or many) and (raster := _on_grid(xy, values, section.size)):
         pixels, (x0, x1, _, _) = raster
-        if many or section.size * size > 0.9 * (x1 - x0) / pixels.shape[1]:  # else the tiles have gaps between them
+        if not section.square or section.size * size > 0.9 * (x1 - x0) / pixels.shape[1]:  # no gaps between the tiles
             return raster
     pitch, point = float(np.sqrt(np.prod(np.ptp(section.xy, axis=0)) / len(section.xy))), 1 / points_per_unit(ax)
     if not many or pitch > DENSE * point:

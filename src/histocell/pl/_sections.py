@@ -88,7 +88,7 @@ def find_sections(
     """The sections of `data` by name, all of them where `section` is `None`; `mpp` wins over what the data say."""
     sections = Sections(data, table_key=table_key, mpp=mpp)
     source = None if isinstance(image, bool) else image
-    regions = {region.section: region for region in sections.regions(image=source, need_image=False)}
+    regions = {region.section: region for region in sections.regions(image=source, need_image=False, thumbnails=True)}
     chosen = regions if section is None else choose(section, regions, "section")
     return [_section(data, sections, regions[name], with_image=image is not False) for name in chosen]
 

@@ -191,25 +191,28 @@ def add_colorbar(ax: Axes, drawn: ScalarMappable, label: str = "", *, extend: st
     return bar
 
 
-def keep_inside(ax: Axes) -> None:
-    """Shrink axes of the user's until what hangs on their right, such as a colour bar, lies in the place that they had.
+def keep_inside(*axes: Axes) -> None:
+    """Shrink axes of the user's, all alike, until what hangs on the right of the last, such as a colour bar, lies in its place.
 
     A figure with a layout of its own does that by itself.
     """
-    root = ax.figure.get_figure(root=True)
+    last, root = axes[-1], axes[-1].figure.get_figure(root=True)
     if root is None or root.get_layout_engine() is not None:
         return
-    to_place = ax.figure.transSubfigure.inverted()
-    ax.set_anchor("W")
-    place = ax.get_position(original=True)
+    to_place = last.figure.transSubfigure.inverted()
+    places = [ax.get_position(original=True) for ax in axes]
+    edge, width, share = places[-1].x1, places[-1].width, 1.0
+    for ax in axes:
+        ax.set_anchor("W")
     for _ in range(3):  # narrower axes of a fixed aspect are lower, too
-        ax.apply_aspect()
-        boxes = filter(None, (each.get_tightbbox() for each in (*ax.child_axes, ax.yaxis)))
-        right = max((to_place.transform(box.max)[0] for box in boxes), default=place.x1)
-        if right <= place.x1 + 1e-3:
+        last.apply_aspect()
+        boxes = filter(None, (each.get_tightbbox() for each in (*last.child_axes, last.yaxis)))
+        right = max((to_place.transform(box.max)[0] for box in boxes), default=edge)
+        if right <= edge + 1e-3:
             break
-        now = ax.get_position(original=True)
-        ax.set_position((now.x0, now.y0, max(now.width - (right - place.x1), 0.3 * place.width), now.height))
+        share = max(share - (right - edge) / width, 0.3)
+        for ax, place in zip(axes, places, strict=True):
+            ax.set_position((place.x0, place.y0, place.width * share, place.height))
 
 
 def points_per_unit(ax: Axes) -> float:

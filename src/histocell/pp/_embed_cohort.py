@@ -90,7 +90,8 @@ def embed_cohort(
         SpatialData with the shapes ``tissue`` and ``tiles``, the table ``tile_table`` with ``obsm["X_<encoder>"]`` and
         the name of the slide in ``obs["section"]``, and an image ``thumbnail``; the slide itself is not copied.
         ``attrs["histocell"]`` holds the path of the slide and the settings.
-        ``sdata.images["he"] = hc.io.slide(path)["he"]`` brings the slide back.
+        ``sdata.images["he"] = hc.io.slide(path)["he"]`` brings the slide back; after ``spatialdata.concatenate`` under the
+        name ``a`` it is ``sdata.images["he-a"] = hc.io.slide(path, section="a")["he-a"]``.
     ``<out>/<slide>.store``
         Features of a slide that is not done yet.
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from histocell._core import geometry, keys
-from histocell._core.errors import warn
+from histocell._core.errors import listing, warn
 from histocell._core.settings import progress_bar
 from histocell.encoders.inference.slides import describe, embed_slide
 from histocell.encoders.loading import resolve_encoder
 from histocell.tables.access import get_obsm
 from histocell.tables.regions import Region, record_mpp
 from histocell.tables.sections import Sections
-from histocell.tables.windows import RECORD, patches_record
+from histocell.tables.windows import RECORD, check_patches, patches_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,6 +134,7 @@ def embed_image(
     table = sections.table
     windows = _windows(table)
     regions = sections.regions(image=image, image_key=image_key)
+    check_patches(table, regions)
     mpp = record_mpp(table, regions)
     size_um = _patch_size(table, windows, mpp)
     resolved = resolve_encoder(
@@ -214,9 +215,26 @@ def as_normalizer(stain: Method | StainNormalizer | None) -> StainNormalizer | N
 
 
 def _patch_size(table: AnnData, windows: NDArray[np.float64], mpp: NDArray[np.float64]) -> float:
-    """Edge of the patches in um: as recorded, else from the windows themselves."""
+    """Edge of the patches in um: as recorded, else a whole number that the windows round, else what they are.
+
+    Raises
+    ------
+    ValueError
+        When they are of several sizes.
+    """
     recorded = keys.read_provenance(table, keys.PATCHES).get("size_um")
-    return float(recorded) if recorded else float(np.median((windows[:, 2] - windows[:, 0]) * mpp))
+    sizes = (windows[:, 2] - windows[:, 0]) * mpp
+    size_um = float(recorded or np.median(sizes))
+    if recorded is None and (np.abs(sizes - round(size_um)) <= 0.51 * mpp).all():  # windows are of whole px
+        size_um = float(round(size_um))
+    differ = np.abs(sizes - size_um) > 1.01 * mpp
+    if differ.any():
+        msg = (
+            f'obsm["{keys.PATCHES}"] holds patches of {listing(dict.fromkeys(f"{size:.4g}" for size in sizes), 4)} um, and an '
+            "embedding is of one size: lay them again with hc.pp.patches(data, size_um=...)"
+        )
+        raise ValueError(msg)
+    return size_um
 
 
 def _rows_inside(region: Region, centers: NDArray[np.float64]) -> NDArray[np.intp]:

@@ -14,7 +14,7 @@ from histocell.images.slide_image import open_image
 from histocell.images.stain.normalize import StainNormalizer, StainTarget
 from histocell.images.transformations import element_scales
 from histocell.tables.access import is_spatialdata
-from histocell.tables.regions import open_slide
+from histocell.tables.slides import open_slide, source_key
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -49,7 +49,7 @@ def normalize_stain(
         What the slide is to look like: another slide (a SpatialData with one image, an image element or a path, whose
         resolution is known), or a `StainTarget`. By default the colours of a public Aperio slide.
     image_key
-        The image, where there are several.
+        The image, where there are several slides.
     mpp
         Micrometres per full-resolution px, where the image does not say it.
     key_added
@@ -64,7 +64,8 @@ def normalize_stain(
     ``images["he_<method>"]`` : uint8, (c, y, x)
         With the scales, chunks and transformations of the source. Lazy: pixels are computed when they are asked for.
     ``attrs["histocell"]["he_<method>"]`` : dict
-        The measured colours of the slide and of the target.
+        The measured colours of the slide and of the target; ``attrs["histocell"]["sources"]`` says which image is
+        normalised. Steps that look for the slide take that one, unless ``image_key=`` names the new one.
 
     Raises
     ------
@@ -91,7 +92,12 @@ def normalize_stain(
         return element
     name = key_added or f"{slide.key}_{method}"
     data.images[name] = element
-    data.attrs[keys.PROVENANCE] = {**data.attrs.get(keys.PROVENANCE, {}), name: transform.describe()}
+    facts = data.attrs.get(keys.PROVENANCE, {})
+    source = source_key(data, slide.key)
+    sources = {**facts.get(keys.SOURCES, {}), name: source}
+    if name == source:  # in place of the slide, of which this is all there is now
+        del sources[name]
+    data.attrs[keys.PROVENANCE] = {**facts, name: transform.describe(), keys.SOURCES: sources}
     return None
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,17 +9,17 @@ import numpy as np
 from histocell._core import geometry, keys
 from histocell._core.arguments import check_positive
 from histocell._core.errors import warn
-from histocell.tables.regions import entry_of, record_mpp
+from histocell.tables.files import remember_files
+from histocell.tables.regions import record_mpp
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from anndata import AnnData
     from spatialdata import SpatialData
 
     from histocell.images.slide_image import ImageSource
-    from histocell.tables.regions import Region
 
 
 def patches(
@@ -73,7 +71,7 @@ def patches(
     Raises
     ------
     ValueError
-        When the resolution is unknown, when x and y look swapped, when no row lies in the image, when a row has no region,
+        When the image is a thumbnail, when the resolution is unknown, when x and y look swapped, when no row lies in the image, when a row has no region,
         or when patches are below one px or larger than the image.
 
     Examples
@@ -90,6 +88,9 @@ def patches(
     size_um = check_positive(size_um, "size_um")
     sections = Sections(data, table_key=table_key, library_key=library_key, mpp=mpp)
     table, regions = sections.table, sections.regions(image=image, image_key=image_key)
+    if coarse := [region.key for region in regions if region.thumbnail]:
+        msg = f"image {coarse[0]!r} is a thumbnail, too coarse for patches; choose the slide with image_key="
+        raise ValueError(msg)
     resolution = record_mpp(table, regions)
     windows = np.zeros((table.n_obs, 4), dtype=np.int32)
     inside = np.zeros(table.n_obs, dtype=bool)
@@ -110,13 +111,5 @@ def patches(
     named = {"library_key": library_key} if library_key else {}  # so that later steps know the sections
     keys.write_provenance(out, keys.PATCHES, size_um=size_um, **named)
     if image is not None:
-        _remember_files(out, image, regions)
+        remember_files(out, image, regions, sections.names)
     return None if inplace else out
-
-
-def _remember_files(table: AnnData, image: ImageSource | Mapping[str, ImageSource], regions: Sequence[Region]) -> None:
-    """Keep the paths of images given as files, so that later steps find them."""
-    sources = {region.name: entry_of(image, region.name, "image") for region in regions}
-    paths = {name: str(Path(path).resolve()) for name, path in sources.items() if isinstance(path, str | PathLike)}
-    if paths:
-        keys.write_provenance(table, "images", **paths)

@@ -12,7 +12,8 @@ from histocell._core.errors import missing_key
 from histocell.images.tissue import tissue_fraction
 from histocell.images.transformations import transformations
 from histocell.io.tile_table import tile_shapes, tile_table, tile_windows
-from histocell.tables.regions import open_slide, tissue_outlines
+from histocell.pp._tile_tables import add_tiles, tiles_name
+from histocell.tables.slides import open_slide, tissue_outlines
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,6 +30,7 @@ def tiles(
     min_tissue: float = 0.3,
     mpp: float | None = None,
     image_key: str | None = None,
+    overwrite: bool = False,
     inplace: bool = True,
 ) -> SpatialData | None:
     """A regular grid of square tiles over the tissue of a slide, for slides without spots.
@@ -48,7 +50,10 @@ def tiles(
     mpp
         Micrometres per full-resolution px, where the image does not say it.
     image_key
-        The image, where there are several.
+        The image, where there are several slides.
+    overwrite
+        Whether to lay other tiles on a slide although embeddings and the like of its tiles are lost. The same tiles change
+        nothing.
     inplace
         Whether to write the result; else it is returned.
 
@@ -57,16 +62,18 @@ def tiles(
     `None`, or with ``inplace=False`` a SpatialData with the two new elements. Writes:
 
     ``shapes["tiles"]`` : polygons
-        Column ``tile_id``; in the coordinate systems of the image.
+        Column ``tile_id``; in the coordinate systems of the image. Those of an image ``he-C2`` are ``tiles-C2``, beside
+        one of several slides of other names ``tiles-<image>``.
     ``tables["tile_table"]`` : AnnData without variables
+        One table for all slides, whose column ``region`` names the shapes of each row; it is extended slide by slide.
         ``obsm["spatial"]`` centres, ``obsm["patches"]``, ``obs["patch_inside"]``, ``obs["tissue_fraction"]``,
         ``obs["section"]`` (as :func:`histocell.io.slide` recorded it, else by the name of the image), ``obs["mpp"]``: all that :func:`histocell.pp.embed_image` reads.
 
     Raises
     ------
     ValueError
-        When no tile holds enough tissue, tiles would be smaller than a few px or larger than the slide, or the resolution is
-        unknown.
+        When no tile holds enough tissue, tiles would be smaller than a few px or larger than the slide, the resolution is
+        unknown, the slide is there as a thumbnail only, tiles of other slides have another size, or embeddings would be lost.
 
     Examples
     --------
@@ -100,9 +107,10 @@ def tiles(
         )
         raise ValueError(msg)
     shapes = tile_shapes(windows[kept], share[kept], transformations(slide.element))
+    name = tiles_name(data, slide)
     table = tile_table(
         shapes,
-        keys.TILES,
+        name,
         windows[kept],
         shape=slide.image.shape,
         mpp=slide.mpp,
@@ -113,8 +121,9 @@ def tiles(
     if not inplace:
         from spatialdata import SpatialData
 
-        return SpatialData(shapes={keys.TILES: shapes}, tables={keys.TILE_TABLE: table})
-    data.shapes[keys.TILES], data.tables[keys.TILE_TABLE] = shapes, table
+        return SpatialData(shapes={name: shapes}, tables={keys.TILE_TABLE: table})
+    add_tiles(data, name, table, slide, overwrite=overwrite)
+    data.shapes[name] = shapes
     return None
 
 
@@ -124,6 +133,7 @@ def tiles_from_shapes(
     *,
     mpp: float | None = None,
     image_key: str | None = None,
+    overwrite: bool = False,
     inplace: bool = True,
 ) -> AnnData | None:
     """Take the tiles that another tool laid: squidpy's ``make_tiles``, LazySlide, or squares of your own.
@@ -138,7 +148,10 @@ def tiles_from_shapes(
     mpp
         Micrometres per full-resolution px, where the image does not say it.
     image_key
-        The image, where there are several.
+        The image, where there are several slides.
+    overwrite
+        Whether to lay other tiles on a slide although embeddings and the like of its tiles are lost. The same tiles change
+        nothing.
     inplace
         Whether to write the result; else it is returned.
 
@@ -147,7 +160,7 @@ def tiles_from_shapes(
     `None`, or with ``inplace=False`` the table. Writes:
 
     ``tables["tile_table"]`` : AnnData without variables
-        The columns of the shapes, ``obs["tile_id"]``, ``obs["section"]``, ``obs["mpp"]``, ``obs["patch_inside"]``, ``obsm["spatial"]``
+        One table for all slides, extended shapes by shapes. The columns of the shapes, ``obs["tile_id"]``, ``obs["section"]``, ``obs["mpp"]``, ``obs["patch_inside"]``, ``obsm["spatial"]``
         centres and ``obsm["patches"]``: all that :func:`histocell.pp.embed_image` reads.
 
     Raises
@@ -155,7 +168,8 @@ def tiles_from_shapes(
     KeyError
         When there are no such shapes.
     ValueError
-        When they are no squares of one size, lie beside the image, or the resolution is unknown.
+        When they are no squares of one size, lie beside the image, the resolution is unknown, tiles of other slides have
+        another size, or embeddings would be lost.
 
     Examples
     --------
@@ -174,5 +188,5 @@ def tiles_from_shapes(
     table = tile_table(frame, shapes, windows, shape=slide.image.shape, mpp=slide.mpp, section=slide.section)
     if not inplace:
         return table
-    data.tables[keys.TILE_TABLE] = table
+    add_tiles(data, shapes, table, slide, overwrite=overwrite)
     return None

@@ -13,8 +13,9 @@ from histocell._core.settings import logger, progress_bar
 from histocell.images.tissue import background_fraction, find_tissue, focus, mean_edges, tissue_fraction
 from histocell.images.transformations import transformations
 from histocell.tables.access import get_obsm
-from histocell.tables.regions import beside_image, open_slide, tissue_outlines
 from histocell.tables.sections import Sections
+from histocell.tables.slides import beside_image, open_slide, tissue_outlines
+from histocell.tables.windows import check_patches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +47,7 @@ def tissue_mask(
     data
         SpatialData with an image.
     image_key
-        The image, where there are several.
+        The image, where there are several slides.
     mpp
         Micrometres per full-resolution px, where the image does not say it.
     min_area_um2
@@ -62,7 +63,8 @@ def tissue_mask(
 
     ``shapes["tissue"]`` : polygons
         One row for each piece, with ``area_um2``; in the coordinate systems of the image. :func:`histocell.pp.tiles`
-        reads it. The tissue of an image ``he-C2`` is called ``tissue-C2``.
+        reads it. The tissue of an image ``he-C2`` is called ``tissue-C2``, that of one of several slides of other names
+        ``tissue-<image>``.
 
     Raises
     ------
@@ -92,7 +94,7 @@ def tissue_mask(
     shapes = ShapesModel.parse(frame, transformations=dict(transformations(slide.element)))
     if not inplace:
         return shapes
-    data.shapes[beside_image(key_added, slide.key)] = shapes
+    data.shapes[beside_image(data, key_added, slide.key)] = shapes
     return None
 
 
@@ -152,8 +154,10 @@ def patch_qc(
     windows = np.asarray(get_obsm(table, keys.PATCHES, "Run hc.pp.patches(data) first."))
     tissue, sharpness = np.full(table.n_obs, np.nan), np.full(table.n_obs, np.nan)
     background = np.zeros(table.n_obs, dtype=bool)
+    regions = sections.regions(image=image, image_key=image_key)
+    check_patches(table, regions)
     with progress_bar(total=table.n_obs, desc="patch quality", unit="patch") as bar:
-        for region in sections.regions(image=image, image_key=image_key):
+        for region in regions:
             if region.image is None:
                 continue
             outlines = tissue_outlines(data, region.key)

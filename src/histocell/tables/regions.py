@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import numpy as np
@@ -12,17 +11,16 @@ import numpy as np
 from histocell._core import keys
 from histocell._core.errors import MissingKeyError, listing, missing_key
 from histocell.images.slide_image import open_image
-from histocell.images.transformations import matrix_to_image, transform_points, transformations
-from histocell.tables.access import coordinates, is_spatialdata, resolutions
+from histocell.images.transformations import matrix_to_image, transform_points
+from histocell.tables.access import coordinates, resolutions
+from histocell.tables.slides import is_thumbnail, no_slide, region_image, region_thumbnail
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
-    from xarray import DataArray, DataTree
 
     from histocell.images.slide_image import ImageSource, SlideImage
-    from histocell.tables.access import Data
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,8 @@ class Region:
         Micrometres per full-resolution px: of the image, else as ``obs["mpp"]`` records; `None` where it is unknown.
     key
         Name of the image in a SpatialData.
+    thumbnail
+        Whether the image is a downscaled copy; coordinates and `mpp` are of its own px then.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Region:
     image: SlideImage | None
     mpp: float | None
     key: str | None = None
+    thumbnail: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,24 @@ class Located:
     centers: NDArray[np.float64]
     source: ImageSource | None
     key: str | None = None
+    thumbnail: bool = False
 
 
 def open_regions(table: AnnData, located: list[Located], mpp: float | Mapping[str, float] | None) -> list[Region]:
-    """Open the images, each with the mpp of the argument, else of ``obs["mpp"]``, else what the image says."""
+    """Open the images, each with the mpp of the argument, else of ``obs["mpp"]``, else what the image says.
+
+    A thumbnail has a resolution of its own.
+    """
     sections = _section_labels(table, located)
     regions = []
     for region, section in zip(located, sections, strict=True):
         given = entry_of(mpp, region.name, "mpp")
-        recorded = recorded_mpp(table, region.rows) if given is None else given
-        image = None if region.source is None else open_image(region.source, mpp=recorded)
-        resolution = recorded if image is None else image.mpp
-        regions.append(Region(region.name, section, region.rows, region.centers, image, resolution, region.key))
+        if given is None and not region.thumbnail:  # what is recorded is of the px of the slide
+            given = recorded_mpp(table, region.rows)
+        image = None if region.source is None else open_image(region.source, mpp=given)
+        resolution = given if image is None else image.mpp
+        facts = (region.name, section, region.rows, region.centers, image, resolution, region.key, region.thumbnail)
+        regions.append(Region(*facts))
     return regions
 
 
@@ -118,48 +125,18 @@ def recorded_mpp(table: AnnData, rows: NDArray[np.intp]) -> float | None:
     return float(values[0]) if len(values) == 1 and np.isfinite(values[0]) else None
 
 
-def check_single_image(image: object, groups: Mapping[str, NDArray[np.intp]]) -> None:
-    """Refuse one image for several libraries."""
-    if image is not None and not by_name(image) and len(groups) > 1:
-        msg = f"one image for {len(groups)} libraries ({listing(groups)}); give a mapping from library to image"
-        raise ValueError(msg)
-
-
-def image_files(
+def image_elements(
+    sdata: SpatialData,
     table: AnnData,
-    groups: Mapping[str, NDArray[np.intp]],
-    image: ImageSource | Mapping[str, ImageSource] | None,
+    image_key: str | Mapping[str, str] | None,
     *,
     need_image: bool,
+    thumbnails: bool = False,
 ) -> list[Located]:
-    """The groups of rows of an AnnData with the images that were given or are known from files."""
-    xy = coordinates(table)
-    check_single_image(image, groups)
-    located = []
-    for name, rows in groups.items():
-        source = _known_file(table, name) if image is None else cast("ImageSource", entry_of(image, name, "image"))
-        if source is None and need_image:
-            msg = (
-                f'no image for {name}: give image= (a path or an array), or set uns["spatial"][library]["metadata"]'
-                '["source_image_path"], or build a SpatialData with hc.io.from_anndata(adata, image=..., mpp=...)'
-            )
-            raise ValueError(msg)
-        located.append(Located(name, rows, xy[rows], source))
-    return located
+    """The regions that a table of a SpatialData annotates, with their image elements.
 
-
-def _known_file(table: AnnData, name: str) -> str | None:
-    """The image file that was used before, or that ``uns["spatial"]`` (Space Ranger, scanpy) points to."""
-    libraries = table.uns.get("spatial", {})
-    entry = libraries.get(name) or (next(iter(libraries.values())) if len(libraries) == 1 else None) or {}
-    used, source = keys.read_provenance(table, "images").get(name), entry.get("metadata", {}).get("source_image_path")
-    return next((str(path) for path in (used, source) if path and Path(str(path)).exists()), None)
-
-
-def image_elements(
-    sdata: SpatialData, table: AnnData, image_key: str | Mapping[str, str] | None, *, need_image: bool
-) -> list[Located]:
-    """The regions that a table of a SpatialData annotates, with their image elements."""
+    With `thumbnails` also one of these, where a slide is not there: to look at.
+    """
     attrs = table.uns.get("spatialdata_attrs")
     if attrs is None:
         msg = "the table annotates no region of the SpatialData; build it with spatialdata.models.TableModel.parse"
@@ -180,13 +157,19 @@ def image_elements(
     located = []
     for name in dict.fromkeys(labels):
         rows = np.flatnonzero(labels == name)
-        key = entry_of(image_key, name, "image_key") or _choose_image(sdata, name, need_image=need_image)
+        key = entry_of(image_key, name, "image_key") or region_image(sdata, name)
+        if key is None and need_image:
+            raise ValueError(no_slide(sdata, name))
+        if key is None and thumbnails:
+            key = region_thumbnail(sdata, name)
         if key is not None and key not in sdata.images:
             msg = f"image {key!r} not found; available: {listing(sdata.images)}"
             raise MissingKeyError(msg)
         on_image = key is not None and name in sdata.shapes
         centers = _centroids(sdata, name, str(key), instances[rows]) if on_image else coordinates(table)[rows]
-        located.append(Located(name, rows, centers, None if key is None else sdata.images[key], key))
+        source = None if key is None else sdata.images[key]
+        coarse = key is not None and is_thumbnail(sdata, key, sdata.shapes.get(name))
+        located.append(Located(name, rows, centers, source, key, coarse))
     return located
 
 
@@ -206,28 +189,6 @@ def _centroids(sdata: SpatialData, region: str, image_key: str, instances: NDArr
     return transform_points(np.column_stack([centroids.x, centroids.y])[index], matrix)
 
 
-def _choose_image(sdata: SpatialData, region: str, *, need_image: bool) -> str | None:
-    """The image of a region: the one that shares a coordinate system with it, then the one whose name ends alike."""
-    images = [key for key in sdata.images if not key.endswith("thumbnail")]  # ours and wsidata's: nothing to measure on
-    if region in sdata.shapes:
-        systems = set(transformations(sdata.shapes[region]))
-        images = [key for key in images if systems & set(transformations(sdata.images[key]))]
-    if len(images) > 1:
-        full = [key for key in images if key == keys.IMAGE or key.endswith("_full_image")]
-        suffix = region.partition("-")[2]
-        alike = [key for key in images if suffix and key.endswith(f"-{suffix}")]
-        images = alike if len(alike) == 1 else full if len(full) == 1 else images
-    if len(images) == 1:
-        return images[0]
-    if not need_image:
-        return None
-    problem = "several images lie" if images else "no image lies"
-    msg = (
-        f"{problem} under region {region!r}; images: {listing(sdata.images)}. Choose with image_key={{{region!r}: ...}}"
-    )
-    raise ValueError(msg)
-
-
 def record_mpp(table: AnnData, regions: list[Region]) -> NDArray[np.float64]:
     """Micrometres per px of each row, or the error that asks for it."""
     out = np.full(table.n_obs, np.nan)
@@ -244,79 +205,3 @@ def record_mpp(table: AnnData, regions: list[Region]) -> NDArray[np.float64]:
         msg = f"{np.isnan(out).sum()} rows lie on no image: {listing(table.obs_names[np.isnan(out)], 5)}"
         raise ValueError(msg)
     return out
-
-
-@dataclass(frozen=True)
-class Slide:
-    """An image that is looked at as a whole, and its resolution, which is known.
-
-    Attributes
-    ----------
-    key, element
-        Name of the image in the SpatialData, and the element.
-    image
-        The image, opened.
-    mpp
-        Micrometres per full-resolution px.
-    section
-        Label of the slide for ``obs["section"]``.
-    """
-
-    key: str
-    element: DataArray | DataTree
-    image: SlideImage
-    mpp: float
-    section: str
-
-
-def open_slide(data: object, verb: str, image_key: str | None, mpp: float | None) -> Slide:
-    """The one image of a SpatialData, or the one that was named, with its resolution known.
-
-    Parameters
-    ----------
-    data
-        Anything; what is no SpatialData is refused in the name of `verb`.
-    """
-    if not is_spatialdata(data):
-        msg = f"hc.pp.{verb} takes a SpatialData; hc.io.slide(path) makes one from a slide"
-        raise TypeError(msg)
-    images = data.images
-    if image_key is None and len(images) != 1:
-        msg = f"choose the image with image_key=; this SpatialData has: {listing(images)}"
-        raise ValueError(msg)
-    key = next(iter(images)) if image_key is None else image_key
-    if key not in images:
-        msg = f"image {key!r} not found; available: {listing(images)}"
-        raise MissingKeyError(msg)
-    # as hc.io.slide recorded it, else by the name of the image (he-C2: C2)
-    recorded = data.attrs.get(keys.PROVENANCE, {}).get("sections", {})
-    section = recorded.get(key, key.removeprefix(f"{keys.IMAGE}-"))
-    if key not in recorded and section == key and len(recorded) == 1:
-        section = next(iter(recorded.values()))  # another image of the one slide, such as a normalised one
-    image = open_image(images[key], mpp=mpp)
-    if image.mpp is None:
-        msg = f"the resolution of image {key!r} is unknown; give mpp= (um per full-resolution px)"
-        raise ValueError(msg)
-    return Slide(key, images[key], image, image.mpp, section)
-
-
-def tissue_outlines(data: Data, image_key: str | None) -> NDArray[np.object_] | None:
-    """Polygons of ``shapes["tissue"]`` in px of an image, `None` where there are none that lie on it."""
-    import shapely
-
-    if image_key is None or not is_spatialdata(data):
-        return None
-    shapes = data.shapes.get(beside_image(keys.TISSUE, image_key))
-    matrix = None if shapes is None else matrix_to_image(shapes, data.images[image_key])
-    if shapes is None or matrix is None:  # outlines without a shared coordinate system are those of another slide
-        return None
-    polygons = shapes.geometry.to_numpy()
-    if (shapely.get_dimensions(polygons) < 2).any():
-        msg = "the shapes of the tissue must be polygons; hc.pp.tissue_mask(data) finds some"
-        raise ValueError(msg)
-    return shapely.transform(polygons, lambda xy: transform_points(xy, matrix))
-
-
-def beside_image(name: str, image_key: str) -> str:
-    """Name of an element that belongs to an image: ``tissue`` beside ``he-C2`` is ``tissue-C2``."""
-    return name + image_key.removeprefix(keys.IMAGE) if image_key.startswith(f"{keys.IMAGE}-") else name

@@ -12,7 +12,8 @@ from histocell._core import keys
 from histocell._core.arguments import check_positive
 from histocell._core.errors import listing
 from histocell.tables.access import coordinates, get_table, is_spatialdata, resolutions, row_labels
-from histocell.tables.regions import by_name, image_elements, image_files, open_regions
+from histocell.tables.files import WHOLE_TABLE, image_files
+from histocell.tables.regions import by_name, image_elements, open_regions
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -81,6 +82,7 @@ class Sections:
         recorded = keys.read_provenance(self.table, keys.PATCHES).get("library_key")
         known = [key for key in (keys.SECTION, recorded, region_key) if key is not None and key in self.table.obs]
         self.library_key: str | None = library_key or next(iter(known), None)
+        self._laid_by = library_key or (recorded if recorded in self.table.obs else self.library_key)
         self.labels: NDArray[np.object_] = (
             np.full(self.table.n_obs, ALL, dtype=object)
             if self.library_key is None
@@ -143,6 +145,7 @@ class Sections:
         image: ImageSource | Mapping[str, ImageSource] | None = None,
         image_key: str | Mapping[str, str] | None = None,
         need_image: bool = True,
+        thumbnails: bool = False,
     ) -> list[Region]:
         """The rows by the image that they lie on, and that image, opened.
 
@@ -155,22 +158,31 @@ class Sections:
             shares a coordinate system with the region.
         need_image
             Whether a missing image is an error.
+        thumbnails
+            Whether a thumbnail will do where the slide is not there; its region is in px of the thumbnail.
         """
         if not is_spatialdata(self._data):
             located = image_files(self.table, self._libraries(image), image, need_image=need_image)
         elif image is None:
-            located = image_elements(self._data, self.table, image_key, need_image=need_image)
+            options = {"need_image": need_image, "thumbnails": thumbnails}
+            located = image_elements(self._data, self.table, image_key, **options)
         else:
             msg = "image= is for AnnData; a SpatialData holds its images, choose one with image_key="
             raise ValueError(msg)
         return open_regions(self.table, located, self._mpp)
 
     def _libraries(self, image: object) -> dict[str, NDArray[np.intp]]:
-        """Rows of an AnnData by library; all rows are one where one image was given and no column was named."""
+        """Rows of an AnnData by library; all rows are one where one image was given and no column was named.
+
+        Images that are known from before go by the column that `histocell.pp.patches` was given.
+        """
         one_image = image is not None and not by_name(image) and not self._key_is_given
         if self.library_key is None or one_image:
-            name = self.names[0] if self.library_key and len(self) == 1 else "the table"
+            name = self.names[0] if self.library_key and len(self) == 1 else WHOLE_TABLE
             return {name: np.arange(self.table.n_obs)}
+        if image is None and self._laid_by is not None:
+            labels = row_labels(self.table, self._laid_by)
+            return {str(name): np.flatnonzero(labels == name) for name in dict.fromkeys(labels)}
         return dict(zip(self.names, self.rows, strict=True))
 
     def coordinates_px(self) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The patches that an embedding was computed from, to tell whether a table still has them."""
+"""Patches of a table: whether they lie on an image, and whether they are those that an embedding was computed from."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import numpy as np
 
 from histocell._core import keys
 from histocell._core.errors import listing, warn
+from histocell.tables.regions import recorded_mpp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from anndata import AnnData
 
+    from histocell.tables.regions import Region
+
 RECORD = "patches"
+_SAME_MPP = 0.01
 
 
 def patches_record(table: AnnData) -> dict[str, int | str]:
@@ -25,6 +29,30 @@ def patches_record(table: AnnData) -> dict[str, int | str]:
         mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(31)
     return {"n": len(windows), "sum": f"{int(mixed.sum(dtype=np.uint64)):016x}"}
+
+
+def check_patches(table: AnnData, regions: Iterable[Region]) -> None:
+    """Refuse patches that were laid on another image than that of their region.
+
+    Raises
+    ------
+    ValueError
+        When the image has another resolution, or shapes have most of their centres outside of their patches.
+    """
+    windows = np.asarray(table.obsm[keys.PATCHES], dtype=np.float64)
+    for region in regions:
+        laid_mpp = recorded_mpp(table, region.rows) or region.mpp
+        same = region.mpp is None or laid_mpp is None or abs(region.mpp / laid_mpp - 1) < _SAME_MPP
+        if region.key is not None and same:
+            (low, high), yx = np.split(windows[region.rows], 2, axis=1), region.centers[:, ::-1]
+            same = bool(((yx >= low - 1) & (yx <= high + 1)).all(axis=1).mean() > 0.5)
+        if not same:
+            name = region.name if region.key is None else repr(region.key)
+            msg = (
+                f'obsm["{keys.PATCHES}"] does not lie on image {name}: it was laid on an image of another resolution or '
+                "place. Choose that one with image_key=, or run hc.pp.patches(data) again"
+            )
+            raise ValueError(msg)
 
 
 def warn_of_other_patches(table: AnnData, embeddings: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from histocell.tl.engine.task import Metric, Task
 
 ABUNDANCE = Task(
     "abundance",
-    target=Frames("A target is a data frame there, with one column per cell type.").read,
+    target=Frames("hc.pp.import_abundance(data, table) writes abundances, one column per cell type.").read,
     metrics=(
         Metric("cc", metrics.pearson, metrics.bootstrap_pearson),
         Metric("cc_per_slide", metrics.pearson, metrics.bootstrap_pearson, within_slides=True),
