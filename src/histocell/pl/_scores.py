@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.legend import Legend
     from matplotlib.text import Text
+    from matplotlib.typing import ColorType
 
     from histocell.pl._style import Palette
     from histocell.tables.access import Data
@@ -195,7 +196,7 @@ def _type_order(table: pd.DataFrame, metric: str) -> list[str]:
     return ([MEAN] if MEAN in values else []) + list(types.index)
 
 
-def _draw_scores(ax: Axes, table: pd.DataFrame, y: Mapping[str, float], *, color: str, label: str) -> None:
+def _draw_scores(ax: Axes, table: pd.DataFrame, y: Mapping[str, float], *, color: ColorType, label: str) -> None:
     """Dots with their intervals, each at the height `y` of its cell type."""
     ends = table.reindex(columns=["value", "low", "high"]).astype(float)
     known = np.isfinite(ends).all(axis=1)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.colorbar import Colorbar
+    from matplotlib.typing import ColorType
     from numpy.typing import NDArray
 
     type Palette = Mapping[str, str] | Sequence[str] | str
@@ -84,7 +85,7 @@ def text_scale() -> float:
     return float(mpl.rcParams["font.size"]) / float(_SIZES["font.size"])
 
 
-def colors_of(names: Sequence[str], palette: Palette | None) -> dict[str, Any]:
+def colors_of(names: Sequence[str], palette: Palette | None) -> dict[str, ColorType]:
     """A colour for each name.
 
     Parameters
