@@ -94,7 +94,7 @@ def test_concatenated_thumbnails_are_drawn_in_their_place(thumbnailed, tmp_path)
     for ax in np.ravel(axes):
         np.testing.assert_allclose([*ax.get_xlim(), *ax.get_ylim()], [*expected.get_xlim(), *expected.get_ylim()])
         assert ax.get_ylim()[0] <= 360  # um: 700 px of 0.5 um and half a tile
-        assert len(ax.images) == 1
+        assert len(ax.images) == 2  # the thumbnail, and the tiles on it
 
 
 def _fractions(sdata: SpatialData) -> SpatialData:

@@ -63,7 +63,7 @@ def test_unit_goes_with_the_model_to_a_slide_without_truth(table, tmp_path):
     import matplotlib.pyplot as plt
 
     axis = hc.pl.abundance(slide, "a", show=False)
-    assert axis.figure.axes[-1].get_ylabel() == "proportion"
+    assert axis.child_axes[0].get_ylabel() == "proportion"
     plt.close("all")
 
 
