@@ -341,7 +341,7 @@ def test_cohort_results_from_end_to_end(uns_merge, paths, tmp_path):
     axes = hc.pl.abundance(
         both["tile_table"], "one", image={name: str(path) for name, path in paths.items()}, show=False
     )
-    assert all(len(ax.images) == 2 for ax in np.ravel(axes))
+    assert all(len(ax.images) == 1 for ax in np.ravel(axes))
 
 
 def test_joined_sections_of_spots_go_on_as_they_were(cohort, tmp_path):
