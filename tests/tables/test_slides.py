@@ -67,6 +67,7 @@ def test_a_thumbnail_has_its_own_resolution(thumbnailed):
     assert open_slide(thumbnailed, "tiles", "thumbnail", None).mpp == pytest.approx(0.5 * edge)
 
 
+@pytest.mark.filterwarnings("ignore:.*in rows of different slides")
 @pytest.mark.parametrize("merged", [False, True])
 def test_concatenated_thumbnails_are_no_slides(merged, thumbnailed, tmp_path):
     thumbnailed.write(tmp_path / "a.zarr")
@@ -86,6 +87,7 @@ def test_concatenated_thumbnails_are_no_slides(merged, thumbnailed, tmp_path):
     assert set(table.obs["mpp"]) == {0.5}
 
 
+@pytest.mark.filterwarnings("ignore:.*in rows of different slides")
 def test_concatenated_thumbnails_are_drawn_in_their_place(thumbnailed, tmp_path):
     expected = hc.pl.abundance(_fractions(thumbnailed), "tissue", key="fractions", show=False)
     thumbnailed.write(tmp_path / "a.zarr")
@@ -158,6 +160,7 @@ class TestNormalised:
         assert set(tissue.shapes) >= {"tiles"}
         assert set(tissue["tile_table"].obs["section"]) == {"scan"}
 
+    @pytest.mark.filterwarnings("ignore:.*in rows of different slides")
     def test_of_concatenated_sections(self, tissue, tmp_path):
         hc.pp.normalize_stain(tissue)
         tissue.write(tmp_path / "a.zarr")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, get_args
 
 from histocell._core import keys
 from histocell._core.errors import MissingKeyError, listing
 from histocell.images.slide_image import open_image
-from histocell.images.stain.target import Method
+from histocell.images.stain.target import TYPICAL, Method, StainTarget
 from histocell.images.transformations import (
     is_downscaled,
     is_pixels,
@@ -75,6 +76,17 @@ def source_key(sdata: SpatialData, key: str) -> str:
     if source is None and (named := _NORMALIZED.fullmatch(key)):
         source = f"{named[1]}{named[3] or ''}"  # he_macenko-C2: he-C2
     return source_key(sdata, source) if source in sdata.images and source != key else key
+
+
+def stain_of(sdata: SpatialData, key: str | None) -> dict[str, object] | None:
+    """Method and target that an image was normalised with, as of a `StainNormalizer`; `None` of a slide as scanned."""
+    facts = sdata.attrs.get(keys.PROVENANCE, {}).get(key, {})
+    if "method" in facts:
+        target = StainTarget.from_json(json.dumps(facts["target"]))
+        return {"method": facts["method"], "target": None if target == TYPICAL[facts["method"]] else asdict(target)}
+    if key is not None and source_key(sdata, key) != key and (named := _NORMALIZED.fullmatch(key)):
+        return {"method": named[2], "target": None}  # what a concatenation keeps of it
+    return None
 
 
 def slide_keys(sdata: SpatialData, shapes: gpd.GeoDataFrame | None = None) -> list[str]:
