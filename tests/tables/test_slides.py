@@ -117,6 +117,15 @@ def test_the_slide_is_taken_where_it_is_brought_back(thumbnailed, tissue):
     np.testing.assert_array_equal(thumbnailed["tile_table"].obsm["X_morphology"], before)
 
 
+def test_another_slide_is_not_taken_for_the_one_of_a_thumbnail(thumbnailed):
+    thumbnailed.images["he"] = hc.datasets.synthetic_tissue(size_px=900, rng=1)["he"]
+    with pytest.raises(
+        ValueError, match=r"'he' has 900 x 900 px, and that of 'thumbnail' .* had 700 x 700: it is another"
+    ):
+        hc.pp.embed_image(thumbnailed)
+    hc.pp.embed_image(thumbnailed, image_key="he")
+
+
 def test_an_aligned_slide_is_no_thumbnail(tissue):
     # brought onto another slide of half its px: its own spots came along
     matrix = Affine([[2, 0, 6], [0, 2, 4], [0, 0, 1]], input_axes=("x", "y"), output_axes=("x", "y"))

@@ -7,6 +7,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
+
 from histocell._core import keys
 from histocell._core.errors import MissingKeyError, listing
 from histocell.images.slide_image import open_image
@@ -22,7 +24,6 @@ from histocell.tables.access import is_spatialdata
 
 if TYPE_CHECKING:
     import geopandas as gpd
-    import numpy as np
     from numpy.typing import NDArray
     from spatialdata import SpatialData
     from xarray import DataArray, DataTree
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from histocell.tables.access import Data
 
 _THUMBNAIL = re.compile(r"(^|_)thumbnail(-|$)")  # of files whose transformations do not say it: ours once, wsidata's
+_SAME_SIZE = 0.02  # thumbnails of other tools are rounded
 _NORMALIZED = re.compile(rf"(.+?)_({'|'.join(get_args(Method))})(-.*)?")
 
 
@@ -124,6 +126,24 @@ def region_thumbnail(sdata: SpatialData, region: str) -> str | None:
     ]
     alike = [key for key in found if key.endswith(f"-{region.partition('-')[2]}")]
     return next((group[0] for group in (found, alike) if len(group) == 1), None)
+
+
+def check_size(sdata: SpatialData, region: str, key: str) -> None:
+    """Refuse a slide of another size than the thumbnail of its region: a wrong one was brought back."""
+    thumbnail = region_thumbnail(sdata, region)
+    if thumbnail is None:
+        return
+    matrix = matrix_to_image(sdata.images[thumbnail], sdata.images[key])
+    if matrix is None or np.abs(matrix[[0, 1], [1, 0]]).max() > 0:  # turned: aligned with another image
+        return
+    (h, w), size = (open_image(sdata.images[each]).shape for each in (thumbnail, key))
+    wanted = tuple(np.rint([abs(matrix[1, 1]) * h, abs(matrix[0, 0]) * w]).astype(int).tolist())
+    if not np.allclose(wanted, size, rtol=_SAME_SIZE):
+        msg = (
+            f"image {key!r} has {size[0]} x {size[1]} px, and that of {thumbnail!r} of region {region!r} had {wanted[0]} x "
+            f"{wanted[1]}: it is another slide. Bring the right one back, or name this one with image_key="
+        )
+        raise ValueError(msg)
 
 
 def no_slide(sdata: SpatialData, region: str) -> str:
