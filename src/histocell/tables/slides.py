@@ -93,14 +93,14 @@ def stain_of(sdata: SpatialData, key: str | None) -> dict[str, object] | None:
 
 def slide_keys(sdata: SpatialData, shapes: gpd.GeoDataFrame | None = None) -> list[str]:
     """The images that are slides: no thumbnails, no normalised copies; in the coordinate systems of `shapes`."""
+    found = _images_under(sdata, shapes)
+    return [key for key in found if not is_thumbnail(sdata, key, shapes) and source_key(sdata, key) == key]
+
+
+def _images_under(sdata: SpatialData, shapes: gpd.GeoDataFrame | None) -> list[str]:
+    """The images that share a coordinate system with `shapes`; all where there are none."""
     systems = None if shapes is None else set(transformations(shapes))
-    return [
-        key
-        for key, element in sdata.images.items()
-        if (systems is None or systems & set(transformations(element)))
-        and not is_thumbnail(sdata, key, shapes)
-        and source_key(sdata, key) == key
-    ]
+    return [key for key, each in sdata.images.items() if systems is None or systems & set(transformations(each))]
 
 
 def region_image(sdata: SpatialData, region: str) -> str | None:
@@ -118,12 +118,7 @@ def region_image(sdata: SpatialData, region: str) -> str | None:
 def region_thumbnail(sdata: SpatialData, region: str) -> str | None:
     """The one thumbnail under a region, `None` where there is none or several."""
     shapes = sdata.shapes.get(region)
-    systems = None if shapes is None else set(transformations(shapes))
-    found = [
-        key
-        for key, element in sdata.images.items()
-        if (systems is None or systems & set(transformations(element))) and is_thumbnail(sdata, key, shapes)
-    ]
+    found = [key for key in _images_under(sdata, shapes) if is_thumbnail(sdata, key, shapes)]
     alike = [key for key in found if key.endswith(f"-{region.partition('-')[2]}")]
     return next((group[0] for group in (found, alike) if len(group) == 1), None)
 
@@ -148,9 +143,9 @@ def check_size(sdata: SpatialData, region: str, key: str) -> None:
 
 def no_slide(sdata: SpatialData, region: str) -> str:
     """What is wrong, and what to do, where `region_image` finds none."""
-    thumbnail = region_thumbnail(sdata, region)
-    if slide_keys(sdata, sdata.shapes.get(region)) or thumbnail is None:
-        problem = "several images lie" if slide_keys(sdata, sdata.shapes.get(region)) else "no image lies"
+    thumbnail, slides = region_thumbnail(sdata, region), slide_keys(sdata, sdata.shapes.get(region))
+    if slides or thumbnail is None:
+        problem = "several images lie" if slides else "no image lies"
         return (
             f"{problem} under region {region!r}; images: {listing(sdata.images)}. Choose with "
             f"image_key={{{region!r}: ...}}"
