@@ -325,6 +325,7 @@ class TestLibraries:
         assert list(adata.uns["spatial"]) == ["spots"]
         adata.write_h5ad(tmp_path / "a.h5ad")
 
+    @pytest.mark.filterwarnings("ignore:.*in rows of different slides")
     def test_regions_that_share_a_section_are_called_by_their_names(self, cohort) -> None:
         cohort["table"].obs["section"] = pd.Categorical(["one"] * cohort["table"].n_obs)
         adata = hc.io.to_anndata(cohort, max_px=100)
