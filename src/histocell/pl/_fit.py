@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import matplotlib as mpl
@@ -89,6 +90,38 @@ def resize_text(axis: Axes, legend: Legend, heading: Text, size: float) -> None:
     lines = 1 + axis.get_xlabel().count("\n")
     below = size + 1.3 * lines * label_size + 14  # ticks, their numbers, the label
     legend.set_bbox_to_anchor((1, -below / box_size(axis)[1]), axis.transAxes)
+
+
+def fit_maps(axes: Sequence[Axes]) -> None:
+    """Make room for the titles, colour bars and scalebars of maps."""
+    resize = partial(_resize_maps, axes, [_cell(axis, axes) for axis in axes])
+    fit(axes, resize, lambda: min(box_size(axis)[0] for axis in axes) / 12)
+
+
+def _resize_maps(axes: Sequence[Axes], cells: Sequence[Corners], size: float) -> None:
+    """Text of the colour bars in this size, titles and notes hardly larger."""
+    for axis, cell in zip(axes, cells, strict=True):
+        _resize_title(axis, cell, min(font_size("axes.titlesize"), 1.2 * size))
+        axis.xaxis.label.set_fontsize(min(font_size("axes.labelsize"), size))
+        axis.yaxis.label.set_fontsize(min(font_size("axes.labelsize"), 1.2 * size))
+        for bar in axis.child_axes:
+            bar.tick_params(labelsize=size)
+            bar.yaxis.label.set_fontsize(min(font_size("axes.labelsize"), 1.2 * size))
+
+
+def _resize_title(axis: Axes, cell: Corners, size: float) -> None:
+    """A title of at most this size, in two lines or smaller where it would leave the part of the figure around its axes."""
+    axis.apply_aspect()
+    middle = _fractions(axis, None)[:, 0].mean()
+    room = 2 * min(middle - cell[0, 0], cell[1, 0] - middle)
+
+    def too_wide() -> float:
+        return float(np.ptp(_fractions(axis, axis.title.get_window_extent())[:, 0])) / room
+
+    axis.title.set_fontsize(size)
+    if too_wide() > 1:
+        axis.title.set_text(axis.get_title().replace(", ", "\n"))
+        axis.title.set_fontsize(size / max(too_wide(), 1))
 
 
 def _cell(axis: Axes, ours: Sequence[Axes]) -> Corners:

@@ -156,5 +156,7 @@ def _draw_path(ax: Axes, alphas: Floats, score: Floats, label: str) -> None:
     ax.plot(alphas, mean, color=PALETTE[0], linewidth=1.6, label="mean", marker="o" if len(alphas) == 1 else None)
     if np.isfinite(mean).any():
         best = alphas[np.nanargmax(mean)]
-        ax.axvline(best, color=mpl.rcParams["text.color"], linewidth=0.8, linestyle=":", label=f"best mean: {best:.3g}")
+        ax.axvline(
+            best, color=mpl.rcParams["text.color"], linewidth=0.8, linestyle=":", label=f"best penalty: {best:.3g}"
+        )
     ax.set(xscale="log", xlabel="penalty", ylabel=label)

@@ -175,7 +175,7 @@ class ScaleBar(AnchoredOffsetbox):
 
 
 def add_colorbar(ax: Axes, drawn: ScalarMappable, label: str = "", *, extend: str = "neither") -> Colorbar:
-    """A colour bar on the right of the axes, as high as what is drawn there; `keep_inside` makes room for it."""
+    """A colour bar on the right of the axes, as high as what is drawn there."""
     if (alpha := drawn.get_alpha()) is not None:  # as it looks on white, on a dark figure, too, and without seams
         colors = drawn.get_cmap()(np.linspace(0, 1, 256))[:, :3]
         drawn = ScalarMappable(drawn.norm, ListedColormap(1 - float(alpha) * (1 - colors)))
@@ -190,30 +190,6 @@ def add_colorbar(ax: Axes, drawn: ScalarMappable, label: str = "", *, extend: st
     bar.update_ticks()
     bar.set_label(label)
     return bar
-
-
-def keep_inside(*axes: Axes) -> None:
-    """Shrink axes of the user's, all alike, until what hangs on the right of the last, such as a colour bar, lies in its place.
-
-    A figure with a layout of its own does that by itself.
-    """
-    last, root = axes[-1], axes[-1].figure.get_figure(root=True)
-    if root is None or root.get_layout_engine() is not None:
-        return
-    to_place = last.figure.transSubfigure.inverted()
-    places = [ax.get_position(original=True) for ax in axes]
-    edge, width, share = places[-1].x1, places[-1].width, 1.0
-    for ax in axes:
-        ax.set_anchor("W")
-    for _ in range(3):  # narrower axes of a fixed aspect are lower, too
-        last.apply_aspect()
-        boxes = filter(None, (each.get_tightbbox() for each in (*last.child_axes, last.yaxis)))
-        right = max((to_place.transform(box.max)[0] for box in boxes), default=edge)
-        if right <= edge + 1e-3:
-            break
-        share = max(share - (right - edge) / width, 0.3)
-        for ax, place in zip(axes, places, strict=True):
-            ax.set_position((place.x0, place.y0, place.width * share, place.height))
 
 
 def points_per_unit(ax: Axes) -> float:

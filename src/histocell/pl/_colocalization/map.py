@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.cluster import hierarchy
 
+from histocell._core.arguments import check_positive
 from histocell._core.errors import listing
 from histocell.pl._choices import choose
 from histocell.pl._colocalization.result import DIVERGING, KEY, read_result
@@ -113,6 +114,8 @@ def colocalization(
     tree = _linkage(table, maps[0], names, linkage)
     order = np.arange(len(names)) if tree is None else hierarchy.leaves_list(tree)
     off = ~np.eye(len(names), dtype=bool)
+    if vmax is not None:
+        check_positive(vmax, "vmax")
     limit = vmax or max((np.nanmax(np.abs(each[off]), initial=0) for each in maps), default=0) or 1.0
     with styled(ax is None):
         axes = list(
