@@ -333,7 +333,7 @@ def test_cohort_results_from_end_to_end(uns_merge, paths, tmp_path):
     axes = hc.pl.abundance(both, "one", show=False)
     for ax in np.ravel(axes):
         assert ax.get_ylim()[0] - ax.get_ylim()[1] == pytest.approx(350, abs=30)  # um: 700 px of 0.5 um
-        assert len(ax.images) == 1
+        assert len(ax.images) == 2  # the thumbnail, and the tiles on it
     # their tables alone
     alone = ad.concat(tables, index_unique="-")
     hc.pp.embed_image(alone, image=paths)

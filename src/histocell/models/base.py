@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from histocell._core.rng import RNGLike, SeedLike
-    from histocell._core.types import Floats
-    from histocell.models.files import JSON, Arrays
+    from histocell._core.types import JSON, Arrays, Floats
     from histocell.models.fingerprint import Fingerprint
 
 

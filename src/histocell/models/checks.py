@@ -13,7 +13,7 @@ from histocell._core.errors import listing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from histocell.models.files import JSON, Arrays
+    from histocell._core.types import JSON, Arrays
 
 FORMAT, READABLE = 2, (1, 2)  # 2 has the rows of the fit
 _TEXT, _NUMBER, _NONE = (str,), (int, float), (type(None),)

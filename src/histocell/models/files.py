@@ -18,8 +18,7 @@ from histocell.models import checks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    type Arrays = dict[str, np.ndarray]
-    type JSON = dict[str, Any]  # what json.loads gives
+    from histocell._core.types import JSON, Arrays
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _HISTORY, _FILES = "history.", "files"

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from histocell._core.types import Bools, Floats
-    from histocell.models.files import Arrays
+    from histocell._core.types import Arrays, Bools, Floats
 
 _FORWARD: dict[str, Callable[[Floats], Floats]] = {"none": np.positive, "log1p": np.log1p, "sqrt": np.sqrt}
 _INVERSE: dict[str, Callable[[Floats], Floats]] = {

@@ -23,8 +23,7 @@ from histocell.models.settings import limited
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from histocell._core.types import Floats
-    from histocell.models.files import Arrays
+    from histocell._core.types import Arrays, Floats
     from histocell.models.folds import FitRows
 
 
