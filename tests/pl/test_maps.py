@@ -121,6 +121,15 @@ def test_missing_slots_say_what_to_run(spots):
     assert plt.get_fignums() == []
 
 
+def test_no_rows(spots):
+    empty = spots[spots.obs["section"] == "S9"].copy()
+    with pytest.raises(ValueError, match="no spot to draw: the table has no rows"):
+        hc.pl.abundance(empty, "Tumour")
+    with pytest.raises(ValueError, match="no patch to show: the table has no rows"):
+        hc.pl.patches(empty)
+    assert plt.get_fignums() == []
+
+
 def test_truth_alone(spots):
     assert isinstance(hc.pl.abundance(spots, "Tumour", key="cell_abundance"), Axes)
 

@@ -12,11 +12,12 @@ from matplotlib.lines import Line2D
 from scipy.cluster import hierarchy
 from scipy.optimize import isotonic_regression
 
+from histocell._core.arguments import check_amount, check_share
 from histocell.pl._choices import choose
 from histocell.pl._colocalization.map import cluster
 from histocell.pl._colocalization.result import DIVERGING, KEY, read_result
 from histocell.pl._fit import box_size, fit, font_size
-from histocell.pl._style import MUTED, finish, hide_frame, new_axes, styled, text_scale
+from histocell.pl._style import MUTED, finish, hide_frame, one_axes, styled, text_scale
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def colocalization_network(
     >>> hc.tl.colocalization(sdata)
     >>> ax = hc.pl.colocalization_network(sdata, show=False)
     """
+    check_share(significance, "significance")
+    check_amount(min_r, "min_r")
     result = read_result(get_table(data, table_key), key)
     names = result.names if cell_types is None else choose(cell_types, result.names, "cell type")
     if len(names) > 2:
@@ -101,7 +104,7 @@ def colocalization_network(
     angle = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
     points = np.column_stack([np.cos(angle), np.sin(angle)])
     with styled(ax is None):
-        axis = new_axes(figsize or (4.6 * text_scale(), 4.2 * text_scale())) if ax is None else ax
+        axis = one_axes(ax, figsize or (4.6 * text_scale(), 4.2 * text_scale()))
         limit = float(np.max(np.abs(strength), initial=0)) or 1.0
         curves = [_curve(points[a], points[b]) for a, b in zip(first, second, strict=True)]
         widths = 0.5 + WIDEST * np.abs(strength) / limit

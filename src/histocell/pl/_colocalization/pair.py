@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 
+from histocell._core.arguments import check_share
 from histocell._core.errors import MissingKeyError, listing
 from histocell.kernels.null import false_discovery
 from histocell.pl._choices import choose
@@ -142,6 +143,8 @@ def colocalization_pair(
     table = get_table(data, table_key)
     result = read_result(table, key)
     choose([x, y], result.names, "cell type")
+    if significance is not None:
+        check_share(significance, "significance")
     local, p = _local(table, result, key, x, y)
     params = json.loads(str(result.stored["params"]))
     sections = find_sections(data, section, table_key=table_key, image=image, mpp=params.get("mpp"))
