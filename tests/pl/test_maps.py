@@ -283,12 +283,14 @@ def test_title(spots):
 
 
 def test_truth_and_prediction_are_of_one_size_on_the_users_axes(sdata):
-    figure, own = plt.subplots(1, 2, figsize=(6, 3))
-    hc.pl.abundance(sdata, "Tumour", ax=own)
+    figure, own = plt.subplots(2, 2, figsize=(6, 6))
+    hc.pl.abundance(sdata, ["Tumour", "α_β"], ax=own)  # the title of one has a line more
     figure.draw_without_rendering()
-    first, second = (ax.get_window_extent() for ax in own)
-    assert first.size == pytest.approx(second.size)
-    assert first.x1 < second.x0
+    for row in own:
+        first, second = (ax.get_window_extent() for ax in row)
+        assert first.size == pytest.approx(second.size)
+        assert (first.y0, first.y1) == pytest.approx((second.y0, second.y1))
+        assert first.x1 < second.x0
 
 
 def test_a_colour_bar_stays_in_its_part_of_a_subfigure(sdata):
