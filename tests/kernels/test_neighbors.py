@@ -129,7 +129,7 @@ def test_spacing_of_spots_off_the_grid_is_as_it_was(data_dir):
 def test_default_length_scale_of_tiles_is_that_of_their_pitch(data_dir):
     slide = hc.io.slide(hc.datasets.example_slide())
     for size_um in (112, 224):
-        hc.pp.tiles(slide, size_um=size_um)
+        hc.pp.tiles(slide, size_um=size_um, overwrite=True)
         table = slide["tile_table"]
         table.obsm["abundance"] = np.random.default_rng(0).random((table.n_obs, 3))
         table.obs["kind"] = pd.Categorical(np.arange(table.n_obs) % 3)

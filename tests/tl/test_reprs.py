@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from anndata import AnnData
-from matplotlib_scalebar.scalebar import ScaleBar
+from matplotlib.offsetbox import AnchoredOffsetbox
 
 import histocell as hc
 
@@ -42,6 +42,6 @@ def test_resolution_that_was_given_is_kept_for_the_scalebar(tissue):
     adata = AnnData(obs=cells.obs[["cell_type"]], obsm={"spatial": cells.obsm["spatial"]})
     hc.tl.colocalization(adata, "cell_type", local=("tumour", "fibroblast"), mpp=0.5)
     axes = hc.pl.colocalization_pair(adata, "tumour", "fibroblast", show=False)
-    assert [each for each in axes[0].get_children() if isinstance(each, ScaleBar)]
+    assert [each for each in axes[0].artists if isinstance(each, AnchoredOffsetbox)]
     assert axes[0].get_xlim()[1] == pytest.approx(350, rel=0.2)  # um of 700 px
     plt.close("all")
