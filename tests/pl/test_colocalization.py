@@ -151,6 +151,16 @@ class TestMap:
         with pytest.raises(ValueError, match="is not a result"):
             hc.pl.colocalization(adata, "nothing")
 
+    def test_bad_numbers_are_errors_before_there_is_a_figure(self, adata):
+        with pytest.raises(ValueError, match="vmax must be a positive number, not -1"):
+            hc.pl.colocalization(adata, vmax=-1)
+        for plot in (hc.pl.colocalization, hc.pl.colocalization_network):
+            with pytest.raises(ValueError, match="significance must be a number from 0 to 1, not 5"):
+                plot(adata, significance=5)
+        with pytest.raises(TypeError, match="min_r must be a number"):
+            hc.pl.colocalization_network(adata, min_r="0.1")
+        assert plt.get_fignums() == []
+
     def test_many_types(self, adata):
         r = np.random.default_rng(0).uniform(-1, 1, size=(80, 80))
         names = np.array([f"type {index}" for index in range(80)], dtype=object)
@@ -203,6 +213,10 @@ class TestNetwork:
             ax = hc.pl.colocalization_network(adata)
         colors = {text.get_text(): text.get_color() for text in ax.texts}
         assert colors["Tumour"] == "white"
+
+    def test_pairs_that_are_too_weak_are_no_lack_of_significance(self, adata):
+        ax = hc.pl.colocalization_network(adata, min_r=0.6)
+        assert "no pair with adjusted\np ≤ 0.05 and |R| ≥ 0.6" in [text.get_text() for text in ax.texts]
 
     def test_nothing_significant(self, adata):
         ax = hc.pl.colocalization_network(adata, significance=1e-9)

@@ -65,7 +65,7 @@ def test_path_of_a_ridge(trained):
     assert ax.get_xscale() == "log"
     assert ax.get_ylabel() == "CC on held-out groups"
     np.testing.assert_allclose(lines(ax)["mean"].get_ydata(), [0.15, 0.25, 0.5, 0.25, 0.1])
-    assert lines(ax)["best mean: 1"].get_xdata()[0] == pytest.approx(1)
+    assert lines(ax)["best penalty: 1"].get_xdata()[0] == pytest.approx(1)
     trained.uns["abundance_model"]["config"] = "no json"
     assert hc.pl.history(trained).get_ylabel() == "score on held-out groups"
 

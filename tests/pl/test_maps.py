@@ -121,6 +121,15 @@ def test_missing_slots_say_what_to_run(spots):
     assert plt.get_fignums() == []
 
 
+def test_no_rows(spots):
+    empty = spots[spots.obs["section"] == "S9"].copy()
+    with pytest.raises(ValueError, match="no spot to draw: the table has no rows"):
+        hc.pl.abundance(empty, "Tumour")
+    with pytest.raises(ValueError, match="no patch to show: the table has no rows"):
+        hc.pl.patches(empty)
+    assert plt.get_fignums() == []
+
+
 def test_truth_alone(spots):
     assert isinstance(hc.pl.abundance(spots, "Tumour", key="cell_abundance"), Axes)
 
@@ -292,12 +301,14 @@ def test_title(spots):
 
 
 def test_truth_and_prediction_are_of_one_size_on_the_users_axes(sdata):
-    figure, own = plt.subplots(1, 2, figsize=(6, 3))
-    hc.pl.abundance(sdata, "Tumour", ax=own)
+    figure, own = plt.subplots(2, 2, figsize=(6, 6))
+    hc.pl.abundance(sdata, ["Tumour", "α_β"], ax=own)  # the title of one has a line more
     figure.draw_without_rendering()
-    first, second = (ax.get_window_extent() for ax in own)
-    assert first.size == pytest.approx(second.size)
-    assert first.x1 < second.x0
+    for row in own:
+        first, second = (ax.get_window_extent() for ax in row)
+        assert first.size == pytest.approx(second.size)
+        assert (first.y0, first.y1) == pytest.approx((second.y0, second.y1))
+        assert first.x1 < second.x0
 
 
 def test_a_colour_bar_stays_in_its_part_of_a_subfigure(sdata):
@@ -312,21 +323,29 @@ def test_a_colour_bar_stays_in_its_part_of_a_subfigure(sdata):
     assert own.get_window_extent().width > 0.3 * left.bbox.width
 
 
-@pytest.mark.parametrize("size", [(3, 3), (6, 6), (9, 3)])
+@pytest.mark.parametrize("size", [(4, 4), (6, 6), (9, 3)])
 @pytest.mark.parametrize("layout", [None, "constrained"])
-def test_a_colour_bar_stays_in_the_place_of_the_users_axes(sdata, size, layout):
+def test_a_map_stays_in_the_place_of_the_users_axes(sdata, size, layout, assert_inside):
     figure, own = plt.subplots(2, 2, figsize=size, layout=layout)
-    places = [ax.get_position().frozen() for ax in own.flat]
+    places = [ax.get_position().bounds for ax in own.flat]
+    sdata["table"].obs["section"] = "a slide with a long name"
     hc.pl.abundance(sdata, "Tumour", truth=False, ax=own[0, 0])
-    figure.draw_without_rendering()
-    inverse = figure.transFigure.inverted()
-    (bar,) = own[0, 0].child_axes
-    box = bar.get_tightbbox().transformed(inverse)
-    if layout:
-        assert box.x1 <= own[0, 1].get_tightbbox().transformed(inverse).x0 + 0.01
-    else:
-        assert box.x1 <= places[0].x1 + 0.01
-        assert [ax.get_position().bounds for ax in own.flat[1:]] == [place.bounds for place in places[1:]]
+    assert_inside(own[0, 0], own.flat[1:])
+    if not layout:
+        assert [ax.get_position().bounds for ax in own.flat[1:]] == places[1:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "section"),
+    [(kind, "CMU-1-Small-Region") for kind in ("2 x 2", "3 in", "constrained")]
+    + [(kind, "TCGA-05-4244-01Z-00-DX1.d4ff32cd-38cf-40ea-8213") for kind in ("2 x 2", "3 in")],
+)
+def test_a_long_title_stays_on_the_figure(sdata, kind, section, user_axes, assert_inside):
+    ax, others = user_axes(kind)
+    sdata["table"].obs["section"] = section
+    hc.pl.abundance(sdata, "Tumour", truth=False, ax=ax)
+    assert_inside(ax, others)
+    assert ax.get_title() in {f"{section}, Tumour", f"{section}\nTumour"}
 
 
 def test_the_scalebar_covers_no_data_and_has_its_length(sdata):

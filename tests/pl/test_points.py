@@ -12,6 +12,7 @@ import pytest
 import shapely
 from anndata import AnnData
 from matplotlib.collections import EllipseCollection, PolyCollection
+from skimage.color import rgb2lab
 from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import get_transformation
 
@@ -102,10 +103,38 @@ def test_tissue_shows_through_tiles(tiles):
         height, width, _ = (shown := rendered(ax)).shape
         return shown[height // 3 : -height // 3, width // 3 : -width // 3].std(axis=(0, 1)).max()
 
-    assert contrast() > 15
+    assert contrast() > 8
     assert contrast(alpha=1.0) < 1
     assert contrast(alpha=0.2) > contrast() > contrast(alpha=0.9)
     assert hc.pl.abundance(sdata, "Tumour", truth=False, image=False).images[0].get_alpha() is None
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_tiles_have_the_colours_of_their_bar_on_dark_tissue(tiles, value):
+    sdata = tiles()
+    sdata["table"].obsm["predicted_abundance"]["Tumour"] = value
+
+    def error(**kwargs):
+        """Between the value and the one whose colour on the bar is nearest to that of the tiles."""
+        ax = hc.pl.abundance(sdata, "Tumour", truth=False, vmax=1.0, **kwargs)
+        shown = rendered(ax)
+        height, width, _ = shown.shape
+        seen = shown[height // 3 : -height // 3, width // 3 : -width // 3].mean(axis=(0, 1))
+        (bar,) = ax.child_axes
+        colors = bar._colorbar.cmap(np.linspace(0, 1, 256))[:, :3]
+        nearest = np.argmin(np.linalg.norm(rgb2lab(colors) - rgb2lab(seen / 255), axis=1))
+        return abs(nearest / 255 - value)
+
+    assert error() < 0.1
+    if 0 < value < 1:
+        assert error() < error(image_alpha=1, alpha=0.6)
+
+
+def test_tissue_is_grey_under_tiles_unless_its_opacity_is_given(tiles, spots, picture):
+    under = hc.pl.abundance(tiles(), "Tumour", truth=False).images[0]
+    assert (under.get_array().ndim, under.get_alpha()) == (2, 0.8)
+    under = hc.pl.abundance(spots, "Tumour", truth=False, image=picture).images[0]
+    assert (under.get_array().ndim, under.get_alpha()) == (3, 0.45)
 
 
 def test_the_colour_bar_of_tiles_is_as_they_look_on_white(tiles):

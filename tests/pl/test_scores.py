@@ -132,6 +132,13 @@ def test_frame_of_something_else(user_sees):
         hc.pl.scores(pd.DataFrame({"x": ["a"], "y": ["b"], "R": [0.1]}))
 
 
+def test_two_runs_of_one_name():
+    with pytest.raises(ValueError, match="several scores of 'mlp'.*a name of its own"):
+        hc.pl.scores(pd.concat([tidy(), tidy()]), models="ridge")
+    again = tidy().assign(model=lambda table: "second " + table["model"])
+    hc.pl.scores(pd.concat([tidy(), again]))
+
+
 @pytest.mark.parametrize("kind", ["2 x 2", "3 in", "constrained"])
 @pytest.mark.parametrize("k", [1, 12, 30])
 def test_names_and_legend_have_room(scored, kind, k, user_axes, assert_inside, assert_apart):

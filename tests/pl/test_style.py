@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import histocell as hc
-from histocell.pl._style import PALETTE, add_scalebar, colors_of
+from histocell.pl._style import PALETTE, add_colorbar, add_scalebar, colors_of
 
 ORDER = [
     "data",
@@ -60,3 +60,31 @@ def test_scalebars_are_round_and_at_most_a_quarter(width_um, length):
     assert text == (f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm")
     (line,) = bar.findobj(plt.Line2D)
     assert np.ptp(line.get_xdata()) * 0.5 == pytest.approx(length)
+
+
+@pytest.mark.parametrize(
+    ("values", "extend"), [([0, 1], "neither"), ([0, 2], "max"), ([-1, 1], "min"), ([-1, 2], "both")]
+)
+def test_a_colour_bar_is_pointed_where_values_lie_beyond_it(values, extend):
+    _, ax = plt.subplots()
+    drawn = ax.scatter([0, 1, 2], [0, 1, 2], c=[*values, np.nan], vmin=0, vmax=1)
+    assert add_colorbar(ax, drawn).extend == extend
+
+
+@pytest.mark.parametrize("name", ["patches", "scores", "history", "colocalization", "colocalization_network"])
+def test_what_is_no_axes_is_refused(name):
+    sdata = hc.datasets.synthetic_tissue(3, n_patients=3, size_px=600)
+    hc.pp.patches(sdata)
+    hc.pp.split(sdata, by="patient", test=["P3"])
+    sdata["table"].obsm["X"] = sdata["table"].obsm["cell_abundance"].to_numpy()
+    hc.tl.fit_abundance(sdata, "X", model="ridge")
+    hc.tl.predict_abundance(sdata)
+    hc.tl.evaluate_abundance(sdata)
+    hc.tl.colocalization(sdata)
+    plot = getattr(hc.pl, name)
+    figure, axes = plt.subplots(1, 2)
+    with pytest.raises(TypeError, match=r"ax takes axes of matplotlib, such as those of plt.subplots\(\), not Figure"):
+        plot(sdata, ax=figure)
+    with pytest.raises(ValueError, match="ax holds 2 axes"):
+        plot(sdata, ax=axes)
+    assert plot(sdata, ax=axes[:1]) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import matplotlib as mpl
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import LayoutEngine
     from matplotlib.legend import Legend
     from matplotlib.text import Text
     from numpy.typing import NDArray
@@ -56,14 +59,19 @@ def fit(axes: Sequence[Axes], resize: Callable[[float], None], largest: Callable
     largest
         The size in points that the axes, as they are, have room for.
     """
+    figure = axes[0].get_figure(root=True)
+    engine = figure and figure.get_layout_engine()
     cells = [_cell(axis, axes) for axis in axes]
     starts = [axis.get_position(original=True).get_points() for axis in axes]
 
     def fits(size: float) -> bool:
         for _ in range(PASSES):
             resize(size)
-            enough = [_make_room(*each) for each in zip(axes, starts, cells, strict=True)]
-        return all(enough) and largest() >= size
+            if figure and engine:
+                enough = _lay_out(figure, engine)
+            else:
+                enough = _make_room(axes, starts, cells)
+        return enough and largest() >= size
 
     size = font_size("ytick.labelsize")
     if not fits(size):
@@ -73,7 +81,8 @@ def fit(axes: Sequence[Axes], resize: Callable[[float], None], largest: Callable
             low, high = (middle, high) if fits(middle) else (low, middle)
         size = low
         fits(size)
-    _make_equal(axes)
+    if not engine:
+        _make_equal(axes, starts)
     resize(size)
 
 
@@ -89,6 +98,38 @@ def resize_text(axis: Axes, legend: Legend, heading: Text, size: float) -> None:
     lines = 1 + axis.get_xlabel().count("\n")
     below = size + 1.3 * lines * label_size + 14  # ticks, their numbers, the label
     legend.set_bbox_to_anchor((1, -below / box_size(axis)[1]), axis.transAxes)
+
+
+def fit_maps(axes: Sequence[Axes]) -> None:
+    """Make room for the titles, colour bars and scalebars of maps."""
+    resize = partial(_resize_maps, axes, [_cell(axis, axes) for axis in axes])
+    fit(axes, resize, lambda: min(box_size(axis)[0] for axis in axes) / 12)
+
+
+def _resize_maps(axes: Sequence[Axes], cells: Sequence[Corners], size: float) -> None:
+    """Text of the colour bars in this size, titles and notes hardly larger."""
+    for axis, cell in zip(axes, cells, strict=True):
+        _resize_title(axis, cell, min(font_size("axes.titlesize"), 1.2 * size))
+        axis.xaxis.label.set_fontsize(min(font_size("axes.labelsize"), size))
+        axis.yaxis.label.set_fontsize(min(font_size("axes.labelsize"), 1.2 * size))
+        for bar in axis.child_axes:
+            bar.tick_params(labelsize=size)
+            bar.yaxis.label.set_fontsize(min(font_size("axes.labelsize"), 1.2 * size))
+
+
+def _resize_title(axis: Axes, cell: Corners, size: float) -> None:
+    """A title of at most this size, in two lines or smaller where it would leave the part of the figure around its axes."""
+    axis.apply_aspect()
+    middle = _fractions(axis, None)[:, 0].mean()
+    room = max(2 * min(middle - cell[0, 0], cell[1, 0] - middle), 0.02)  # a layout may have moved the axes elsewhere
+
+    def too_wide() -> float:
+        return float(np.ptp(_fractions(axis, axis.title.get_window_extent())[:, 0])) / room
+
+    axis.title.set_fontsize(size)
+    if too_wide() > 1:
+        axis.title.set_text(axis.get_title().replace(", ", "\n"))
+        axis.title.set_fontsize(size / max(too_wide(), 1))
 
 
 def _cell(axis: Axes, ours: Sequence[Axes]) -> Corners:
@@ -109,30 +150,38 @@ def _cell(axis: Axes, ours: Sequence[Axes]) -> Corners:
     return cell
 
 
-def _make_room(axis: Axes, start: Corners, cell: Corners) -> bool:
-    """Set the largest position inside of `start` with which all that is written around the axes lies in `cell`, if any."""
-    figure, whole = axis.figure, axis.get_figure(root=True)
-    if whole is not None and (engine := whole.get_layout_engine()):
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            engine.execute(whole)
-        return not said  # "constrained_layout not applied": there is no room
-    margin = np.abs(_fractions(axis, axis.get_tightbbox(for_layout_only=True)) - _fractions(axis, None))
-    margin += PAD * figure.dpi / 72 / np.array(figure.bbox.size)
-    low, high = np.maximum(start[0], cell[0] + margin[0]), np.minimum(start[1], cell[1] - margin[1])
-    enough = bool((high - low > LEAST_SHARE * (start[1] - start[0])).all())
-    axis.set_position(Bbox([low, high]) if enough else Bbox(start))
+def _lay_out(figure: Figure, engine: LayoutEngine) -> bool:
+    """Let the layout engine of the figure make room; whether there was some."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        engine.execute(figure)
+    return not said  # "constrained_layout not applied": there is no room
+
+
+def _make_room(axes: Sequence[Axes], starts: Sequence[Corners], cells: Sequence[Corners]) -> bool:
+    """Set the largest positions inside of `starts` with which all that is written around the axes lies in `cells`, if any."""
+    enough = True
+    for axis, start, cell in zip(axes, starts, cells, strict=True):
+        margin = np.abs(_fractions(axis, axis.get_tightbbox(for_layout_only=True)) - _fractions(axis, None))
+        margin += PAD * axis.figure.dpi / 72 / np.array(axis.figure.bbox.size)
+        low, high = np.maximum(start[0], cell[0] + margin[0]), np.minimum(start[1], cell[1] - margin[1])
+        fits = bool((high - low > LEAST_SHARE * (start[1] - start[0])).all())
+        axis.set_position(Bbox([low, high]) if fits else Bbox(start))
+        enough &= fits
     return enough
 
 
-def _make_equal(axes: Sequence[Axes]) -> None:
-    """Maps that are shown beside each other have one size."""
-    whole = axes[0].get_figure(root=True)
-    if len(axes) > 1 and whole is not None and whole.get_layout_engine() is None:
-        places = [axis.get_position(original=True).get_points() for axis in axes]
-        half = np.min([high - low for low, high in places], axis=0) / 2
+def _make_equal(axes: Sequence[Axes], starts: Sequence[Corners]) -> None:
+    """Maps that are shown beside each other have one size and one height above the ground."""
+    if len(axes) > 1:
+        places = np.array([axis.get_position(original=True).get_points() for axis in axes])
+        half = np.ptp(places[:, :, 0], axis=1).min() / 2
+        middles = places[:, :, 0].mean(axis=1)
+        places[:, :, 0] = np.column_stack([middles - half, middles + half])
+        moved = places[:, :, 1] - np.array(starts)[:, :, 1]
+        places[:, :, 1] = np.array(starts)[:, :, 1] + [moved[:, 0].max(), moved[:, 1].min()]
         for axis, place in zip(axes, places, strict=True):
-            axis.set_position(Bbox([place.mean(axis=0) - half, place.mean(axis=0) + half]))
+            axis.set_position(Bbox(place))
 
 
 def _fractions(axis: Axes, window: Bbox | None) -> Corners:

@@ -14,7 +14,7 @@ from histocell._core import keys
 from histocell._core.errors import listing, missing_key
 from histocell.metrics import nan_mean
 from histocell.pl._fit import box_size, fit, font_size, resize_text
-from histocell.pl._style import MUTED, PALETTE, finish, new_axes, styled, text_scale
+from histocell.pl._style import MUTED, PALETTE, finish, one_axes, styled, text_scale
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def history(
         msg += f"; it holds: {listing(curves)}. The mean baseline has none"
         raise ValueError(msg)
     with styled(ax is None):
-        axis = new_axes(figsize or (3.5 * text_scale(), 2.7 * text_scale())) if ax is None else ax
+        axis = one_axes(ax, figsize or (3.5 * text_scale(), 2.7 * text_scale()))
         if losses:
             _draw_losses(axis, losses, curves.get("best_epoch"))
         else:
@@ -156,5 +156,7 @@ def _draw_path(ax: Axes, alphas: Floats, score: Floats, label: str) -> None:
     ax.plot(alphas, mean, color=PALETTE[0], linewidth=1.6, label="mean", marker="o" if len(alphas) == 1 else None)
     if np.isfinite(mean).any():
         best = alphas[np.nanargmax(mean)]
-        ax.axvline(best, color=mpl.rcParams["text.color"], linewidth=0.8, linestyle=":", label=f"best mean: {best:.3g}")
+        ax.axvline(
+            best, color=mpl.rcParams["text.color"], linewidth=0.8, linestyle=":", label=f"best penalty: {best:.3g}"
+        )
     ax.set(xscale="log", xlabel="penalty", ylabel=label)

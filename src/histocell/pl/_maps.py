@@ -12,9 +12,10 @@ from histocell import get
 from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell.pl._choices import choose
+from histocell.pl._fit import fit_maps
 from histocell.pl._panels import Look, Panel, map_axes, quantity, upper_limit, views_of
 from histocell.pl._sections import find_sections, tissue_image
-from histocell.pl._style import AMOUNT, add_colorbar, add_scalebar, check_axes, finish, keep_inside, styled
+from histocell.pl._style import AMOUNT, add_colorbar, add_scalebar, check_axes, finish, styled
 from histocell.tables.access import get_table
 from histocell.tables.units import PROPORTION, recorded_unit
 
@@ -81,7 +82,8 @@ def abundance(
         Whether to draw the image under the spots. For an AnnData also the image itself: a path, an array, or a
         mapping from section to either.
     image_alpha
-        Opacity of the image, between 0 and 1; by default it is faded under spots, not under tiles.
+        Opacity of the image in its colours, between 0 and 1; by default it is faded under spots, and grey under tiles,
+        whose colours can then be read off the colour bar.
     alpha
         Opacity of spots and tiles; by default 1, and less for tiles on an image.
     cmap
@@ -161,8 +163,8 @@ def abundance(
         lowest = axes[(len(names) - 1) // n_side * n_side]
         if scalebar:
             _scalebars(axes if ax is not None else lowest[:1] if one_scale else lowest, panels)
-        for row in axes if ax is not None else ():
-            keep_inside(*row)
+        if ax is not None:
+            fit_maps(list(axes.flat))
     return finish(axes[0, 0] if axes.size == 1 else axes, created=ax is None, show=show)
 
 

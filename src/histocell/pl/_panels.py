@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from histocell.pl._points import Drawn
     from histocell.pl._sections import Section
 
-FADED = 0.45  # opacity of an image under spots
-THROUGH = 0.6  # opacity of tiles on an image
-
 
 @dataclass(frozen=True)
 class Panel:
@@ -73,15 +70,11 @@ class Look:
                 check_share(opacity, name)
 
     def draw(self, ax: Axes, panel: Panel, name: str, vmax: float) -> Drawn:
-        """A map; spots stand on a faded image, tiles let a clear one show through."""
+        """A map of a cell type."""
         section = panel.section
-        pixels, view = self.images[section.name], self.views[section.name]
-        through = section.square and pixels is not None
-        alpha = (THROUGH if through else None) if self.alpha is None else self.alpha
-        image_alpha = (1.0 if through else FADED) if self.image_alpha is None else self.image_alpha
-        draw_tissue(ax, pixels, view, alpha=image_alpha)
+        draw_tissue(ax, section, self.images[section.name], self.views[section.name], alpha=self.image_alpha)
         values = panel.column(name)
-        return draw_spots(ax, section, values, cmap=self.cmap, vmax=vmax, size=self.size, alpha=alpha)
+        return draw_spots(ax, section, values, cmap=self.cmap, vmax=vmax, size=self.size, alpha=self.alpha)
 
 
 def _column(frame: pd.DataFrame, name: str, section: Section) -> NDArray[np.float64]:

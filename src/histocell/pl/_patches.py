@@ -21,7 +21,7 @@ from histocell.pl._style import (
     add_scalebar,
     finish,
     hide_frame,
-    new_axes,
+    one_axes,
     points_per_unit,
     styled,
     text_scale,
@@ -156,6 +156,9 @@ def patches(
     check_patches(table, regions)
     images = {row: region.image for region in regions for row in region.rows if region.image is not None}
     shown = np.concatenate([group.rows for group in groups])
+    if len(shown) == 0:
+        msg = "there is no patch to show: the table has no rows"
+        raise ValueError(msg)
     with styled(ax is None):
         sheet = _Sheet.lay(groups, ncols, figsize, ax)
         for row, corner in sheet.corners(groups):
@@ -220,7 +223,7 @@ class _Sheet:
         ncols = ncols or _patches_per_row([len(group.rows) for group in groups])
         width, height = ncols * (1 + GAP) + GAP, sum(_height(group, ncols) for group in groups)
         scale = text_scale()
-        axis = new_axes(figsize or (width * 1.1 * scale, height * 1.1 * scale + 0.3 * scale)) if ax is None else ax
+        axis = one_axes(ax, figsize or (width * 1.1 * scale, height * 1.1 * scale + 0.3 * scale))
         hide_frame(axis)
         axis.set(xlim=(-GAP, width - GAP), ylim=(height, -GAP), aspect="equal")
         if ax is None and (figure := axis.get_figure(root=True)) is not None:

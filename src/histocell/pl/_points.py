@@ -29,16 +29,28 @@ SMALLEST = 0.7  # typographic points: diameter below which nothing is seen
 DENSE = 0.5  # typographic points: distance below which points are not told apart
 UNKNOWN = "0.7"
 MOST_PIXELS = 50_000_000
+FADED = 0.45  # opacity of an image under spots
+GREY = 0.8  # of one under tiles, in grey: colours under theirs would make others that are not in the colour bar
+THROUGH = 0.75  # opacity of tiles on an image
+BRIGHTNESS = (0.299, 0.587, 0.114)  # of red, green and blue
 
 
-def draw_tissue(ax: Axes, pixels: NDArray[np.uint8] | None, view: Floats, *, alpha: float = 1.0) -> None:
-    """The image, faded to white, or a plain background; y runs downwards, both axes have one unit."""
+def draw_tissue(
+    ax: Axes, section: Section, pixels: NDArray[np.uint8] | None, view: Floats, *, alpha: float | None = None
+) -> None:
+    """The image or a plain background; y runs downwards, both axes have one unit.
+
+    By default the image is faded under spots, and grey under tiles; an opacity shows it in its colours.
+    """
     (x0, y0), (x1, y1) = view
     hide_frame(ax)
     ax.set_facecolor(BACKGROUND if pixels is None else "white")
     if pixels is not None:
-        extent = (x0, x1, y1, y0)
-        ax.imshow(pixels, extent=extent, alpha=alpha, origin="upper", interpolation="antialiased", zorder=0)
+        shown = pixels @ BRIGHTNESS if section.square and alpha is None else pixels
+        if alpha is None:
+            alpha = GREY if section.square else FADED
+        extent, smooth = (x0, x1, y1, y0), "antialiased"
+        ax.imshow(shown, extent=extent, alpha=alpha, cmap="gray", vmin=0, vmax=255, interpolation=smooth, zorder=0)
     ax.set(xlim=(x0, x1), ylim=(y1, y0), aspect="equal")
 
 
@@ -52,11 +64,13 @@ def draw_spots(
     size: float = 1.0,
     alpha: float | None = None,
 ) -> Drawn:
-    """Spots coloured by `values` between 0 and `vmax`; hollow where there is no value.
+    """Spots coloured by `values` between 0 and `vmax`; hollow where there is no value. Tiles let an image show through.
 
     Tiles that lie on a grid are drawn as an image without seams, and so are points that are too many to be told apart:
     as their means over squares of about a px.
     """
+    if alpha is None and section.square and section.image is not None:
+        alpha = THROUGH
     known = np.isfinite(values)
     pixels = _pixels(ax, section, known, values, size)
     spots = _shapes(ax, section, known, size) if pixels is None else _image(ax, pixels)

@@ -14,7 +14,7 @@ from histocell._core import keys
 from histocell._core.errors import listing
 from histocell.pl._choices import choose
 from histocell.pl._fit import box_size, fit, resize_text
-from histocell.pl._style import MUTED, colors_of, finish, new_axes, styled, text_scale
+from histocell.pl._style import MUTED, colors_of, finish, one_axes, styled, text_scale
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def scores(
     types = _type_order(by_model[(drawn or names)[0]], metric)
     with styled(ax is None):
         own = figsize or (4.4 * text_scale(), (1.0 + 0.21 * (len(types) + 1)) * text_scale())
-        axis = new_axes(own) if ax is None else ax
+        axis = one_axes(ax, own)
         colors = colors_of(drawn, palette)
         if palette is None and len(names) > 1 and MEAN in drawn:
             colors[MEAN] = MUTED
@@ -159,6 +159,11 @@ def _read(data: Data | pd.DataFrame, key: str, table_key: str | None) -> pd.Data
         raise ValueError(msg)
     target = "cell_type" if "cell_type" in named else named[0]
     table = table.rename(columns={target: "cell_type"})
+    if (twice := table.duplicated(["model", "group", "metric", "cell_type"])).any():
+        model = table["model"][twice].iloc[0]
+        msg = f"the table has several scores of {model!r} for one cell type, group and metric: give each run a name of its own"
+        msg += ' in the column "model" before they are concatenated'
+        raise ValueError(msg)
     return table.astype(dict.fromkeys(("model", "group", "cell_type", "metric"), str))
 
 

@@ -89,6 +89,9 @@ def find_sections(
     sections = Sections(data, table_key=table_key, mpp=mpp)
     source = None if isinstance(image, bool) else image
     regions = {region.section: region for region in sections.regions(image=source, need_image=False, thumbnails=True)}
+    if not regions:
+        msg = "there is no spot to draw: the table has no rows"
+        raise ValueError(msg)
     chosen = regions if section is None else choose(section, regions, "section")
     return [_section(data, sections, regions[name], with_image=image is not False) for name in chosen]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, is_color_like
 from matplotlib.lines import Line2D
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
     from matplotlib.colorbar import Colorbar
     from matplotlib.typing import ColorType
     from numpy.typing import NDArray
@@ -113,9 +113,11 @@ def colors_of(names: Sequence[str], palette: Palette | None) -> dict[str, ColorT
     return chosen
 
 
-def new_axes(figsize: tuple[float, float]) -> Axes:
-    """The only axes of a new figure."""
-    return plt.subplots(figsize=figsize, layout="constrained")[1]
+def one_axes(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
+    """The axes that the user brought, or the only ones of a new figure."""
+    if ax is None:
+        return plt.subplots(figsize=figsize, layout="constrained")[1]
+    return check_axes(ax, (1,), "this plot needs one")[0]
 
 
 def check_axes(
@@ -123,6 +125,9 @@ def check_axes(
 ) -> NDArray[np.object_]:
     """The axes that the user brought, in the shape of what is drawn on them."""
     axes = np.array(ax, dtype=object)
+    if odd := [type(each).__name__ for each in axes.flat if not isinstance(each, Axes)]:
+        msg = f"ax takes axes of matplotlib, such as those of plt.subplots(), not {listing(sorted(set(odd)))}"
+        raise TypeError(msg)
     if axes.size != np.prod(shape):
         msg = f"ax holds {axes.size} axes; {needed}"
         raise ValueError(msg)
@@ -174,8 +179,13 @@ class ScaleBar(AnchoredOffsetbox):
     length_um: float
 
 
-def add_colorbar(ax: Axes, drawn: ScalarMappable, label: str = "", *, extend: str = "neither") -> Colorbar:
-    """A colour bar on the right of the axes, as high as what is drawn there; `keep_inside` makes room for it."""
+def add_colorbar(ax: Axes, drawn: ScalarMappable, label: str = "", *, extend: str | None = None) -> Colorbar:
+    """A colour bar on the right of the axes, as high as what is drawn there; pointed where values lie beyond it."""
+    if extend is None:
+        values = np.ma.masked_invalid(np.ma.asarray(drawn.get_array(), dtype=np.float64)).compressed()
+        low, high = drawn.get_clim()
+        beyond = bool(np.min(values, initial=low) < low), bool(np.max(values, initial=high) > high)
+        extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
     if (alpha := drawn.get_alpha()) is not None:  # as it looks on white, on a dark figure, too, and without seams
         colors = drawn.get_cmap()(np.linspace(0, 1, 256))[:, :3]
         drawn = ScalarMappable(drawn.norm, ListedColormap(1 - float(alpha) * (1 - colors)))
@@ -190,30 +200,6 @@ def add_colorbar(ax: Axes, drawn: ScalarMappable, label: str = "", *, extend: st
     bar.update_ticks()
     bar.set_label(label)
     return bar
-
-
-def keep_inside(*axes: Axes) -> None:
-    """Shrink axes of the user's, all alike, until what hangs on the right of the last, such as a colour bar, lies in its place.
-
-    A figure with a layout of its own does that by itself.
-    """
-    last, root = axes[-1], axes[-1].figure.get_figure(root=True)
-    if root is None or root.get_layout_engine() is not None:
-        return
-    to_place = last.figure.transSubfigure.inverted()
-    places = [ax.get_position(original=True) for ax in axes]
-    edge, width, share = places[-1].x1, places[-1].width, 1.0
-    for ax in axes:
-        ax.set_anchor("W")
-    for _ in range(3):  # narrower axes of a fixed aspect are lower, too
-        last.apply_aspect()
-        boxes = filter(None, (each.get_tightbbox() for each in (*last.child_axes, last.yaxis)))
-        right = max((to_place.transform(box.max)[0] for box in boxes), default=edge)
-        if right <= edge + 1e-3:
-            break
-        share = max(share - (right - edge) / width, 0.3)
-        for ax, place in zip(axes, places, strict=True):
-            ax.set_position((place.x0, place.y0, place.width * share, place.height))
 
 
 def points_per_unit(ax: Axes) -> float:

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.cluster import hierarchy
 
+from histocell._core.arguments import check_positive, check_share
 from histocell._core.errors import listing
 from histocell.pl._choices import choose
 from histocell.pl._colocalization.result import DIVERGING, KEY, read_result
@@ -113,7 +114,12 @@ def colocalization(
     tree = _linkage(table, maps[0], names, linkage)
     order = np.arange(len(names)) if tree is None else hierarchy.leaves_list(tree)
     off = ~np.eye(len(names), dtype=bool)
-    limit = vmax or max((np.nanmax(np.abs(each[off]), initial=0) for each in maps), default=0) or 1.0
+    if vmax is not None:
+        check_positive(vmax, "vmax")
+    if significance is not None:
+        check_share(significance, "significance")
+    strongest = max(np.nanmax(np.abs(each[off]), initial=0) for each in maps)
+    limit = vmax or strongest or 1.0
     with styled(ax is None):
         axes = list(
             _new_axes(len(maps), len(names), figsize)
@@ -133,7 +139,10 @@ def colocalization(
         if tree is not None and ax is None:
             _draw_tree(axes[0].inset_axes((-0.11, 0, 0.1, 1)), tree)
         label = ", ".join(dict.fromkeys(result.effect_name for result in results))
-        bar = _colorbar(axes, image, label, significance if dots else None, created=ax is None)
+        bar = _colorbar(axes, image, label, created=ax is None, extend="both" if strongest > limit else "neither")
+        if dots:
+            note = f"dot: adjusted\np ≤ {significance:g}"
+            bar.text(0, -0.12, note, transform=bar.transAxes, ha="left", va="top")
         fit(axes, partial(_resize, axes, bar), lambda: 0.95 * box_size(axes[0])[1] / len(names))
         for each in dots:
             each.set_sizes([min(0.33 * box_size(axes[0])[1] / len(names), 6) ** 2])  # a third of a cell
@@ -206,17 +215,13 @@ def _name_axes(axes: Sequence[Axes], names: list[str], *, created: bool) -> None
             spine.set_visible(False)
 
 
-def _colorbar(axes: Sequence[Axes], image: AxesImage, label: str, significance: float | None, *, created: bool) -> Axes:
-    """The colour bar, which says what a dot is, too."""
+def _colorbar(axes: Sequence[Axes], image: AxesImage, label: str, *, created: bool, extend: str) -> Axes:
     if created:
-        bar = axes[-1].figure.colorbar(image, ax=list(axes), shrink=0.45, aspect=16, pad=0.02)
+        bar = axes[-1].figure.colorbar(image, ax=list(axes), shrink=0.45, aspect=16, pad=0.02, extend=extend)
     else:
-        bar = axes[-1].figure.colorbar(image, cax=axes[-1].inset_axes((1.04, 0.36, 0.05, 0.6)))
+        bar = axes[-1].figure.colorbar(image, cax=axes[-1].inset_axes((1.04, 0.36, 0.05, 0.6)), extend=extend)
     bar.outline.set_visible(False)
     bar.set_label(label)
-    if significance is not None:
-        note = f"dot: adjusted\np ≤ {significance:g}"
-        bar.ax.text(0, -0.12, note, transform=bar.ax.transAxes, ha="left", va="top")
     return bar.ax
 
 

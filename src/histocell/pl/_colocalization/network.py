@@ -12,11 +12,12 @@ from matplotlib.lines import Line2D
 from scipy.cluster import hierarchy
 from scipy.optimize import isotonic_regression
 
+from histocell._core.arguments import check_amount, check_share
 from histocell.pl._choices import choose
 from histocell.pl._colocalization.map import cluster
 from histocell.pl._colocalization.result import DIVERGING, KEY, read_result
 from histocell.pl._fit import box_size, fit, font_size
-from histocell.pl._style import MUTED, finish, hide_frame, new_axes, styled, text_scale
+from histocell.pl._style import MUTED, finish, hide_frame, one_axes, styled, text_scale
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
-    from matplotlib.text import Annotation
+    from matplotlib.text import Annotation, Text
     from numpy.typing import NDArray
 
     from histocell.tables.access import Data
@@ -93,6 +94,8 @@ def colocalization_network(
     >>> hc.tl.colocalization(sdata)
     >>> ax = hc.pl.colocalization_network(sdata, show=False)
     """
+    check_share(significance, "significance")
+    check_amount(min_r, "min_r")
     result = read_result(get_table(data, table_key), key)
     names = result.names if cell_types is None else choose(cell_types, result.names, "cell type")
     if len(names) > 2:
@@ -101,7 +104,7 @@ def colocalization_network(
     angle = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
     points = np.column_stack([np.cos(angle), np.sin(angle)])
     with styled(ax is None):
-        axis = new_axes(figsize or (4.6 * text_scale(), 4.2 * text_scale())) if ax is None else ax
+        axis = one_axes(ax, figsize or (4.6 * text_scale(), 4.2 * text_scale()))
         limit = float(np.max(np.abs(strength), initial=0)) or 1.0
         curves = [_curve(points[a], points[b]) for a, b in zip(first, second, strict=True)]
         widths = 0.5 + WIDEST * np.abs(strength) / limit
@@ -115,12 +118,18 @@ def colocalization_network(
         if title is not None:
             axis.set_title(title, pad=8 + font_size("ytick.labelsize"))  # above the name on top
         labels = [_name_node(axis, *each) for each in zip(names, points, colors, strict=True)]
+        middle = None
         if len(strength):
             heading = f"{result.effect_name}, adjusted p ≤ {significance:g}"
             _legend(axis, limit, np.unique(np.sign(strength)), cmap, heading)
         else:
-            axis.text(0, 0, f"no pair with adjusted\np ≤ {significance:g}", ha="center", va="center", color=MUTED)
-        fit([axis], partial(_resize, axis, labels, points), lambda: min(box_size(axis)) / max(12, 0.6 * len(names)))
+            note = f"no pair with adjusted\np ≤ {significance:g}" + (f" and |R| ≥ {min_r:g}" if min_r > 0 else "")
+            middle = axis.text(0, 0, note, ha="center", va="center", color=MUTED)
+        fit(
+            [axis],
+            partial(_resize, axis, labels, points, middle),
+            lambda: min(box_size(axis)) / max(12, 0.6 * len(names)),
+        )
     return finish(axis, created=ax is None, show=show)
 
 
@@ -164,8 +173,12 @@ def _name_node(ax: Axes, name: str, point: NDArray[np.float64], color: str) -> A
     )
 
 
-def _resize(ax: Axes, labels: Sequence[Annotation], points: NDArray[np.float64], size: float) -> None:
-    """Names in this size, each on a line of its own, as near to its node as that goes."""
+def _resize(
+    ax: Axes, labels: Sequence[Annotation], points: NDArray[np.float64], middle: Text | None, size: float
+) -> None:
+    """Names in this size, each on a line of its own, as near to its node as that goes; a note within the circle."""
+    if middle is not None:
+        middle.set_fontsize(min(font_size("axes.labelsize"), box_size(ax)[0] / 16))
     at_right = points[:, 0] > -1e-9
     line = 2.1 * 1.15 * size / min(box_size(ax))
     for side in (at_right, ~at_right):
@@ -191,7 +204,9 @@ def _legend(ax: Axes, limit: float, signs: NDArray[np.float64], cmap: str | Colo
                     [], [], color=color, linewidth=width, label=f"{share * limit:+.2f}".replace("-", "\N{MINUS SIGN}")
                 )
             )
-    size = min(font_size("legend.fontsize"), box_size(ax)[0] / 25)  # the width of four columns
+    size = min(
+        font_size("legend.fontsize"), box_size(ax)[0] / max(20, 6.25 * len(handles))
+    )  # of the title or the columns
     ax.legend(
         handles=handles,
         title=title,

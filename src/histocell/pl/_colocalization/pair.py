@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -12,11 +11,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 
+from histocell._core.arguments import check_share
 from histocell._core.errors import MissingKeyError, listing
 from histocell.kernels.null import false_discovery
 from histocell.pl._choices import choose
 from histocell.pl._colocalization.result import DIVERGING, KEY, read_result
-from histocell.pl._fit import box_size, fit, font_size
+from histocell.pl._fit import fit_maps
 from histocell.pl._panels import quantity
 from histocell.pl._points import MANY, draw_spots, draw_tissue
 from histocell.pl._sections import find_sections, tissue_image
@@ -63,7 +63,7 @@ def colocalization_pair(
     section: str | None = None,
     significance: float | None = 0.05,
     image: Images | bool = False,
-    image_alpha: float = 0.45,
+    image_alpha: float | None = None,
     cmap: str | Colormap = AMOUNT,
     palette: Palette | None = None,
     local_cmap: str | Colormap = DIVERGING,
@@ -99,7 +99,7 @@ def colocalization_pair(
     image
         Whether to draw the image under the points. For an AnnData also the image itself.
     image_alpha
-        Opacity of the image, between 0 and 1.
+        Opacity of the image in its colours, between 0 and 1; by default it is faded under spots, and grey under tiles.
     cmap
         Colour map of the abundances.
     palette
@@ -143,6 +143,8 @@ def colocalization_pair(
     table = get_table(data, table_key)
     result = read_result(table, key)
     choose([x, y], result.names, "cell type")
+    if significance is not None:
+        check_share(significance, "significance")
     local, p = _local(table, result, key, x, y)
     params = json.loads(str(result.stored["params"]))
     sections = find_sections(data, section, table_key=table_key, image=image, mpp=params.get("mpp"))
@@ -155,21 +157,21 @@ def colocalization_pair(
         axes = _new_axes(shown, figsize) if ax is None else check_axes(ax, (3,), "a pair needs three")
         colors = colors_of([x, y], palette)
         for axis, name in zip(axes[:2], (x, y), strict=True):
-            draw_tissue(axis, pixels, shown.view, alpha=image_alpha)
+            draw_tissue(axis, shown, pixels, shown.view, alpha=image_alpha)
             variable = _variable(table, params["key"], name)
             if variable.label is None:
                 _draw_type(axis, shown, variable.values, color=colors[name], size=size)
             else:
                 _draw_amount(axis, shown, variable, cmap=cmap, size=size)
             axis.set_title(name, pad=3)
-        draw_tissue(axes[2], pixels, shown.view, alpha=image_alpha)
+        draw_tissue(axes[2], shown, pixels, shown.view, alpha=image_alpha)
         _draw_local(axes[2], shown, local, cmap=local_cmap, size=size)
         axes[2].set_title(_title(result, shown.name, x, y) if title is None else title, pad=3)
         if significance is not None:
             _mark(axes[2], shown, p[shown.rows], significance, size)
         if scalebar and shown.mpp is not None:
             add_scalebar(axes[0])
-        fit(list(axes), partial(_resize, list(axes)), lambda: min(box_size(axis)[0] for axis in axes) / 12)
+        fit_maps(list(axes))
     return finish(axes, created=ax is None, show=show)
 
 
@@ -252,16 +254,6 @@ def _new_axes(section: Section, figsize: tuple[float, float] | None) -> NDArray[
     panel = 2.6 * float(np.clip(width / height, 0.4, 1.8))
     size = figsize or (3 * (panel + 0.6) * text_scale(), 2.95 * text_scale())
     return plt.subplots(1, 3, figsize=size, layout="compressed")[1]
-
-
-def _resize(axes: Sequence[Axes], size: float) -> None:
-    """Text of the colour bars in this size, titles and notes hardly larger."""
-    for ax in axes:
-        ax.title.set_fontsize(min(font_size("axes.titlesize"), 1.2 * size))
-        ax.xaxis.label.set_fontsize(min(font_size("axes.labelsize"), size))
-        for bar in ax.child_axes:
-            bar.tick_params(labelsize=size)
-            bar.yaxis.label.set_fontsize(min(font_size("axes.labelsize"), 1.2 * size))
 
 
 def _mark(ax: Axes, section: Section, p: Floats, significance: float, size: float) -> None:
