@@ -116,7 +116,7 @@ def abundance(
     KeyError
         If a slot, a cell type or a section is not there.
     ValueError
-        If there are too many sections, or not as many axes as maps.
+        If there are too many sections or no rows, or not as many axes as maps.
 
     Examples
     --------
