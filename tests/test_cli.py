@@ -166,15 +166,18 @@ def test_embed_says_what_is_wrong(slide, tmp_path, arguments, says):
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory) -> Path:
-    """A model that was fitted as the README does it, on patches of 60 um."""
+    """A model on patches of 60 um."""
+    return fit(tmp_path_factory.mktemp("model") / "model")
+
+
+def fit(folder: Path, **options) -> Path:
     sdata = hc.datasets.synthetic_tissue(2, size_px=700, spot_pitch_um=50, spot_diameter_um=50, rng=1)
     hc.pp.patches(sdata, size_um=60)
     hc.pp.embed_image(sdata, "morphology")
     hc.pp.split(sdata, fractions=(1, 0, 0))
-    hc.tl.fit_abundance(sdata, model="ridge", standardize_by="section", rng=0)
-    folder = tmp_path_factory.mktemp("model")
-    hc.models.load(sdata).save(folder / "model")
-    return folder / "model"
+    hc.tl.fit_abundance(sdata, model="ridge", rng=0, **options)
+    hc.models.load(sdata).save(folder)
+    return folder
 
 
 KEY = "X_vit_tiny_patch16_224"
@@ -206,6 +209,15 @@ def test_predict(slide, fitted, tmp_path):
     means = pd.read_csv(out / "means.csv", index_col="slide")
     assert means.loc["a", "n_tiles"] == table.n_obs
     np.testing.assert_allclose(means.loc["a"].iloc[1:].astype(float), predicted.mean(), rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("always:the model standardises")
+def test_predict_says_where_means_do_not_tell_slides_apart(slide, tmp_path):
+    """As in the README: features are standardised within slides."""
+    model = fit(tmp_path / "model", standardize_by="section")
+    result = run(*predict_arguments(slide, model, tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert "means over slides (means.csv) come out alike, whatever is on them" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("stain", ["macenko", StainNormalizer("reinhard", TYPICAL["reinhard"])])

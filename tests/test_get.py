@@ -83,7 +83,7 @@ def test_provenance_of_a_fit_and_its_scores(cohort):
         assert written == hc.get.provenance(cohort, "predicted_abundance")
     cohort["table"].uns["abundance_model"] = {}
     del cohort["table"].uns["histocell"]
-    with pytest.raises(KeyError, match="It is there, but histocell did not write it"):
+    with pytest.raises(KeyError, match="It is there, but without its provenance"):
         hc.get.provenance(cohort, "abundance_model")
     with pytest.raises(KeyError, match=r"available: none\.$"):
         hc.get.provenance(cohort, "absent")

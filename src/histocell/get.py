@@ -25,7 +25,9 @@ __all__ = [
 
 _RUN = {
     keys.ABUNDANCE: "Run hc.pp.import_abundance(data, table) first: a table with one column per cell type.",
-    keys.PREDICTED: "Run hc.tl.fit_abundance(data) and hc.tl.predict_abundance(data) first.",
+    keys.PREDICTED: (
+        'Run hc.tl.fit_abundance(data) and hc.tl.predict_abundance(data) first; key="cell_abundance" takes what was measured.'
+    ),
     keys.EVALUATION: "Run hc.tl.evaluate_abundance(data) first.",
     keys.MODEL: "Run hc.tl.fit_abundance(data) first.",
     keys.PATCHES: "Run hc.pp.patches(data) first.",
@@ -177,7 +179,13 @@ def provenance(data: Data, slot: str, *, table_key: str | None = None) -> dict[s
         if any(name.rpartition("/")[2] == slot for name in keys.read_provenance(table, whole).get("slots") or ()):
             return keys.read_provenance(table, whole)
     there = any(slot in container for container in (table.obs, table.obsm, table.uns))
-    hint = "It is there, but histocell did not write it, or an earlier version did." if there else _RUN.get(slot, "")
+    hint = (
+        (
+            'It is there, but without its provenance: histocell did not write it, or a concatenation without uns_merge="same" dropped it.'
+        )
+        if there
+        else _RUN.get(slot, "")
+    )
     container = f'uns["{keys.PROVENANCE}"]'
     raise missing_key(container, slot, recorded, hint)
 

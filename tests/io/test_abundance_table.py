@@ -83,7 +83,10 @@ def test_only_a_prefix_of_all_columns_goes():
     ("frame", "message"),
     [
         (FRAME.assign(spot_class="singlet"), r"columns of text \(spot_class\)"),
-        (FRAME.assign(x=1, Array_Row=2), r"columns of places \(x, Array_Row\)"),
+        (FRAME.assign(x=1, Array_Row=2), r"columns of places, counts or sums \(x, Array_Row\), no cell types"),
+        (FRAME.assign(nCount_Spatial=100.0, n_genes_by_counts=7), r"sums \(nCount_Spatial, n_genes_by_counts\)"),
+        (FRAME.assign(all_cells=FRAME.sum(axis=1)), r"sums \(all_cells\)"),
+        (FRAME.reset_index(), r"columns of text \(index\) .* the names of the spots the index, table.set_index"),
         (FRAME.iloc[:0], "holds 0 spots and 2 cell types"),
         (FRAME.iloc[:, :0], "holds 3 spots and 0 cell types"),
         (FRAME.set_axis(["a", "a"], axis="columns"), "cell types twice: a"),

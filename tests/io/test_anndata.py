@@ -82,11 +82,16 @@ def test_x_and_y_swapped(adata: ad.AnnData, image: np.ndarray) -> None:
         hc.io.from_anndata(adata, image=image, mpp=0.5)
 
 
-def test_spots_outside(adata: ad.AnnData, image: np.ndarray) -> None:
+def test_spots_outside(adata: ad.AnnData, image: np.ndarray, user_sees) -> None:
     adata.obsm["spatial"][:2] += 1000
     with pytest.warns(UserWarning, match="2 of 24 spots of the table lie outside"):
         sdata = hc.io.from_anndata(adata, image=image, mpp=0.5)
     assert sdata["table"].n_obs == 24
+    adata.obsm["spatial"][:13] += 1000
+    with user_sees(
+        "Slides", "spots mostly outside of their image", ValueError, match="11 of the 24 points of the table lie"
+    ):
+        hc.io.from_anndata(adata, image=image, mpp=0.5)
     adata.obsm["spatial"] += 5000
     with pytest.raises(ValueError, match="none of the 24"):
         hc.io.from_anndata(adata, image=image, mpp=0.5)
@@ -281,7 +286,6 @@ class TestLibraries:
         assert ax.images[0].get_array().shape[:2] == (350, 350)
         plt.close("all")
 
-    @pytest.mark.filterwarnings("ignore:no full-resolution image:UserWarning")  # the image is not downscaled
     def test_several_sections_there_and_back(self, cohort) -> None:
         adata = hc.io.to_anndata(cohort)
         assert list(adata.uns["spatial"]) == list(dict.fromkeys(cohort["table"].obs["section"]))
@@ -294,6 +298,15 @@ class TestLibraries:
             np.testing.assert_array_equal(again.uns["spatial"][name]["images"]["hires"], entry["images"]["hires"])
             for factor, value in entry["scalefactors"].items():
                 assert again.uns["spatial"][name]["scalefactors"][factor] == pytest.approx(value)
+
+    def test_one_section_of_several(self, cohort) -> None:
+        """Its rows alone are taken; `uns["spatial"]` of a subset still holds the others."""
+        adata = hc.io.to_anndata(cohort)
+        part = adata[adata.obs["section"] == "P2S1"].copy()
+        back = hc.io.from_anndata(part)
+        np.testing.assert_array_equal(back["he"], cohort["he-P2S1"])
+        assert set(back["table"].obs["section"]) == {"P2S1"}
+        np.testing.assert_allclose(back["table"].obsm["spatial"], part.obsm["spatial"])
 
     def test_the_file_of_an_image_goes_along(self, adata: ad.AnnData, image: np.ndarray, tmp_path: Path) -> None:
         tifffile.imwrite(tmp_path / "he.tif", image, photometric="rgb")
@@ -312,6 +325,7 @@ class TestLibraries:
         assert list(adata.uns["spatial"]) == ["spots"]
         adata.write_h5ad(tmp_path / "a.h5ad")
 
+    @pytest.mark.filterwarnings("ignore:.*in rows of different slides")
     def test_regions_that_share_a_section_are_called_by_their_names(self, cohort) -> None:
         cohort["table"].obs["section"] = pd.Categorical(["one"] * cohort["table"].n_obs)
         adata = hc.io.to_anndata(cohort, max_px=100)

@@ -211,6 +211,24 @@ def test_scale_is_named_for_proportions(spots):
     assert bars == ["proportion", "abundance"]
 
 
+def test_truth_and_prediction_of_other_units_share_no_scale(spots):
+    """Cells beside shares: the bar said "proportion" up to 30, and the prediction was blank."""
+    shares = spots.obsm["cell_abundance"].div(spots.obsm["cell_abundance"].sum(axis=1), axis=0)
+    spots.obsm["cell_abundance"] = shares * 7
+    spots.obsm["shares"] = spots.obsm["predicted_abundance"] = shares
+    spots.uns["histocell"] = {
+        "cell_abundance": '{"unit": "cells per spot"}',
+        "shares": '{"unit": "proportion"}',
+        "predicted_abundance": '{"unit": "proportion", "target": "shares"}',
+    }
+    with pytest.warns(UserWarning, match="no common colour scale, so only the latter is drawn"):
+        ax = hc.pl.abundance(spots, "Tumour", key="shares")
+    assert ax.child_axes[0].get_ylabel() == "proportion"
+    with pytest.raises(ValueError, match='"cell_abundance"] is in cells per spot'):
+        hc.pl.abundance(spots, "Tumour", truth="cell_abundance")
+    assert hc.pl.abundance(spots, "Tumour").shape == (1, 2)  # beside what the model was fitted on
+
+
 def test_many_types_are_limited(spots):
     frame = pd.DataFrame(np.tile(np.arange(30.0), (spots.n_obs, 1)), index=spots.obs_names)
     spots.obsm["predicted_abundance"] = frame.set_axis([f"type {i}" for i in range(30)], axis=1)

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.offsetbox import AnchoredOffsetbox
+from spatialdata import bounding_box_query
 
 import histocell as hc
 
@@ -126,6 +127,16 @@ def test_names_that_do_not_fit_are_left_out(spots, picture):
     ax = hc.pl.patches(spots, n=16, image=picture, rng=0, ax=own[0, 0])
     assert len(ax.images) == 16
     assert captions(ax) == []
+
+
+def test_patches_of_a_slide_that_was_cut(tissue):
+    hc.pp.patches(tissue, table_key="table")
+    square = {"min_coordinate": [250, 250], "max_coordinate": [650, 650], "target_coordinate_system": "global"}
+    cut = bounding_box_query(tissue.subset(["he", "spots", "table"]), axes=("x", "y"), **square)
+    with pytest.raises(ValueError, match="does not lie on image 'he'"):
+        hc.pl.patches(cut, n=2)
+    hc.pp.patches(cut, size_um=20)
+    assert hc.pl.patches(cut, n=2)
 
 
 def test_own_axes(sdata):

@@ -76,6 +76,17 @@ class TestJoin:
         assert written.iloc[:2].isna().all(axis=None)
         np.testing.assert_array_equal(written.iloc[2:], few)
 
+    def test_rows_of_another_section_by_their_places(self, user_sees):
+        """Two sections of one patient share a third of their places, and would share as many values."""
+        places = [[f"{x}x{y}" for x in columns for y in range(6)] for columns in (range(6), range(4, 10))]
+        ours, theirs = AnnData(obs=pd.DataFrame(index=places[0])), pd.DataFrame(0.5, index=places[1], columns=TYPES[:2])
+        ours.obsm["spatial"] = np.arange(72.0).reshape(36, 2)
+        with user_sees("Tables", "imported abundances of another section", ValueError, match="12 of 36 rows"):
+            hc.pp.import_abundance(ours, theirs)
+        theirs.index = places[0][6:] + places[1][-6:]
+        with pytest.warns(UserWarning, match="30 of 36 rows .* Names on both sides have no partner"):
+            hc.pp.import_abundance(ours, theirs)
+
     def test_rows_of_another_section_stay_unknown(self, visium, cells):
         hc.pp.import_abundance(visium, section_of(cells, "C2"), section="C2")
         assert (visium.obsm["cell_abundance"].isna().all(axis=1) == (visium.obs["section"] == "C3")).all()
@@ -102,7 +113,7 @@ class TestJoin:
 class TestUnit:
     def test_shares(self, visium, cells):
         shares = cells.div(cells.sum(axis=1), axis=0)
-        for scale, digits in ((1, 9), (1, 3), (100, 1)):
+        for scale, digits in ((1, 9), (1, 3), (100, 1), (100, 0)):
             hc.pp.import_abundance(visium, (shares * scale).round(digits))
             assert hc.get.provenance(visium, "cell_abundance")["unit"] == "proportion"
             np.testing.assert_allclose(visium.obsm["cell_abundance"].sum(axis=1), 1, atol=1e-4)

@@ -124,3 +124,28 @@ def test_bad_input(tissue):
     with pytest.warns(UserWarning, match="stay as they are"):
         hc.pp.normalize_stain(bare, mpp=0.5)
     np.testing.assert_array_equal(pixels(bare, "he_macenko"), pixels(bare))
+
+
+@pytest.mark.filterwarnings("ignore:.*training rows")
+def test_an_embedding_knows_that_its_image_was_normalised(tissue):
+    hc.pp.patches(tissue)
+    hc.pp.embed_image(tissue)
+    tissue["table"].obs["split"] = "train"
+    hc.tl.fit_abundance(tissue, model="ridge", rng=0)
+    hc.pp.normalize_stain(tissue)
+    hc.pp.normalize_stain(tissue, target=tissue, key_added="own")
+    stains = {}
+    for key in ("he_macenko", "own"):
+        hc.pp.embed_image(tissue, image_key=key, key_added="X_morphology")
+        stains[key] = hc.get.provenance(tissue, "X_morphology")["stain"]
+        with pytest.raises(ValueError, match=r"stain is .*macenko.*, the model was fitted with none"):
+            hc.tl.predict_abundance(tissue)
+    assert stains["he_macenko"] == {"method": "macenko", "target": None}  # as embed_image(stain="macenko") says it
+    assert stains["own"]["target"] is not None
+
+
+def test_no_image_is_normalised_twice(tissue):
+    hc.pp.patches(tissue)
+    hc.pp.normalize_stain(tissue)
+    with pytest.raises(ValueError, match="'he_macenko' are normalised already"):
+        hc.pp.embed_image(tissue, "resnet50", weights="random", image_key="he_macenko", stain="reinhard")

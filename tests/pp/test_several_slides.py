@@ -74,6 +74,7 @@ def test_one_table_holds_the_tiles_of_all_slides(how, paths, tmp_path):
     both.write(tmp_path / "both.zarr")
     table = read_zarr(tmp_path / "both.zarr")["tile_table"]
     assert table.obs_names.is_unique
+    assert table.obs_names[table.obs["section"] == "b"].str.endswith("-b").all()
     for name, path in paths.items():
         own = table[table.obs["section"] == name]
         expected = alone(path)["tile_table"]

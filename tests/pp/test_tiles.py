@@ -84,7 +84,7 @@ def test_shapes_that_are_no_tiles(sdata: SpatialData) -> None:
     with pytest.raises(ValueError, match="1 of 2 have an edge of 50 px where others have 100"):
         hc.pp.tiles_from_shapes(sdata, "squares")
     add_shapes(sdata, [[2000, 0, 2100, 100]])
-    with pytest.raises(ValueError, match="none of the 1 points of squares lies in the image"):
+    with pytest.raises(ValueError, match="none of the 1 points of squares lie in the image"):
         hc.pp.tiles_from_shapes(sdata, "squares")
     add_shapes(sdata, [[0, 0, 100, 100], [0, 100, 100, 200]], tile_id=["a", "a"])
     with pytest.raises(ValueError, match="more than once: a"):

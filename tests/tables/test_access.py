@@ -135,3 +135,23 @@ def test_row_labels():
         access.row_labels(adata, "patient")
     with pytest.raises(KeyError, match="available: patient"):
         access.row_labels(adata, "section")
+
+
+def test_slides_of_one_name_are_told_apart():
+    parts = {name: section(value, XY) for name, value in {"a": 10, "b": 200}.items()}
+    for part in parts.values():
+        part["table"].obs["section"] = pd.Categorical(["HE"] * len(XY))
+    both = sd.concatenate(parts, concatenate_tables=True)
+    with pytest.warns(UserWarning, match=r"'HE' in rows of different slides \(spots-a, spots-b\).*name them apart"):
+        assert Sections(both).names == ["HE"]
+    both["table"].obs["section"] = both["table"].obs["region"]
+    assert Sections(both).names == ["spots-a", "spots-b"]
+
+
+def test_regions_of_one_slide_share_its_name():
+    sdata = section(10, XY)
+    sdata.shapes["more"] = sdata["spots"]
+    sdata["table"].obs["region"] = pd.Categorical(["spots", "spots", "more"])
+    sdata["table"].obs["section"] = "HE"
+    sdata["table"].uns["spatialdata_attrs"]["region"] = ["spots", "more"]
+    assert Sections(sdata).names == ["HE"]

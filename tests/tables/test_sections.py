@@ -45,6 +45,7 @@ def test_regions_of_a_spatialdata_without_sections(cohort):
     assert Sections(table).names == [ALL]  # an AnnData has no regions
 
 
+@pytest.mark.filterwarnings("ignore:.*in rows of different slides")
 def test_a_region_is_called_after_its_section_where_that_tells_regions_apart(cohort):
     assert [region.section for region in Sections(cohort).regions()] == [f"P{i}S1" for i in range(1, 5)]
     cohort["table"].obs["section"] = "one"
@@ -97,6 +98,21 @@ def test_mpp_by_argument_then_column_then_image(tissue):
 def test_coordinates_of_shapes_where_the_table_has_none(tissue):
     expected = tissue["table"].obsm.pop("spatial")
     np.testing.assert_allclose(Sections(tissue).coordinates_px(), expected)
+
+
+def test_coordinates_in_um_are_not_scaled_again(tissue):
+    """As readers of Xenium write them, beside shapes that a transformation brings onto the image."""
+    hc.pp.patches(tissue)
+    table = tissue["table"]
+    px = table.obsm["spatial"].copy()
+    table.obsm["spatial"] = px * 0.5
+    np.testing.assert_allclose(Sections(tissue).coordinates_um(), px * 0.5)
+    np.testing.assert_allclose(Sections(tissue, mpp=1).coordinates_um(), px * 0.5)
+    with pytest.raises(ValueError, match=r'obsm\["spatial"\] is not in the px of obsm\["patches"\]'):
+        Sections(table).coordinates_um()
+    turned = px @ np.array([[0.0, 1.0], [-1.0, 0.0]]) + 5000  # to lie beside another section
+    table.obsm["spatial"] = turned
+    np.testing.assert_array_equal(Sections(table).coordinates_um(), turned * 0.5)
 
 
 def test_one_region_is_as_good_as_its_section_alone(cohort):

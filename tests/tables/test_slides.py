@@ -67,6 +67,7 @@ def test_a_thumbnail_has_its_own_resolution(thumbnailed):
     assert open_slide(thumbnailed, "tiles", "thumbnail", None).mpp == pytest.approx(0.5 * edge)
 
 
+@pytest.mark.filterwarnings("ignore:.*in rows of different slides")
 @pytest.mark.parametrize("merged", [False, True])
 def test_concatenated_thumbnails_are_no_slides(merged, thumbnailed, tmp_path):
     thumbnailed.write(tmp_path / "a.zarr")
@@ -86,6 +87,7 @@ def test_concatenated_thumbnails_are_no_slides(merged, thumbnailed, tmp_path):
     assert set(table.obs["mpp"]) == {0.5}
 
 
+@pytest.mark.filterwarnings("ignore:.*in rows of different slides")
 def test_concatenated_thumbnails_are_drawn_in_their_place(thumbnailed, tmp_path):
     expected = hc.pl.abundance(_fractions(thumbnailed), "tissue", key="fractions", show=False)
     thumbnailed.write(tmp_path / "a.zarr")
@@ -113,6 +115,15 @@ def test_the_slide_is_taken_where_it_is_brought_back(thumbnailed, tissue):
     assert (region.key, region.mpp, region.thumbnail) == ("he", 0.5, False)
     hc.pp.embed_image(thumbnailed)
     np.testing.assert_array_equal(thumbnailed["tile_table"].obsm["X_morphology"], before)
+
+
+def test_another_slide_is_not_taken_for_the_one_of_a_thumbnail(thumbnailed):
+    thumbnailed.images["he"] = hc.datasets.synthetic_tissue(size_px=900, rng=1)["he"]
+    with pytest.raises(
+        ValueError, match=r"'he' has 900 x 900 px, and that of 'thumbnail' .* had 700 x 700: it is another"
+    ):
+        hc.pp.embed_image(thumbnailed)
+    hc.pp.embed_image(thumbnailed, image_key="he")
 
 
 def test_an_aligned_slide_is_no_thumbnail(tissue):
@@ -158,6 +169,7 @@ class TestNormalised:
         assert set(tissue.shapes) >= {"tiles"}
         assert set(tissue["tile_table"].obs["section"]) == {"scan"}
 
+    @pytest.mark.filterwarnings("ignore:.*in rows of different slides")
     def test_of_concatenated_sections(self, tissue, tmp_path):
         hc.pp.normalize_stain(tissue)
         tissue.write(tmp_path / "a.zarr")

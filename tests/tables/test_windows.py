@@ -58,3 +58,26 @@ def test_the_order_of_rows_does_not_count():
         changed[row, column] += 1
         sums.add(patches_record(ad.AnnData(np.ones((300, 1)), obsm={"patches": changed}))["sum"])
     assert len(sums) == 5
+
+
+def test_embeddings_of_patches_of_several_sizes_that_nothing_tells_apart(table, user_sees):
+    """Sections that were embedded apart, of other patches: a concatenation drops what differs."""
+    fit(table)
+    model = hc.models.load(table)
+    adata = table["table"].copy()
+    del adata.uns["histocell"]["X_morphology"]
+    with user_sees(
+        "Training and scores", "embeddings without their origin", UserWarning, match="nothing is recorded of obsm"
+    ):
+        hc.tl.predict_abundance(adata, model=model)
+    half = adata.obs["section"] == "P1S1"
+    adata.obsm["patches"][half] += np.array([56, 56, -56, -56], dtype=np.int32)
+    with (
+        pytest.warns(UserWarning, match="nothing is recorded"),
+        pytest.warns(
+            UserWarning, match=r'patches of 56 to 112 um, and nothing says of which obsm\["X_morphology"\] is'
+        ),
+    ):
+        hc.tl.predict_abundance(adata, model=model)
+    with pytest.warns(UserWarning, match="patches of 56 to 112 um"):
+        fit(adata)

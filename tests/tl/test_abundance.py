@@ -202,7 +202,8 @@ class TestSources:
     def test_other_dimension_is_refused_and_unknown_origin_is_not(self, table):
         fit(table)
         del table.uns["histocell"]
-        hc.tl.predict_abundance(table)
+        with pytest.warns(UserWarning, match="nothing is recorded of"):
+            hc.tl.predict_abundance(table)
         table.obsm["X_toy"] = table.obsm["X_toy"][:, :5]
         with pytest.raises(ValueError, match="dim is 5, the model was fitted with 10"):
             hc.tl.predict_abundance(table)

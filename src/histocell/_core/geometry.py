@@ -91,8 +91,10 @@ def windows_inside(windows: NDArray[np.integer], shape: tuple[int, int]) -> NDAr
     return (windows[:, :2] >= 0).all(axis=1) & (windows[:, 2] <= shape[0]) & (windows[:, 3] <= shape[1])
 
 
-def check_inside(xy: NDArray[np.float64], shape: tuple[int, int], name: str) -> NDArray[np.bool_]:
-    """Which points lie in the image; an error when x and y look swapped or none of them does.
+def check_inside(
+    xy: NDArray[np.float64], shape: tuple[int, int], name: str, *, least: float = 0.0
+) -> NDArray[np.bool_]:
+    """Which points lie in the image; an error when x and y look swapped or too few of them do.
 
     Parameters
     ----------
@@ -102,6 +104,8 @@ def check_inside(xy: NDArray[np.float64], shape: tuple[int, int], name: str) -> 
         Height and width of the image in px.
     name
         What the points are, for the message.
+    least
+        Share of the points, of which more must lie in the image.
     """
     limit = np.array([shape[1], shape[0]])
     inside = ((xy >= 0) & (xy < limit)).all(axis=1)
@@ -115,9 +119,9 @@ def check_inside(xy: NDArray[np.float64], shape: tuple[int, int], name: str) -> 
             f"with x and y exchanged; {where}. Coordinates are (x, y) in full-resolution px."
         )
         raise ValueError(msg)
-    if not inside.any():
+    if inside.mean() <= least:
         msg = (
-            f"none of the {len(xy)} points of {name} lies in the image; {where}, the points span x "
+            f"{inside.sum() or 'none'} of the {len(xy)} points of {name} lie in the image; {where}, the points span x "
             f"{xy[:, 0].min():.0f} to {xy[:, 0].max():.0f}, y {xy[:, 1].min():.0f} to {xy[:, 1].max():.0f}. "
             "Coordinates are (x, y) in px of this very image, not of a downscaled one."
         )

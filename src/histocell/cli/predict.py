@@ -11,7 +11,7 @@ import pandas as pd
 
 import histocell as hc
 from histocell._core import keys
-from histocell._core.errors import listing
+from histocell._core.errors import listing, warn
 from histocell._core.outputs import check_outputs, file_digest, partial_folder, replacing
 from histocell.cli.console import sentence
 
@@ -46,9 +46,19 @@ def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | 
     ------
     FileExistsError
         When `out` holds a file of the user's under the name of a result.
+
+    Warns
+    -----
+    UserWarning
+        When the model standardises within slides, so that their means say nothing.
     """
     loaded = hc.models.load(model)
     check_outputs([*(out / f"{keys.slide_name(slide)}.png" for slide in slides), out / MEANS])
+    if loaded.facts.get("standardize_by") is not None:
+        warn(
+            f"the model standardises features within each slide, so means over slides ({MEANS}) come out alike, whatever is on "
+            "them: compare places within a slide, or fit without standardize_by to compare slides"
+        )
     report = hc.pp.embed_cohort(slides, out=out, device=device, **embedding_options(loaded), **options)
     files = sorted(path for path in model.iterdir() if path.suffix in {".json", ".safetensors"})
     fingerprint = " ".join(file_digest(path) for path in files)

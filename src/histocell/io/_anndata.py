@@ -138,7 +138,7 @@ def _libraries(
 ) -> dict[str, NDArray[np.intp]]:
     """Positions of the rows of each library."""
     if library_key is None and not (by_name(image) and keys.SECTION in adata.obs):
-        if len(spatial) > 1 and keys.SECTION in adata.obs and set(spatial) == set(adata.obs[keys.SECTION].astype(str)):
+        if len(spatial) > 1 and keys.SECTION in adata.obs and set(spatial) >= set(adata.obs[keys.SECTION].astype(str)):
             library_key = keys.SECTION
         elif len(spatial) > 1:
             msg = f'uns["spatial"] holds {len(spatial)} libraries ({listing(spatial)}); say which rows lie on which with library_key='
@@ -159,7 +159,8 @@ def _image_of(name: str, entry: Mapping[str, Any]) -> tuple[Path | NDArray[np.ge
     if hires is None or scale is None:
         warn(f"no image for {name}: give image= (a path or an array); going on without")
         return None, 1.0
-    warn_of_hires(float(scale), f" for {name}")
+    if scale != 1:  # a small image may be kept as it is
+        warn_of_hires(float(scale), f" for {name}")
     return np.asarray(hires), float(scale)
 
 

@@ -20,19 +20,11 @@ if TYPE_CHECKING:
 _CELL2LOCATION = ("q05_cell_abundance_w_sf", "means_cell_abundance_w_sf", "q50_cell_abundance_w_sf")
 _PREFIX = re.compile(r"^(q\d\d|means?)_?(cell_abundance_w_sf|spot_factors|per_cluster_mu_fg|w_sf)_?")
 _TEXT = {".csv", ".tsv", ".txt"}
-_PLACES = {
-    "x",
-    "y",
-    "row",
-    "col",
-    "imagerow",
-    "imagecol",
-    "array_row",
-    "array_col",
-    "in_tissue",
-    "pixel_x",
-    "pixel_y",
-}
+# Columns of numbers that stand beside abundances: places, counts of genes, quality
+_NO_TYPE = re.compile(
+    r"((image|array|pixel)?_?(row|col|x|y)|in_tissue|n_?(count|feature|genes)s?(_.*)?|(total|pct)_counts.*|percent\.mt)",
+    re.IGNORECASE,
+)
 
 
 class AbundanceTable(NamedTuple):
@@ -82,7 +74,7 @@ def read_abundances(
     elif isinstance(source, pd.DataFrame):
         frame = source
     else:
-        msg = f"abundances come from a data frame, an AnnData or a file of either, not {type(source).__name__}"
+        msg = f"abundances come from a data frame, an AnnData or a file of either, not {type(source).__name__}; give one section after the other, with section="
         raise TypeError(msg)
     frame, tool = _without_prefix(frame)
     _check(frame, name, labels)
@@ -156,10 +148,21 @@ def _check(frame: pd.DataFrame, name: str, labels: list[str] | None) -> None:
         msg = f"{name} holds {frame.shape[0]} spots and {frame.shape[1]} cell types; it needs a row per spot, a column per cell type"
         raise ValueError(msg)
     text = [column for column, dtype in frame.dtypes.items() if dtype.kind not in "fiu"]
-    places = [column for column in frame.columns if str(column).lower() in _PLACES]
-    if text or places:
-        what = f"text ({listing(text, 5)})" if text else f"places ({listing(places, 5)})"
-        msg = f"{name} has columns of {what} where it should have abundances; drop them: table.drop(columns=[...])"
+    if text:
+        msg = (
+            f"{name} has columns of text ({listing(text, 5)}) where it should have abundances; drop them, "
+            "table.drop(columns=[...]), and make the one with the names of the spots the index, table.set_index(...)"
+        )
+        raise ValueError(msg)
+    values = frame.to_numpy(dtype=np.float64)
+    total = values.sum(axis=1)
+    others = [
+        column
+        for column, each in zip(frame.columns, values.T, strict=True)
+        if _NO_TYPE.fullmatch(str(column)) or (min(values.shape) > 2 and total.any() and np.allclose(2 * each, total))
+    ]
+    if others:
+        msg = f"{name} has columns of places, counts or sums ({listing(others, 5)}), no cell types; drop them: table.drop(columns=[...])"
         raise ValueError(msg)
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()].unique()
@@ -170,7 +173,6 @@ def _check(frame: pd.DataFrame, name: str, labels: list[str] | None) -> None:
         twice = frame.index[spots.duplicated()].unique()
         msg = f"{name} names spots twice: {listing(twice, 3)}; give one section after the other, with section="
         raise ValueError(msg)
-    values = frame.to_numpy(dtype=np.float64)
     wrong = np.argwhere((values < 0) | np.isinf(values))
     if len(wrong):
         row, column = wrong[0]

@@ -96,7 +96,7 @@ def place(
     rows = np.arange(len(xy)) if rows is None else rows
     opened = None if image is None else open_image(image)
     if opened is not None:
-        inside = check_inside(xy, opened.shape, name)
+        inside = check_inside(xy, opened.shape, name, least=0.5)
         if not inside.all():
             warn(f"{(~inside).sum()} of {len(xy)} spots of {name} lie outside of its image; their rows are kept")
     if mpp is not None:

@@ -17,6 +17,7 @@ from histocell.pl._panels import Look, Panel, map_axes, quantity, upper_limit, v
 from histocell.pl._sections import find_sections, tissue_image
 from histocell.pl._style import AMOUNT, add_colorbar, add_scalebar, check_axes, finish, styled
 from histocell.tables.access import get_table
+from histocell.tables.units import PROPORTION, recorded_unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,7 +74,8 @@ def abundance(
     key
         Slot with the abundances.
     truth
-        Slot with the measured abundances to show beside them; ``"cell_abundance"`` where it exists. `False`: none.
+        Slot with the measured abundances to show beside them; by default the one that the model was fitted on, else
+        ``"cell_abundance"``, where it exists in the same unit. `False`: none.
     section
         One or several of the sections; by default all of them, if there are not more than six.
     image
@@ -116,7 +118,7 @@ def abundance(
     KeyError
         If a slot, a cell type or a section is not there.
     ValueError
-        If there are too many sections or no rows, or not as many axes as maps.
+        If there are too many sections or no rows, not as many axes as maps, or `truth` is in another unit.
 
     Examples
     --------
@@ -174,9 +176,20 @@ def _check_number(sections: list[Section]) -> None:
 
 
 def _measured(table: AnnData, key: str, truth: str | Literal[False] | None) -> pd.DataFrame | None:
-    if truth is None and keys.ABUNDANCE in table.obsm:
-        truth = keys.ABUNDANCE
-    return None if not truth or truth == key else get.abundance(table, truth)
+    chosen = truth
+    if truth is None:
+        fitted = str(keys.read_provenance(table, key).get("target"))
+        chosen = next((slot for slot in (fitted, keys.ABUNDANCE) if slot in table.obsm), None)
+    if not chosen or chosen == key:
+        return None
+    units = [recorded_unit(table, slot) for slot in (chosen, key)]
+    if None not in units and units[0] != units[1] and PROPORTION in units:
+        msg = f'obsm["{chosen}"] is in {units[0]}, obsm["{key}"] in {units[1]}: they have no common colour scale'
+        if truth is not None:
+            raise ValueError(msg)
+        warn(f"{msg}, so only the latter is drawn")
+        return None
+    return get.abundance(table, chosen)
 
 
 def _choose_types(frame: pd.DataFrame, cell_types: str | Sequence[str] | None) -> list[str]:

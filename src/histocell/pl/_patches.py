@@ -28,6 +28,7 @@ from histocell.pl._style import (
 )
 from histocell.tables.access import get_obsm
 from histocell.tables.sections import Sections
+from histocell.tables.windows import check_patches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -151,9 +152,9 @@ def patches(
     else:
         kind = {keys.PREDICTED: "predicted", keys.ABUNDANCE: "measured"}.get(key, key)
         groups = _extremes(_rows(sections, section), values, n, str(by), kind)
-    images = {
-        row: region.image for region in sections.regions(image=image) for row in region.rows if region.image is not None
-    }
+    regions = sections.regions(image=image)
+    check_patches(table, regions)
+    images = {row: region.image for region in regions for row in region.rows if region.image is not None}
     shown = np.concatenate([group.rows for group in groups])
     if len(shown) == 0:
         msg = "there is no patch to show: the table has no rows"

@@ -13,9 +13,10 @@ from histocell._core.errors import listing, warn
 from histocell._core.settings import progress_bar
 from histocell.encoders.inference.slides import describe, embed_slide
 from histocell.encoders.loading import resolve_encoder
-from histocell.tables.access import get_obsm
+from histocell.tables.access import get_obsm, is_spatialdata
 from histocell.tables.regions import Region, record_mpp
 from histocell.tables.sections import Sections
+from histocell.tables.slides import stain_of
 from histocell.tables.windows import RECORD, check_patches, patches_record
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def embed_image(
     OSError
         When weights can be neither found nor downloaded, the slide is damaged, or the disk of `store` is full.
     ValueError
-        When the encoder gives NaN, cannot pool as asked, or `store` holds features of other settings.
+        When the encoder gives NaN, cannot pool as asked, `store` holds features of other settings, or images are normalised
+        already that `stain` would normalise.
 
     Examples
     --------
@@ -141,6 +143,7 @@ def embed_image(
         encoder, weights=weights, pool=pool, precision=precision, batch_size=batch_size, device=device
     )
     normalizer = as_normalizer(stain)
+    colours = _normalization(data, regions, normalizer)
     centers = (windows[:, [1, 0]] + windows[:, [3, 2]]) / 2  # x, y
     parts: list[tuple[NDArray[np.intp], Features]] = []
     fits: dict[str, dict[str, object]] = {}
@@ -162,7 +165,7 @@ def embed_image(
     _warn_of_suspicious(embedding, len(windows) - sum(len(rows) for rows, _ in parts), resolved.name)
     if not inplace:
         return embedding
-    facts = {"stain": "none" if normalizer is None else asdict(normalizer), "stain_fits": fits or None}
+    facts: dict[str, object] = {"stain": colours or "none", "stain_fits": fits or None}
     facts[RECORD] = patches_record(table)
     write_embedding(table, embedding, resolved, key=key_added, size_um=size_um, **facts)
     return None
@@ -212,6 +215,28 @@ def as_normalizer(stain: Method | StainNormalizer | None) -> StainNormalizer | N
     from histocell.images.stain.normalize import StainNormalizer
 
     return StainNormalizer(stain)
+
+
+def _normalization(
+    data: AnnData | SpatialData, regions: list[Region], normalizer: StainNormalizer | None
+) -> dict[str, object] | None:
+    """How the colours that an encoder sees are normalised, on the way or in the image itself; `None` where they are not.
+
+    Raises
+    ------
+    ValueError
+        When they would be normalised twice, or on some slides only.
+    """
+    images = {region.key: stain_of(data, region.key) for region in regions} if is_spatialdata(data) else {}
+    done = {key: stain for key, stain in images.items() if stain is not None}
+    if not done:
+        return None if normalizer is None else asdict(normalizer)
+    first, *others = images.values()
+    if normalizer is not None or any(stain != first for stain in others):
+        what = "normalised already" if normalizer is not None else "normalised, others are not, or in another way"
+        msg = f"{listing(map(repr, done))} are {what}: choose slides as they were scanned with image_key=, and stain= for all"
+        raise ValueError(msg)
+    return first
 
 
 def _patch_size(table: AnnData, windows: NDArray[np.float64], mpp: NDArray[np.float64]) -> float:

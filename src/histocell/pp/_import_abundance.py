@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from histocell.io.abundance_table import AbundanceSource, AbundanceTable
     from histocell.tables.access import Data
 
-_ROUNDING = 0.01  # relative, of shares in a table of text
+_ROUNDING = 0.05  # relative, of the sums of shares or of per cent in a table of text
 _ABOUT_ONE = (0.5, 2.0)  # a median sum between these may be that of shares that were not normalised
 
 
@@ -42,9 +42,10 @@ def import_abundance(
 ) -> pd.DataFrame | None:
     """Take cell abundances that another tool estimated: cell2location, RCTD, stereoscope, or any table.
 
-    Rows are joined by the names of the spots, a 10x barcode or a place in the grid such as ``10x13``, with or without
-    ``-1``, section or sample around it. Rows that the source does not have are NaN, never 0; fits and co-localization
-    leave them out.
+    Rows are joined by the names of the spots: two are the same if their barcode, or place in the grid such as
+    ``10x13``, is, and neither names nor labels say that they are of different sections. Where several fit, that of the
+    most similar name is meant, if it holds more than a bare barcode; else it is an error. Rows that the source does not
+    have are NaN, never 0; fits and co-localization leave them out.
 
     Parameters
     ----------
@@ -89,9 +90,9 @@ def import_abundance(
     TypeError
         When the source is neither a table nor a path.
     ValueError
-        When hardly any name matches (the message shows names of both sides), a name may mean several spots, columns
-        hold anything but numbers from 0 up, the unit is unclear, or cell types or unit differ from those that rows of
-        other sections have.
+        When fewer than half of the names match (the message shows names of both sides), a name may mean several spots,
+        columns hold anything but numbers from 0 up, the unit is unclear, or cell types or unit differ from those that
+        rows of other sections have.
 
     Examples
     --------
@@ -145,7 +146,7 @@ def _in_unit(values: Floats, unit: str | None, read: AbundanceTable) -> tuple[Fl
         low, middle, high = np.quantile(known, [0, 0.5, 1])
         if read.method == "cell2location":
             unit = CELLS
-        elif any(abs(low / whole - 1) < _ROUNDING and abs(high / whole - 1) < _ROUNDING for whole in (1, 100)):
+        elif any(np.allclose((low, high), whole, rtol=_ROUNDING, atol=0) for whole in (1, 100)):
             unit = PROPORTION
         elif _ABOUT_ONE[0] < middle < _ABOUT_ONE[1]:
             msg = (
@@ -167,6 +168,10 @@ def _report(frame: pd.DataFrame, matched: Bools, facts: dict[str, Any], *, n_sou
     problems = []
     if not matched.all():
         problems.append(f"{counts}; the others ({listing(frame.index[~matched], 3)}) are NaN and left out of fits")
+        if n_source > matched.sum():
+            problems.append(
+                "Names on both sides have no partner: look whether both are of one section and number the grid alike"
+            )
     if (unknown & matched).any():
         problems.append(
             f"{(unknown & matched).sum()} matched rows hold NaN, or nothing to be a share of, and are left out"

@@ -119,8 +119,8 @@ def _joined(others: AnnData, table: AnnData, name: str) -> AnnData:
     frames[0] = frames[0].astype(dict.fromkeys(flags, "boolean"))
     others.obs, table.obs = frames
     ending = name.partition("-")[2] or name
-    names = pd.Index(table.obs_names)
-    table.obs_names = [f"{each}-{ending}" if each in others.obs_names else each for each in names]
+    if table.obs_names.isin(others.obs_names).any():
+        table.obs_names = [f"{each}-{ending}" for each in table.obs_names]
     joined = ad.concat([others, table], join="outer", pairwise=True)
     joined.uns = {key: value for key, value in {**table.uns, **others.uns}.items() if key != _ATTRS}
     joined.obs[region_key] = pd.Categorical(joined.obs[region_key].astype(str))

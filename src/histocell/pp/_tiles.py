@@ -13,7 +13,7 @@ from histocell.images.tissue import tissue_fraction
 from histocell.images.transformations import transformations
 from histocell.io.tile_table import tile_shapes, tile_table, tile_windows
 from histocell.pp._tile_tables import add_tiles, tiles_name
-from histocell.tables.slides import open_slide, tissue_outlines
+from histocell.tables.slides import beside_image, open_slide, tissue_outlines
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -98,12 +98,16 @@ def tiles(
     x, y = np.meshgrid(np.arange(size_px / 2, width, step), np.arange(size_px / 2, height, step))
     centers = np.column_stack([x.ravel(), y.ravel()])
     windows = geometry.square_windows(centers, size_px)
-    share = tissue_fraction(slide.image, tissue_outlines(data, slide.key), windows)
+    outlines = tissue_outlines(data, slide.key)
+    share = tissue_fraction(slide.image, outlines, windows)
     kept = share >= min_tissue
     if not kept.any():
+        tissue = (
+            "hc.pp.tissue_mask(data)" if outlines is None else f'shapes["{beside_image(data, keys.TISSUE, slide.key)}"]'
+        )
         msg = (
             f"no tile of {size_um:g} um holds {min_tissue:.0%} tissue (the most is {share.max(initial=0):.0%}); look at "
-            "hc.pp.tissue_mask(data), or lower min_tissue or size_um"
+            f"{tissue}, or lower min_tissue or size_um"
         )
         raise ValueError(msg)
     shapes = tile_shapes(windows[kept], share[kept], transformations(slide.element))
@@ -182,7 +186,8 @@ def tiles_from_shapes(
     """
     slide = open_slide(data, "tiles_from_shapes", image_key, mpp)
     if shapes not in data.shapes:
-        raise missing_key("shapes", shapes, data.shapes, "hc.pp.tiles(data) lays tiles over the tissue.")
+        hint = "Name the tiles that are there, or lay some with hc.pp.tiles(data)."
+        raise missing_key("shapes", shapes, data.shapes, hint)
     frame = data.shapes[shapes]
     windows = tile_windows(frame, shapes, slide.image.shape, image=slide.element)
     table = tile_table(frame, shapes, windows, shape=slide.image.shape, mpp=slide.mpp, section=slide.section)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.errors import MissingKeyError, listing, missing_key
+from histocell._core.errors import MissingKeyError, listing, missing_key, warn
+from histocell.images.transformations import transformations
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
@@ -42,7 +45,24 @@ def get_table(data: Data, table_key: str | None = None) -> AnnData:
     if table_key not in tables:
         msg = f"table {table_key!r} not found; available: {listing(tables)}. Choose one with table_key="
         raise MissingKeyError(msg)
+    _warn_of_namesakes(data, tables[table_key])
     return tables[table_key]
+
+
+def _warn_of_namesakes(sdata: SpatialData, table: AnnData) -> None:
+    """Warn of slides that share a name in ``obs["section"]``, as those of two files of one name do."""
+    region_key = table.uns.get("spatialdata_attrs", {}).get("region_key")
+    if not {keys.SECTION, region_key} <= set(table.obs):
+        return
+    columns = cast("pd.DataFrame", table.obs[[keys.SECTION, region_key]])
+    pairs = columns.drop_duplicates().astype(str)
+    for section, regions in pairs.groupby(keys.SECTION)[region_key]:
+        systems = [set(transformations(sdata[name])) for name in regions if name in sdata]
+        if any(one.isdisjoint(other) for one, other in combinations(systems, 2)):
+            warn(
+                f'obs["{keys.SECTION}"] says {section!r} in rows of different slides ({listing(regions, 4)}), which are taken '
+                f'for one section; name them apart: table.obs["{keys.SECTION}"] = table.obs["{region_key}"]'
+            )
 
 
 def get_obsm(table: AnnData, key: str, hint: str = "") -> Any:

@@ -13,7 +13,7 @@ from histocell._core.errors import MissingKeyError, listing, missing_key
 from histocell.images.slide_image import open_image
 from histocell.images.transformations import matrix_to_image, transform_points
 from histocell.tables.access import coordinates, resolutions
-from histocell.tables.slides import is_thumbnail, no_slide, region_image, region_thumbnail
+from histocell.tables.slides import check_size, is_thumbnail, no_slide, region_image, region_thumbnail
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -157,7 +157,9 @@ def image_elements(
     located = []
     for name in dict.fromkeys(labels):
         rows = np.flatnonzero(labels == name)
-        key = entry_of(image_key, name, "image_key") or region_image(sdata, name)
+        key = entry_of(image_key, name, "image_key")
+        if key is None and (key := region_image(sdata, name)) is not None:
+            check_size(sdata, name, key)
         if key is None and need_image:
             raise ValueError(no_slide(sdata, name))
         if key is None and thumbnails:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from histocell.tables.access import Data
     from histocell.tables.regions import Region
 
+_SAME_SPREAD = 0.02
 ALL = "all"  # the section of every row, where nothing tells sections apart
 
 
@@ -186,13 +187,41 @@ class Sections:
         return dict(zip(self.names, self.rows, strict=True))
 
     def coordinates_px(self) -> NDArray[np.float64]:
-        """Coordinates (x, y) in full-resolution px, shape ``(n_obs, 2)``: ``obsm["spatial"]``, else centres of the shapes."""
+        """Coordinates (x, y) in full-resolution px, shape ``(n_obs, 2)``: ``obsm["spatial"]``, else centres of the shapes.
+
+        Those of the shapes, too, where ``obsm["spatial"]`` is in another unit than the patches, as in the um of a Xenium.
+
+        Raises
+        ------
+        ValueError
+            When it is in another unit, and there are no shapes.
+        """
         if keys.SPATIAL in self.table.obsm or not is_spatialdata(self._data):
-            return coordinates(self.table)
+            xy = coordinates(self.table)
+            if self._mpp is not None or not self._differ_from_patches(xy):
+                return xy
+            if not is_spatialdata(self._data):
+                msg = (
+                    f'obsm["{keys.SPATIAL}"] is not in the px of obsm["{keys.PATCHES}"] and obs["{keys.MPP}"], so distances in um '
+                    "are not known: write (x, y) in px there, or give the SpatialData, whose shapes say where the rows lie"
+                )
+                raise ValueError(msg)
         xy = np.full((self.table.n_obs, 2), np.nan)
         for region in self.regions(need_image=False):
             xy[region.rows] = region.centers
         return xy
+
+    def _differ_from_patches(self, xy: NDArray[np.float64]) -> bool:
+        """Whether the rows of a section are more or less spread than their patches: then `xy` is in another unit."""
+        if keys.PATCHES not in self.table.obsm:
+            return False
+        windows = np.asarray(self.table.obsm[keys.PATCHES], dtype=np.float64)
+        centers = (windows[:, [1, 0]] + windows[:, [3, 2]]) / 2
+        for rows in self.rows:
+            apart, wanted = (np.sqrt(each[rows].var(axis=0).sum()) for each in (xy, centers))
+            if abs(apart - wanted) > max(2, _SAME_SPREAD * wanted):  # patches are of whole px
+                return True
+        return False
 
     def mpp(self, *, required: bool = True) -> NDArray[np.float64]:
         """Micrometres per full-resolution px of each row, shape ``(n_obs,)``.

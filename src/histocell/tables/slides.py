@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, get_args
+
+import numpy as np
 
 from histocell._core import keys
 from histocell._core.errors import MissingKeyError, listing
 from histocell.images.slide_image import open_image
-from histocell.images.stain.target import Method
+from histocell.images.stain.target import TYPICAL, Method, StainTarget
 from histocell.images.transformations import (
     is_downscaled,
     is_pixels,
@@ -21,7 +24,6 @@ from histocell.tables.access import is_spatialdata
 
 if TYPE_CHECKING:
     import geopandas as gpd
-    import numpy as np
     from numpy.typing import NDArray
     from spatialdata import SpatialData
     from xarray import DataArray, DataTree
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from histocell.tables.access import Data
 
 _THUMBNAIL = re.compile(r"(^|_)thumbnail(-|$)")  # of files whose transformations do not say it: ours once, wsidata's
+_SAME_SIZE = 0.02  # thumbnails of other tools are rounded
 _NORMALIZED = re.compile(rf"(.+?)_({'|'.join(get_args(Method))})(-.*)?")
 
 
@@ -77,16 +80,27 @@ def source_key(sdata: SpatialData, key: str) -> str:
     return source_key(sdata, source) if source in sdata.images and source != key else key
 
 
+def stain_of(sdata: SpatialData, key: str | None) -> dict[str, object] | None:
+    """Method and target that an image was normalised with, as of a `StainNormalizer`; `None` of a slide as scanned."""
+    facts = sdata.attrs.get(keys.PROVENANCE, {}).get(key, {})
+    if "method" in facts:
+        target = StainTarget.from_json(json.dumps(facts["target"]))
+        return {"method": facts["method"], "target": None if target == TYPICAL[facts["method"]] else asdict(target)}
+    if key is not None and source_key(sdata, key) != key and (named := _NORMALIZED.fullmatch(key)):
+        return {"method": named[2], "target": None}  # what a concatenation keeps of it
+    return None
+
+
 def slide_keys(sdata: SpatialData, shapes: gpd.GeoDataFrame | None = None) -> list[str]:
     """The images that are slides: no thumbnails, no normalised copies; in the coordinate systems of `shapes`."""
+    found = _images_under(sdata, shapes)
+    return [key for key in found if not is_thumbnail(sdata, key, shapes) and source_key(sdata, key) == key]
+
+
+def _images_under(sdata: SpatialData, shapes: gpd.GeoDataFrame | None) -> list[str]:
+    """The images that share a coordinate system with `shapes`; all where there are none."""
     systems = None if shapes is None else set(transformations(shapes))
-    return [
-        key
-        for key, element in sdata.images.items()
-        if (systems is None or systems & set(transformations(element)))
-        and not is_thumbnail(sdata, key, shapes)
-        and source_key(sdata, key) == key
-    ]
+    return [key for key, each in sdata.images.items() if systems is None or systems & set(transformations(each))]
 
 
 def region_image(sdata: SpatialData, region: str) -> str | None:
@@ -104,21 +118,34 @@ def region_image(sdata: SpatialData, region: str) -> str | None:
 def region_thumbnail(sdata: SpatialData, region: str) -> str | None:
     """The one thumbnail under a region, `None` where there is none or several."""
     shapes = sdata.shapes.get(region)
-    systems = None if shapes is None else set(transformations(shapes))
-    found = [
-        key
-        for key, element in sdata.images.items()
-        if (systems is None or systems & set(transformations(element))) and is_thumbnail(sdata, key, shapes)
-    ]
+    found = [key for key in _images_under(sdata, shapes) if is_thumbnail(sdata, key, shapes)]
     alike = [key for key in found if key.endswith(f"-{region.partition('-')[2]}")]
     return next((group[0] for group in (found, alike) if len(group) == 1), None)
 
 
+def check_size(sdata: SpatialData, region: str, key: str) -> None:
+    """Refuse a slide of another size than the thumbnail of its region: a wrong one was brought back."""
+    thumbnail = region_thumbnail(sdata, region)
+    if thumbnail is None:
+        return
+    matrix = matrix_to_image(sdata.images[thumbnail], sdata.images[key])
+    if matrix is None or np.abs(matrix[[0, 1], [1, 0]]).max() > 0:  # turned: aligned with another image
+        return
+    (h, w), size = (open_image(sdata.images[each]).shape for each in (thumbnail, key))
+    wanted = tuple(np.rint([abs(matrix[1, 1]) * h, abs(matrix[0, 0]) * w]).astype(int).tolist())
+    if not np.allclose(wanted, size, rtol=_SAME_SIZE):
+        msg = (
+            f"image {key!r} has {size[0]} x {size[1]} px, and that of {thumbnail!r} of region {region!r} had {wanted[0]} x "
+            f"{wanted[1]}: it is another slide. Bring the right one back, or name this one with image_key="
+        )
+        raise ValueError(msg)
+
+
 def no_slide(sdata: SpatialData, region: str) -> str:
     """What is wrong, and what to do, where `region_image` finds none."""
-    thumbnail = region_thumbnail(sdata, region)
-    if slide_keys(sdata, sdata.shapes.get(region)) or thumbnail is None:
-        problem = "several images lie" if slide_keys(sdata, sdata.shapes.get(region)) else "no image lies"
+    thumbnail, slides = region_thumbnail(sdata, region), slide_keys(sdata, sdata.shapes.get(region))
+    if slides or thumbnail is None:
+        problem = "several images lie" if slides else "no image lies"
         return (
             f"{problem} under region {region!r}; images: {listing(sdata.images)}. Choose with "
             f"image_key={{{region!r}: ...}}"

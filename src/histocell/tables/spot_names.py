@@ -1,4 +1,9 @@
-"""Names of spots, barcodes or places in a grid with a section around them, and which names mean the same spot."""
+"""Names of spots, barcodes or places in a grid with a section around them, and which names mean the same spot.
+
+Two names mean one spot if barcode or place are the same and neither the names nor the labels say that the sections are
+others. Where that leaves a choice the more similar name is meant, unless it is a bare barcode, which every section has;
+a choice that is left then is an error.
+"""
 
 from __future__ import annotations
 
@@ -21,31 +26,30 @@ _SPOTS = (
     re.compile(r"(?<![A-Za-z0-9])X?(\d+x\d+)()(?![A-Za-z0-9])"),
 )
 _AROUND = "-_./: "
-_FEW = 0.1  # a smaller share of matches than this is an accident
+_FEW = 0.5  # of names of one section more than half match; of two sections that share barcodes or places fewer may
 
 
 class SpotName(NamedTuple):
-    """A name of a spot in its parts: ``C2_AAACAAGTATCTCCCA-1`` is spot ``AAAC...``, well ``1``, section ``C2``."""
+    """A name in its parts: ``C2_AAACAAGTATCTCCCA-1_b`` is spot ``AAAC...`` of section ``C2``, with ``b`` besides."""
 
     spot: str
-    well: str
     section: str | None
-    around: str  # what else stands around the spot
+    words: str  # what else stands around the spot, but for the well 1, which says nothing
 
 
 def parse_name(name: str, sections: Sequence[str] = ()) -> SpotName:
     """The parts of a name; a name without barcode and place in a grid is a spot as a whole, its section apart."""
     for pattern in _SPOTS:
         if found := pattern.search(name):
-            parts = [part for text in (name[: found.start()], name[found.end() :]) if (part := text.strip(_AROUND))]
+            well = "" if found[2] == "1" else found[2] or ""
+            parts = [part.strip(_AROUND) for part in (name[: found.start()], name[found.end() :])]
             section = next((part for part in parts if part in sections), None)
-            around = " ".join(part for part in parts if part != section)
-            return SpotName(found[1], found[2] or "", section, around)
+            return SpotName(found[1], section, " ".join(part for part in (well, *parts) if part and part != section))
     for section in sorted(sections, key=len, reverse=True):
         rest = name.removeprefix(section) if name.startswith(section) else name.removesuffix(section)
         if rest != (spot := rest.strip(_AROUND)):
-            return SpotName(spot, "", section, "")
-    return SpotName(name, "", None, "")
+            return SpotName(spot, section, "")
+    return SpotName(name, None, "")
 
 
 def match_spots(
@@ -57,9 +61,6 @@ def match_spots(
     section: str | None = None,
 ) -> Ints:
     """Position in `others` of the spot of each name, -1 where there is none.
-
-    Names match by their spot, with or without a well and a section around it. What they say of their section must agree,
-    and of several spots that fit the one with the most similar name is meant.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ def match_spots(
     Raises
     ------
     ValueError
-        When hardly any name matches, or one matches several.
+        When fewer than half of the names match, or one matches several.
     """
     sections = list(dict.fromkeys(labels))
     rows, source = _parsed(names, sections), _parsed(others, sections)
@@ -83,31 +84,24 @@ def match_spots(
     if other_labels is not None:
         known = pd.Series(list(other_labels), dtype=object)
         source["section"] = known.where(known.isin(sections), None)
-        source["around"] = known.where(~known.isin(sections), "")
-    n_rows, n_source = len(rows), len(source)
+        source["words"] = known.where(~known.isin(sections), "")
+    found = np.full(len(rows), -1)
     if section is not None:
         rows = rows[rows["section"] == section]
-    if source["section"].notna().any():  # those that name another one are of sections that are not here
-        source = source[source["section"].notna() | (source["around"] == "")]
-    if section is not None:
         source = source[source["section"].isna() | (source["section"] == section)]
+    if source["section"].notna().any():  # those that name another one are of sections that are not here
+        source = source[source["section"].notna() | (source["words"] == "")]
     pairs = rows.merge(source, on="spot", suffixes=("", "_source"))
     pairs = pairs[pairs["section_source"].isna() | (pairs["section_source"] == pairs["section"])]
-    best = _most_similar(pairs)
+    best = _most_similar(pairs, bare_decides=bool(rows["spot"].duplicated().any()))
     _check_one_to_one(best, pairs)
-    if len(best) <= _FEW * min(len(rows), len(source)):
-        msg = (
-            f"{len(best)} of {len(rows)} rows are among the {n_source} names of the source. The rows are called "
-            f"{listing(rows['name'][:3])}, the source has {listing(list(others)[:3])}"
-        )
-        raise ValueError(msg)
-    strange = sorted(set(source["around"][best["position_source"]]) - set(rows["around"]) - {""})
+    _check_enough(best, rows, source)
+    strange = sorted(set(best["words_source"]) - set(rows["words"]) - {""})
     if section is None and strange:
         warn(
             f"the names of the source say {listing(strange, 3)}, which is no section here ({listing(sections, 3)}); "
             "section= says that they are the same"
         )
-    found = np.full(n_rows, -1)
     found[best["position"]] = best["position_source"]
     return found
 
@@ -119,16 +113,27 @@ def _parsed(names: Iterable[str], sections: Sequence[str]) -> pd.DataFrame:
     return parsed.assign(name=given, position=np.arange(len(given)))
 
 
-def _most_similar(pairs: pd.DataFrame) -> pd.DataFrame:
+def _most_similar(pairs: pd.DataFrame, *, bare_decides: bool) -> pd.DataFrame:
     """The pairs of names that are more similar to each other than to any other name of the same spot."""
-    likeness = sum(
-        weight * (pairs[part] == pairs[f"{part}_source"]).astype(int)
-        for part, weight in (("name", 4), ("around", 2), ("well", 1))
-    )
-    pairs = pairs.assign(likeness=likeness)
+    likeness = 2 * (pairs["name"] == pairs["name_source"]) + (pairs["words"] == pairs["words_source"])
+    pairs = pairs.assign(likeness=likeness * (bare_decides | (pairs["words"] != "")))
     for side in ("position_source", "position"):
         pairs = pairs[pairs["likeness"] == pairs.groupby(side)["likeness"].transform("max")]
     return pairs
+
+
+def _check_enough(best: pd.DataFrame, rows: pd.DataFrame, source: pd.DataFrame) -> None:
+    """Refuse names of another section, of which some are the same by accident."""
+    if len(best) <= _FEW * min(len(rows), len(source)):
+        ours, theirs = (
+            listing(each["name"][~each["position"].isin(best[column])][:3])
+            for each, column in ((rows, "position"), (source, "position_source"))
+        )
+        msg = (
+            f"{len(best)} of {len(rows)} rows are among the {len(source)} names of the source: it is of other spots, or "
+            f"names them otherwise. The others are called {ours} here, {theirs} in the source"
+        )
+        raise ValueError(msg)
 
 
 def _check_one_to_one(best: pd.DataFrame, pairs: pd.DataFrame) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 RECORD = "patches"
 _SAME_MPP = 0.01
+_ONE_SIZE = 1.1  # greatest by least patch; less is due to whole px
 
 
 def patches_record(table: AnnData) -> dict[str, int | str]:
@@ -56,7 +57,7 @@ def check_patches(table: AnnData, regions: Iterable[Region]) -> None:
 
 
 def warn_of_other_patches(table: AnnData, embeddings: Iterable[str]) -> None:
-    """Warn of embeddings of other patches than those of the table.
+    """Warn of embeddings of other patches than those of the table, and of those that may be of patches of several sizes.
 
     Patches of another size are no mistake: an embedding for each of several sizes is common. Nor is it known of a part
     of the rows whether it has changed.
@@ -65,6 +66,14 @@ def warn_of_other_patches(table: AnnData, embeddings: Iterable[str]) -> None:
         return
     size_um = keys.read_provenance(table, keys.PATCHES).get("size_um")
     stale, now = [], patches_record(table)
+    windows = np.asarray(table.obsm[keys.PATCHES])
+    edges = (windows[:, 2] - windows[:, 0]) * np.asarray(table.obs.get(keys.MPP, 1.0), dtype=np.float64)
+    unknown = [f'obsm["{key}"]' for key in embeddings if not keys.read_provenance(table, key)]
+    if unknown and len(edges) and edges.max() > _ONE_SIZE * edges.min():
+        warn(
+            f'obsm["{keys.PATCHES}"] holds patches of {edges.min():.3g} to {edges.max():.3g} um, and nothing says of which '
+            f"{listing(unknown)} is; run hc.pp.patches and hc.pp.embed_image on all sections together"
+        )
     for key in embeddings:
         facts = keys.read_provenance(table, key)
         before = facts.get(RECORD)

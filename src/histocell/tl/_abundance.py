@@ -80,7 +80,8 @@ def fit_abundance(
         default ``section``, else what `histocell.pp.patches` was given.
     standardize_by
         Column of ``obs``, for example ``"section"``: features are standardised within each of its levels, over all rows
-        and from the features alone, here and when predicting. Corrects for stain and scanner.
+        and from the features alone, here and when predicting. Corrects for stain and scanner, and takes differences
+        between the means of levels away: predictions then compare places within a section, not sections.
     target_transform
         ``"none"``, ``"log1p"``, ``"sqrt"`` or ``"standard"``, inverted at prediction; by default what the preset says.
     interval

@@ -154,7 +154,8 @@ class TestWhatARowIs:
         assert_warns(joined, N_TRAIN, split_key="none")
         # Without uns nothing is known until the model predicts again.
         joined = ad.concat(parts, index_unique="-")
-        hc.tl.predict_abundance(joined, model=table)
+        with pytest.warns(UserWarning, match="nothing is recorded"):
+            hc.tl.predict_abundance(joined, model=table)
         assert_warns(joined, N_TRAIN, split_key="none")
 
     def test_another_embedding(self, table):

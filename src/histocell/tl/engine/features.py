@@ -10,7 +10,7 @@ import pandas as pd
 
 from histocell._core import keys
 from histocell._core.arguments import as_names
-from histocell._core.errors import listing, missing_key
+from histocell._core.errors import listing, missing_key, warn
 from histocell.models.scaling import standardize_groups
 from histocell.tables.access import get_obsm, row_labels
 from histocell.tables.windows import warn_of_other_patches
@@ -87,7 +87,7 @@ def describe(table: AnnData, names: Sequence[str]) -> list[JSON]:
 
 
 def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
-    """Refuse features that are not those a model was fitted on.
+    """Refuse features that are not those a model was fitted on; warn where nothing says what they are.
 
     Raises
     ------
@@ -117,6 +117,12 @@ def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
             f"these are not the features of the model. {'; '.join(wrong)}. Embed again as for the model, or fit another"
         )
         raise ValueError(msg)
+    known = [(want["key"], "encoder" in have) for want, have in zip(expected, actual, strict=True) if "encoder" in want]
+    if unknown := [f'obsm["{key}"]' for key, is_known in known if not is_known]:
+        warn(
+            f"nothing is recorded of {listing(unknown)}, as after a concatenation of what was embedded apart: whether encoder, "
+            "patches and resolution are those of the model is not checked. Predict first, or embed after the concatenation"
+        )
 
 
 def feature_matrix(table: AnnData, features: Sequence[JSON], standardize_by: str | None = None) -> NDArray[np.floating]:
