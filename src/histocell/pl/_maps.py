@@ -118,7 +118,7 @@ def abundance(
     KeyError
         If a slot, a cell type or a section is not there.
     ValueError
-        If there are too many sections, not as many axes as maps, or `truth` is in another unit.
+        If there are too many sections or no rows, not as many axes as maps, or `truth` is in another unit.
 
     Examples
     --------

@@ -100,7 +100,7 @@ def scores(
     KeyError
         If the slot is not there.
     ValueError
-        If the table holds no such metric, model or group, or the data frame is no table of scores.
+        If the table holds no such metric, model or group, or two runs of one name, or the data frame is no table of scores.
 
     Examples
     --------

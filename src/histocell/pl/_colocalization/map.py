@@ -93,7 +93,7 @@ def colocalization(
     KeyError
         If a slot or a cell type is not there.
     ValueError
-        If the results have different cell types, or there are not as many axes as results.
+        If the results have different cell types, there are not as many axes as results, or a number is out of range.
 
     Examples
     --------

@@ -86,6 +86,8 @@ def colocalization_network(
     ------
     KeyError
         If the slot or a cell type is not there.
+    ValueError
+        If `significance` is not between 0 and 1, or `min_r` is negative.
 
     Examples
     --------
@@ -204,9 +206,8 @@ def _legend(ax: Axes, limit: float, signs: NDArray[np.float64], cmap: str | Colo
                     [], [], color=color, linewidth=width, label=f"{share * limit:+.2f}".replace("-", "\N{MINUS SIGN}")
                 )
             )
-    size = min(
-        font_size("legend.fontsize"), box_size(ax)[0] / max(20, 6.25 * len(handles))
-    )  # of the title or the columns
+    widest = max(20, 6.25 * len(handles))  # in letters: the title, or the columns
+    size = min(font_size("legend.fontsize"), box_size(ax)[0] / widest)
     ax.legend(
         handles=handles,
         title=title,
