@@ -59,6 +59,14 @@ def test_most_and_least(spots, picture, key):
     assert f"most Endothelial Lymphatic LYVE1 ({'measured' if key else 'predicted'})" in captions(ax)
 
 
+@pytest.mark.parametrize(("largest", "shown"), [(107.3, "107"), (48.6, "49"), (3.14, "3.1"), (0.012, "0.012")])
+def test_values_beside_the_names_are_plain(spots, picture, largest, shown):
+    spots.obsm["cell_abundance"].iloc[5, 0] = largest
+    spots.obsm["cell_abundance"] = spots.obsm["cell_abundance"].clip(upper=largest)
+    ax = hc.pl.patches(spots, n=2, by=spots.obsm["cell_abundance"].columns[0], key="cell_abundance", image=picture)
+    assert shown in captions(ax)
+
+
 def test_small_choices(spots, picture):
     spots.obsm["predicted_abundance"].iloc[1:] = np.nan
     assert len(hc.pl.patches(spots, by="Tumour", image=picture).images) == 1

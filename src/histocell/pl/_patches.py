@@ -253,7 +253,7 @@ class _Sheet:
         x, y = corner
         self.ax.imshow(pixels, extent=(x, x + 1, y + 1, y), origin="upper", interpolation="antialiased")
         shortened = name if len(name) <= 14 else f"{name[:7]}…{name[-6:]}"
-        number = "" if value is None else f"{value:.2g}"
+        number = "" if value is None else f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"  # 107, not 1.1e+02
         size = self.font_size(len(shortened + number) + 2 * bool(number), 1, CAPTION)
         if size < READABLE:
             return
