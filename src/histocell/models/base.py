@@ -12,6 +12,7 @@ from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng
 from histocell.models import files
 from histocell.models.folds import FitRows
+from histocell.models.places import check_finite, check_places
 from histocell.models.settings import Config, make_config
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import JSON, Arrays, Floats
     from histocell.models.fingerprint import Fingerprint
+    from histocell.models.places import Places
 
 
 FINGERPRINT, BASELINE = "rows.", "baseline_{}."  # beginnings of names of arrays
@@ -52,6 +54,7 @@ class Model(ABC):
 
     name: ClassVar[str]
     config_class: ClassVar[type[Config]] = Config
+    needs_places: ClassVar[bool] = False  # whether a row is seen together with its neighbours
 
     def __init__(self, **config: object) -> None:
         self.config = make_config(self.config_class, config, type(self).__name__)
@@ -68,8 +71,19 @@ class Model(ABC):
         """Learn `weights` from rows that are finite."""
 
     @abstractmethod
-    def predict(self, X: ArrayLike, *, device: str | None = None) -> Floats:
-        """Predicted targets, shape ``(n, n_targets)``; NaN for rows that are not finite."""
+    def predict(self, X: ArrayLike, *, places: Places | None = None, device: str | None = None) -> Floats:
+        """Predicted targets, shape ``(n, n_targets)``; NaN for rows that are not finite.
+
+        `places` says where the rows lie, for models that need it.
+        """
+
+    def reach_um(self, places: Places | None = None) -> float:
+        """How far from a row, in um, those rows may lie whose features take part in its prediction; 0 for none.
+
+        `places` are those that the model is about to be fitted on.
+        """
+        del places
+        return 0.0
 
     def fit(
         self,
@@ -78,6 +92,7 @@ class Model(ABC):
         *,
         groups: ArrayLike | None = None,
         validation: ArrayLike | None = None,
+        places: Places | None = None,
         rng: SeedLike | RNGLike | None = 0,
         device: str | None = None,
     ) -> Self:
@@ -94,6 +109,8 @@ class Model(ABC):
             the interval) is chosen on groups that it did not fit on.
         validation
             Boolean, shape ``(n,)``: rows that are for those choices only and are never fitted.
+        places
+            Where the rows lie, for models that see neighbours (`needs_places`); others ignore it.
         rng
             Seed or generator; the same one gives the same model, `None` another one each time.
         device
@@ -102,17 +119,22 @@ class Model(ABC):
         Raises
         ------
         ValueError
-            When shapes do not agree, no row is usable, or all features are constant.
+            When shapes do not agree, no row is usable, all features are constant, or the model needs places and does
+            not get them.
         """
-        features, targets, rows = _usable(X, Y, groups, validation)
+        features, targets, rows = _usable(X, Y, groups, validation, self._checked_places(places, len(np.asarray(X))))
+        if rows.places is not None:
+            check_finite(rows.places, type(self).__name__)
         self.weights, self.history, self.baselines, self.fingerprint = {}, {}, {}, None
         self._fit(features, targets, rows, as_rng(rng), device)
         self.facts = {"n_train": int(rows.train.sum()), "n_validation": int((~rows.train).sum())}
         return self
 
-    def outputs(self, X: ArrayLike, *, device: str | None = None) -> dict[str, Floats]:
+    def outputs(self, X: ArrayLike, *, places: Places | None = None, device: str | None = None) -> dict[str, Floats]:
         """Everything that the model says of rows: the prediction under ``""``, others by the ending of their slot."""
-        return {"": self.predict(X, device=device)}
+        if not self.needs_places:
+            return {"": self.predict(X, device=device)}
+        return {"": self.predict(X, places=places, device=device)}
 
     @classmethod
     def baseline_for(cls, model: Model) -> Self:
@@ -152,6 +174,10 @@ class Model(ABC):
         """Shapes that weights must have by settings, features and targets, where the model knows them."""
         return {}
 
+    def _checked_places(self, places: Places | None, n_rows: int) -> Places | None:
+        """The places of rows, `None` for a model that does not need them."""
+        return check_places(places, n_rows, type(self).__name__) if self.needs_places else None
+
     def _check_fitted(self) -> None:
         if not self.weights:
             msg = f"this {type(self).__name__} is not fitted; call fit first"
@@ -178,7 +204,11 @@ class Model(ABC):
 
 
 def _usable(
-    X: ArrayLike, Y: ArrayLike, groups: ArrayLike | None, validation: ArrayLike | None
+    X: ArrayLike,
+    Y: ArrayLike,
+    groups: ArrayLike | None,
+    validation: ArrayLike | None,
+    places: Places | None,
 ) -> tuple[np.ndarray, Floats, FitRows]:
     """Features and targets of the rows that can be used, and which of them are fitted."""
     X, Y = np.asarray(X), np.asarray(Y, dtype=np.float64)
@@ -199,4 +229,5 @@ def _usable(
         warn(
             f"{int((~finite).sum())} of {len(X)} rows have features or targets that are not finite; left out of the fit"
         )
-    return X[finite], Y[finite], FitRows(train[finite], labels[finite])
+    known = None if places is None else places.rows(finite)
+    return X[finite], Y[finite], FitRows(train[finite], labels[finite], known)
