@@ -23,6 +23,7 @@ ABUNDANCE = "cell_abundance"  # DataFrame, one column per cell type
 PREDICTED = "predicted_abundance"  # DataFrame; with _lower and _upper the interval
 
 LOWER, UPPER = "_lower", "_upper"  # endings of the slots of an interval
+NOVELTY = "_novelty"  # ending of the column of obs that says how unlike the training rows a row is
 
 # obs
 SECTION = "section"

@@ -25,6 +25,7 @@ from histocell.tl.engine.fit import Dataset, fit
 from histocell.tl.engine.layout import places_for, reach_um
 from histocell.tl.engine.rows import apart, held_out_groups, seen_rows
 from histocell.tl.engine.task import shared_targets
+from histocell.tl.engine.views import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +69,7 @@ def leave_one_group_out(
     models: str | Model | Sequence[str | Model] | Mapping[str, str | Model] = _MODELS,
     group_key: str = keys.PATIENT,
     target: str = keys.ABUNDANCE,
-    standardize_by: str | None = None,
+    standardize_by: str | None = AUTO,
     config: Mapping[str, Mapping[str, object]] | None = None,
     n_bootstrap: int = 1000,
     rng: SeedLike | RNGLike | None = 0,
@@ -94,7 +95,8 @@ def leave_one_group_out(
     target
         Data frame in ``obsm`` with one column per target.
     standardize_by
-        Column of ``obs`` within whose levels features are standardised.
+        Column of ``obs`` within whose levels features are standardised, `None` or ``"auto"``, see
+        `histocell.tl.fit_abundance`.
     config
         Settings for the models that are given by name, by model name: ``{"mlp": {"n_members": 5}}``.
     n_bootstrap
@@ -158,7 +160,7 @@ def cross_dataset(
     models: str | Model | Sequence[str | Model] | Mapping[str, str | Model] = _MODELS,
     group_key: str = keys.PATIENT,
     target: str = keys.ABUNDANCE,
-    standardize_by: str | None = None,
+    standardize_by: str | None = AUTO,
     config: Mapping[str, Mapping[str, object]] | None = None,
     n_bootstrap: int = 1000,
     rng: SeedLike | RNGLike | None = 0,
@@ -182,7 +184,8 @@ def cross_dataset(
     target
         Data frame in ``obsm`` of both; the columns that they share are used.
     standardize_by
-        Column of ``obs`` within whose levels features are standardised, in both.
+        Column of ``obs`` within whose levels features are standardised, in both; `None` or ``"auto"``, see
+        `histocell.tl.fit_abundance`.
     config
         Settings for the models that are given by name, by model name: ``{"mlp": {"n_members": 5}}``.
     n_bootstrap
@@ -220,7 +223,7 @@ def cross_dataset(
     source, goal = (Sections(data, table_key=table_key) for data in (train, test))
     known = Dataset.read(task, source.table, features, target, standardize_by)
     _features.check_same(goal.table, known.features)
-    new = Dataset.read(task, goal.table, features, target, standardize_by, like=known.features)
+    new = Dataset.read(task, goal.table, features, target, standardize_by, like=known)
     units = [recorded_unit(each.table, target) for each in (known, new)]
     warn_of_other_unit(units[0], units[1], names=("train", "test"))
     shared = shared_targets(known.truth, new.truth, "the two")

@@ -68,6 +68,11 @@ class Model(ABC):
         self.fingerprint: Fingerprint | None = None
         self.baselines: dict[str, Model] = {}
 
+    @property
+    def n_features(self) -> int:
+        """Number of columns that its embeddings make: twice as many where they are standardised beside what they are."""
+        return sum(feature["dim"] for feature in self.features) * (1 + bool(self.facts.get("beside_raw")))
+
     @abstractmethod
     def _fit(self, X: np.ndarray, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> None:
         """Learn `weights` from rows that are finite."""
@@ -216,7 +221,10 @@ class Model(ABC):
         rows = f", {self.facts['n_train']} training rows" if "n_train" in self.facts else ""
         rows += f" and {self.facts['n_validation']} for validation" if self.facts.get("n_validation") else ""
         groups = f", groups by {self.facts['group_key']}" if self.facts.get("group_key") else ""
-        return f"{type(self).__name__}({state}, features: {listing(f['key'] for f in self.features)}{rows}{groups})"
+        views = f" standardised by {column}" if (column := self.facts.get("standardize_by")) else ""
+        views = f" as they are and{views}" if views and self.facts.get("beside_raw") else views
+        features = listing(f["key"] for f in self.features)
+        return f"{type(self).__name__}({state}, features: {features}{views}{rows}{groups})"
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes that weights must have by settings, features and targets, where the model knows them."""

@@ -71,7 +71,7 @@ class MLPConfig(training.Schedule, RegressorConfig):
 
 
 PRESETS: dict[str, dict[str, object]] = {
-    "robust": {"target_transform": "standard"},
+    "robust": {"target_transform": "root"},
     "paper": {
         "hidden": (1024, 1024, 512, 512, 256, 256),
         "layer_norm": False,
