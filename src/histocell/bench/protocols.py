@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from histocell.tables.access import Data
     from histocell.tl.engine.rows import Rows
     from histocell.tl.engine.task import Task, Values
+    from histocell.tl.engine.views import Views
 
 
 _MODELS = ("mean", "ridge", "mlp")
@@ -136,7 +137,7 @@ def leave_one_group_out(
     if len(groups) < 2:
         msg = f'obs["{group_key}"] has {len(groups)} level with a known target; at least two are needed'
         raise ValueError(msg)
-    named = _named_models(models, config)
+    named = _named_models(models, config, dataset.views)
     dataset = replace(dataset, places=places_for(named.values(), sections))
     reach = reach_um(named.values(), dataset.places)
     children = as_rng(rng).spawn(len(groups) + 1)
@@ -230,7 +231,7 @@ def cross_dataset(
     known, new = (replace(dataset, truth=dataset.truth.select(shared)) for dataset in (known, new))
     train = _inner_groups(source, known, _known_rows(known), group_key)
     generator = as_rng(rng)
-    named = _named_models(models, config)
+    named = _named_models(models, config, known.views)
     known, new = (
         replace(dataset, places=places_for(named.values(), sections))
         for dataset, sections in ((known, source), (new, goal))
@@ -270,6 +271,7 @@ def _inner_groups(sections: Sections, dataset: Dataset, rows: Ints, group_key: s
 def _named_models(
     models: str | Model | Sequence[str | Model] | Mapping[str, str | Model],
     config: Mapping[str, Mapping[str, object]] | None,
+    views: Views,
 ) -> dict[str, Model]:
     """Unfitted models by the name that they have in the table."""
     if isinstance(models, str | Model):
@@ -284,7 +286,7 @@ def _named_models(
         if name in named:
             msg = f"two models are called {name!r}; give a mapping from names of your own to models"
             raise ValueError(msg)
-        named[name] = make_model(model, (config or {}).get(model, {}) if isinstance(model, str) else {})
+        named[name] = views.tell(make_model(model, (config or {}).get(model, {}) if isinstance(model, str) else {}))
     return named
 
 

@@ -68,11 +68,6 @@ class Model(ABC):
         self.fingerprint: Fingerprint | None = None
         self.baselines: dict[str, Model] = {}
 
-    @property
-    def n_features(self) -> int:
-        """Number of columns that its embeddings make: twice as many where they are standardised beside what they are."""
-        return sum(feature["dim"] for feature in self.features) * (1 + bool(self.facts.get("beside_raw")))
-
     @abstractmethod
     def _fit(self, X: np.ndarray, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> None:
         """Learn `weights` from rows that are finite."""

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _SHARE = 0.95  # of the variance that the components hold
 _MOST = 32  # components
 _ROWS = 500  # that the components are computed from
-_LEAST = 1e-9  # share of the variance below which nothing is told apart
+_LEAST_AXIS = 1e-9  # share of the variance of a component below which it is rounding
+_LEAST_BESIDE = 0.01  # share of the variance that is taken to lie beside the components, where few features leave less
 
 
 def fit_novelty(X: Floats, folds: Sequence[Fold]) -> tuple[Arrays, Floats]:
@@ -71,17 +72,13 @@ def _space(X: Floats) -> Arrays:
     values, left = np.linalg.eigh(some @ some.T / len(some))
     values, left = np.maximum(values[::-1], 0.0), left[:, ::-1]
     total = values.sum()
-    n_axes = min(int(np.searchsorted(np.cumsum(values), _SHARE * total)) + 1, _MOST, int((values > _LEAST * total).sum()))
+    n_axes = min(int(np.searchsorted(np.cumsum(values), _SHARE * total)) + 1, _MOST, int((values > _LEAST_AXIS * total).sum()))
     axes = (left[:, :n_axes] / np.sqrt(len(some) * np.maximum(values[:n_axes], np.finfo(float).tiny))).T @ some
     squared = ((X - center) ** 2).sum(axis=1)
     scores = (X - center) @ axes.T
-    variance = np.append((scores**2).mean(axis=0), (squared - (scores**2).sum(axis=1)).mean())
-    least = _LEAST * float(squared.mean()) or 1.0  # of a single row; scaled features have variance 1
-    return {
-        "novelty_center": center,
-        "novelty_axes": axes,
-        "novelty_variance": np.maximum(variance, least),
-    }
+    along, whole = (scores**2).mean(axis=0), float(squared.mean())
+    beside = max(whole - along.sum(), _LEAST_BESIDE * whole) or 1.0  # of a single row; scaled features have variance 1
+    return {"novelty_center": center, "novelty_axes": axes, "novelty_variance": np.append(along, beside)}
 
 
 def _distance(X: Floats, space: Mapping[str, np.ndarray]) -> Floats:

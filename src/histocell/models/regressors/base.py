@@ -47,11 +47,14 @@ class RegressorConfig(Config):
         Whether predictions and lower bounds are clipped at 0.
     interval
         Share of true values that the predicted interval should hold; `None` for no interval.
+    n_views
+        How many views of the same features stand side by side in `X`, such as raw and standardised ones.
     """
 
     target_transform: str = limited("none", choices=scaling.TRANSFORMS)
     nonnegative: bool = True
     interval: float | None = limited(0.9, above=0, below=1)
+    n_views: int = limited(1, least=1)
 
 
 class Regressor(Model):
@@ -76,6 +79,9 @@ class Regressor(Model):
 
     def _fit(self, X: np.ndarray, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> None:
         train, transform = rows.train, self.config.target_transform
+        if X.shape[1] % self.config.n_views:
+            msg = f"X has {X.shape[1]} columns, which are not {self.config.n_views} views of as many features (n_views)"
+            raise ValueError(msg)
         self.weights = {**scaling.fit_input(X[train]), **scaling.fit_target(Y[train], transform)}
         flat = scaling.constant_columns(Y[train])
         if flat.any():
@@ -167,12 +173,14 @@ class Regressor(Model):
     @classmethod
     def baseline_for(cls, model: Model) -> Self:
         """A model of this class in the units of `model`, without an interval."""
-        return cls(**{name: getattr(model.config, name) for name in ("target_transform", "nonnegative")}, interval=None)
+        shared = {name: getattr(model.config, name) for name in ("target_transform", "nonnegative", "n_views")}
+        return cls(**shared, interval=None)
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes that weights must have by settings, features and targets."""
         sizes = {name: array.shape for name, array in self.weights.items() if array.ndim}
-        n_features = self.n_features or math.prod(sizes.get("input_mean", ()))
+        described = self.config.n_views * sum(feature["dim"] for feature in self.features)
+        n_features = described or math.prod(sizes.get("input_mean", ()))
         n_targets = len(self.targets) or next(
             (sizes[name][-1] for name in ("target_mean", self._output) if name in sizes), 0
         )

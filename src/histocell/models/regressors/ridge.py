@@ -54,7 +54,8 @@ class Mean(Regressor):
     @classmethod
     def baseline_for(cls, model: Model) -> Self:
         """The mean in the units of the target, since the mean of transformed targets is not their mean."""
-        return cls(nonnegative=getattr(model.config, "nonnegative", True), interval=None)
+        shared = {name: getattr(model.config, name) for name in ("nonnegative", "n_views") if hasattr(model.config, name)}
+        return cls(**shared, interval=None)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Ridge(Regressor):
     r"""Ridge regression in closed form, its penalty chosen on rows and on whole groups that were left out.
 
     Minimises :math:`\|Y - XB\|^2 / n + \alpha \|B\|^2` on centred data by one eigendecomposition per fold, which serves
-    all penalties and all targets; in float64, so that predictions repeat bit by bit.
+    all penalties and all targets; in float64, so that predictions repeat bit by bit. Of several views of the features
+    (`n_views`) each has a fit and a penalty of its own, and the prediction is their mean.
 
     References
     ----------
@@ -116,6 +118,18 @@ class Ridge(Regressor):
         if not alphas.size:
             msg = "alphas is empty; give at least one penalty"
             raise ValueError(msg)
+        views = [self._fit_view(view, Y, rows, alphas) for view in np.split(X, self.config.n_views, axis=1)]
+        held, coefficients, intercept, best, score = (np.stack(each) for each in zip(*views, strict=True))
+        self.weights |= {
+            "coefficients": np.vstack(coefficients) / len(views),
+            "intercept": intercept.mean(axis=0),
+            "alpha": best if len(views) > 1 else best[0],
+        }
+        self.history = {"alphas": alphas, "cv_score": score.mean(axis=0)}
+        return held.mean(axis=0)
+
+    def _fit_view(self, X: Floats, Y: Floats, rows: FitRows, alphas: Floats) -> tuple[Floats, ...]:
+        """Held-out predictions, coefficients, intercept, penalties and the scores of all penalties."""
         folds = _folds(rows, max_folds=self.config.max_folds)
         paths = [Path.of(X[fold.fit], Y[fold.fit], X[fold.held]) for fold in folds]
         X, known = X[rows.train], Y[rows.train]
@@ -130,16 +144,15 @@ class Ridge(Regressor):
         held = np.full(Y.shape, np.nan)
         for path, fold in zip(paths, folds, strict=True):
             held[fold.held] = path.at(alphas[best])
-        coefficients, intercept = _solve(parts, alphas[best])
-        self.weights |= {"coefficients": coefficients, "intercept": intercept, "alpha": alphas[best]}
-        self.history = {"alphas": alphas, "cv_score": score}
-        return held
+        return held, *_solve(parts, alphas[best]), alphas[best], score
 
     def _predict(self, X: Floats, device: str | None) -> Floats:
         return X @ self.weights["coefficients"] + self.weights["intercept"]
 
     def _shapes(self, n_features: int, n_targets: int) -> dict[str, tuple[int, ...]]:
-        return {"coefficients": (n_features, n_targets), "intercept": (n_targets,), "alpha": (n_targets,)}
+        n_views = self.config.n_views
+        alpha = (n_targets,) if n_views == 1 else (n_views, n_targets)
+        return {"coefficients": (n_features, n_targets), "intercept": (n_targets,), "alpha": alpha}
 
     def _score_path(self, path: Path, alphas: Floats, truth: Floats, variance: Floats) -> Floats:
         """Scores of all penalties, ``(n_alphas, n_targets)``: in one call where there are few rows."""

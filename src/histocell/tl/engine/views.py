@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -65,6 +65,12 @@ class Views:
     def facts(self) -> JSON:
         """What a model remembers."""
         return {"standardize_by": self.column, "beside_raw": self.beside_raw}
+
+    def tell(self, model: Model) -> Model:
+        """The model, told how many views of each feature it gets; not fitted."""
+        if self.beside_raw and hasattr(model.config, "n_views"):
+            return type(model)(**asdict(model.config) | {"n_views": 2})
+        return model
 
     def apply(self, X: np.ndarray, table: AnnData) -> np.ndarray:
         """The features that a model sees, from those of all rows of a table.
