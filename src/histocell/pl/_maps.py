@@ -10,7 +10,8 @@ import numpy as np
 
 from histocell import get
 from histocell._core import keys
-from histocell._core.errors import listing, warn
+from histocell._core.arguments import check_positive
+from histocell._core.errors import listing, missing_key, warn
 from histocell.pl._choices import choose
 from histocell.pl._fit import fit_maps
 from histocell.pl._panels import Look, Panel, map_axes, quantity, upper_limit, views_of
@@ -49,6 +50,7 @@ def abundance(
     cmap: str | Colormap = AMOUNT,
     vmax: float | str | Mapping[str, float] = "p99",
     size: float = 1.0,
+    veil_novelty: float | None = None,
     ncols: int | None = None,
     scalebar: bool = True,
     title: str | None = None,
@@ -68,7 +70,7 @@ def abundance(
     ----------
     data
         Reads ``obsm[key]``, ``obsm[truth]``, the coordinates, and where they are there: the image, ``obs["section"]``,
-        ``obs["mpp"]``, ``obs["split"]``.
+        ``obs["mpp"]``, ``obs["split"]``, ``obs["<key>_novelty"]``.
     cell_types
         What to map; all columns of ``obsm[key]``, at most the 24 most abundant ones, by default.
     key
@@ -93,6 +95,9 @@ def abundance(
         a number by cell type.
     size
         Diameter of the spots as a multiple of the true one.
+    veil_novelty
+        Predictions of rows whose ``obs["<key>_novelty"]`` is greater lie under a white veil: 1 is the novelty of a typical
+        group that was held out from the fit, at 1.5 `histocell.tl.predict_abundance` warns of a section. `None`: none.
     ncols
         Number of cell types side by side.
     scalebar
@@ -116,7 +121,7 @@ def abundance(
     Raises
     ------
     KeyError
-        If a slot, a cell type or a section is not there.
+        If a slot, a cell type, a section or, for a veil, the novelty is not there.
     ValueError
         If there are too many sections or no rows, not as many axes as maps, or `truth` is in another unit.
 
@@ -136,7 +141,8 @@ def abundance(
     _check_number(sections)
     heading = title if title is not None else sections[0].title if len(sections) == 1 else ""
     single = len(names) == 1 and len(sections) == 1 and measured is None
-    panels = _panels(sections, predicted, measured, key, heading if ax is not None else "")
+    veiled = None if veil_novelty is None else _veiled(table, key, veil_novelty)
+    panels = _panels(sections, predicted, measured, key, heading if ax is not None else "", veiled)
     split = np.asarray(table.obs[keys.SPLIT] if keys.SPLIT in table.obs else [""] * table.n_obs, dtype=np.str_)
     views, one_scale = views_of(panels)
     max_px = 900 if len(names) * len(panels) <= MANY_MAPS else 400
@@ -192,6 +198,15 @@ def _measured(table: AnnData, key: str, truth: str | Literal[False] | None) -> p
     return get.abundance(table, chosen)
 
 
+def _veiled(table: AnnData, key: str, most: float) -> NDArray[np.bool_]:
+    """Rows that are newer to the model than they may be."""
+    check_positive(most, "veil_novelty")
+    column = key + keys.NOVELTY
+    if column not in table.obs:
+        raise missing_key("obs", column, table.obs.columns, "hc.tl.predict_abundance(data) writes it beside a prediction.")
+    return table.obs[column].to_numpy(dtype=np.float64) > most
+
+
 def _choose_types(frame: pd.DataFrame, cell_types: str | Sequence[str] | None) -> list[str]:
     columns = list(frame.columns)
     if cell_types is not None:
@@ -204,7 +219,12 @@ def _choose_types(frame: pd.DataFrame, cell_types: str | Sequence[str] | None) -
 
 
 def _panels(
-    sections: list[Section], predicted: pd.DataFrame, measured: pd.DataFrame | None, key: str, heading: str
+    sections: list[Section],
+    predicted: pd.DataFrame,
+    measured: pd.DataFrame | None,
+    key: str,
+    heading: str,
+    veiled: NDArray[np.bool_] | None,
 ) -> list[Panel]:
     names = {keys.PREDICTED: "predicted", keys.ABUNDANCE: "measured"}
     out = []
@@ -212,7 +232,8 @@ def _panels(
         prefix = " ".join(filter(None, [heading, section.name if len(sections) > 1 else ""]))
         for values, truth, name in ((measured, None, "measured"), (predicted, measured, names.get(key, key))):
             if values is not None:
-                out.append(Panel(section, values, truth, f"{prefix} {name}".strip()))
+                rows = veiled if values is predicted else None
+                out.append(Panel(section, values, truth, f"{prefix} {name}".strip(), rows))
     return out
 
 

@@ -55,7 +55,8 @@ class MLPConfig(training.Schedule, RegressorConfig):
         held out. Rows given as ``validation`` are never fitted.
     ridge_share
         Share of a ridge regression in the prediction, from 0 to 1. Nets bend to the patients they saw, the ridge
-        carries over to others. `None`: the share that predicts held-out groups best, and at least half.
+        carries over to others. `None`: the share that predicts held-out groups best, at least half, and all of it where
+        the nets predict them worse than their mean does.
     """
 
     preset: str = limited(DEFAULT_PRESET, choices=("robust", "paper"))
@@ -225,8 +226,13 @@ class MLP(Regressor):
 
 
 def _best_share(Y: Floats, ridge: Floats, nets: Floats) -> float:
-    """Share of the ridge with the least squared error over rows that both held out, at least `_LEAST_SHARE`."""
+    """Share of the ridge with the least squared error over rows that both held out, at least `_LEAST_SHARE`.
+
+    All of it where the nets predict these rows worse than their mean does: they have learnt nothing that carries over.
+    """
     rows = np.isfinite(ridge).all(axis=1) & np.isfinite(nets).all(axis=1)
+    if ((Y - nets)[rows] ** 2).sum() >= ((Y[rows] - Y[rows].mean(axis=0)) ** 2).sum():
+        return 1.0
     apart, missed = (ridge - nets)[rows], (Y - nets)[rows]
     squared = float((apart**2).sum())
     return float(np.clip((apart * missed).sum() / squared, _LEAST_SHARE, 1.0)) if squared > 0 else _LEAST_SHARE
