@@ -22,6 +22,7 @@ from histocell.tl.engine import features as _features
 from histocell.tl.engine.abundance import ABUNDANCE
 from histocell.tl.engine.evaluate import ALL, score_table
 from histocell.tl.engine.fit import Dataset, fit
+from histocell.tl.engine.layout import places_for, reach_um
 from histocell.tl.engine.rows import apart, held_out_groups, seen_rows
 from histocell.tl.engine.task import shared_targets
 
@@ -134,11 +135,13 @@ def leave_one_group_out(
         msg = f'obs["{group_key}"] has {len(groups)} level with a known target; at least two are needed'
         raise ValueError(msg)
     named = _named_models(models, config)
+    dataset = replace(dataset, places=places_for(named.values(), sections))
+    reach = reach_um(named.values(), dataset.places)
     children = as_rng(rng).spawn(len(groups) + 1)
     parts = []
     for group, child in zip(progress_bar(groups, desc="leave one out", unit="group"), children, strict=False):
         held = labels[rows] == group
-        fitted = _apart(sections, dataset, rows[~held], rows[held])
+        fitted = _apart(sections, dataset, rows[~held], rows[held], reach)
         train = _inner_groups(sections, dataset, fitted, group_key)
         parts.append(
             _fit_predict(task, named, (dataset, train), (sections, dataset, rows[held]), draw_seed(child), device)
@@ -225,6 +228,10 @@ def cross_dataset(
     train = _inner_groups(source, known, _known_rows(known), group_key)
     generator = as_rng(rng)
     named = _named_models(models, config)
+    known, new = (
+        replace(dataset, places=places_for(named.values(), sections))
+        for dataset, sections in ((known, source), (new, goal))
+    )
     part = _fit_predict(task, named, (known, train), (goal, new, _known_rows(new)), draw_seed(generator), device)
     obs = new.table.obs
     labels = row_labels(new.table, group_key) if group_key in obs else np.full(len(obs), ALL)
@@ -238,11 +245,15 @@ def _known_rows(dataset: Dataset) -> Ints:
     return np.flatnonzero(dataset.known)
 
 
-def _apart(sections: Sections, dataset: Dataset, rows: Ints, held: Ints) -> Ints:
-    """The rows to fit on that show no tissue of the held-out ones, which may lie on the same section."""
+def _apart(sections: Sections, dataset: Dataset, rows: Ints, held: Ints, reach: float) -> Ints:
+    """The rows to fit on that show no tissue of the held-out ones, which may lie on the same section.
+
+    They are the same for all models: those that the one that looks furthest may be fitted on.
+    """
     parts = np.full(dataset.table.n_obs, keys.DROPPED, dtype=object)
     parts[rows], parts[held] = keys.TRAIN, keys.TEST
-    return np.flatnonzero(apart(FieldsOfView.of(sections, dataset.names), parts) == keys.TRAIN)
+    fields = FieldsOfView.of(sections, dataset.names, reach_um=reach)
+    return np.flatnonzero(apart(fields, parts) == keys.TRAIN)
 
 
 def _inner_groups(sections: Sections, dataset: Dataset, rows: Ints, group_key: str) -> Rows:
@@ -288,8 +299,18 @@ def _fit_predict(
     for name, model in models.items():
         # Baselines are models of the protocol like all others.
         fit(task, model, *known, rng=seed, device=device, baselines=False)
-        outputs[name] = model.outputs(dataset.X[rows], device=device)
-    return Predicted(rows, outputs, seen_rows(sections, dataset.hashes, model)[:, rows])
+        outputs[name] = _outputs(model, dataset, rows, device)
+    widest = max(models.values(), key=lambda model: model.reach_um())
+    return Predicted(rows, outputs, seen_rows(sections, dataset.hashes, widest)[:, rows])
+
+
+def _outputs(model: Model, dataset: Dataset, rows: Ints, device: str | None) -> dict[str, Floats]:
+    """What a model says of some rows; one that sees neighbours sees all rows of their sections."""
+    if not model.needs_places or dataset.places is None:
+        return model.outputs(dataset.X[rows], device=device)
+    together = np.flatnonzero(np.isin(dataset.places.sections, dataset.places.sections[rows]))
+    outputs = model.outputs(dataset.X[together], places=dataset.places.rows(together), device=device)
+    return {ending: values[np.searchsorted(together, rows)] for ending, values in outputs.items()}
 
 
 def _score(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +11,11 @@ from histocell._core.errors import warn
 from histocell.models.folds import FitRows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import ArrayLike
 
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import Floats, Ints
+    from histocell.models.places import Places
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +28,10 @@ class Problem:
         Features ``(n, n_features)`` and targets ``(n, n_targets)`` of all rows; problems may share these arrays.
     index
         Positions of the rows of this problem, shape ``(n_rows,)``; `None` for all rows.
-    groups, validation
+    groups, validation, places
         Of each row of `index`, as in `histocell.models.base.Model.fit`.
     rng
         Seed or generator of this problem; its model does not depend on the problems beside it.
-    extra
-        Further arguments of ``fit``, their first axis along `index`.
     """
 
     X: ArrayLike
@@ -43,7 +40,7 @@ class Problem:
     groups: ArrayLike | None = None
     validation: ArrayLike | None = None
     rng: SeedLike | RNGLike | None = 0
-    extra: Mapping[str, ArrayLike] = field(default_factory=dict)
+    places: Places | None = None
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Features and targets of the rows of this problem."""
@@ -73,8 +70,8 @@ class Usable:
     rows: FitRows
 
     @classmethod
-    def of(cls, problem: Problem) -> Usable:
-        """The usable rows, with a warning of others.
+    def of(cls, problem: Problem, places: Places | None = None) -> Usable:
+        """The usable rows, with a warning of others; `places` are those of the rows of the problem.
 
         Raises
         ------
@@ -100,7 +97,8 @@ class Usable:
         if n_bad := int((~finite).sum()):
             warn(f"{n_bad} of {n_rows} rows have features or targets that are not finite; left out of the fit")
         index = index[finite]
-        return cls(X, index, Y[index], FitRows(train[finite], labels[finite]))
+        known = None if places is None else places.rows(finite)
+        return cls(X, index, Y[index], FitRows(train[finite], labels[finite], known))
 
     @property
     def features(self) -> np.ndarray:
