@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -206,8 +206,22 @@ class Stack:
         return self._linear(x, "output")
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        return _Linear.apply(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer of each net; unlike that of torch, its gradients lie in memory as the weights do, so none is copied."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
         return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        to_x = gradient @ weight if ctx.needs_input_grad[0] else None
+        return to_x, gradient.transpose(1, 2) @ x, gradient.sum(dim=1)
 
 
 class _Batch:
