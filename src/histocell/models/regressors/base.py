@@ -71,7 +71,7 @@ class Regressor(Model):
     def _fit(self, X: np.ndarray, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> None:
         targets = self._fit_scales(X, Y, rows)
         held = self._fit_scaled(scaling.apply_input(X, self.weights), targets, rows, rng, device)
-        self._fit_interval(Y, held)
+        self._fit_errors(X, Y, rows, held)
 
     def _fit_scales(self, X: np.ndarray, Y: Floats, rows: FitRows) -> Floats:
         """Learn the scales of features and targets from training rows; returns the targets scaled."""
@@ -82,8 +82,9 @@ class Regressor(Model):
             warn(f"{int(flat.sum())} of {len(flat)} targets do not vary in the training rows; predicted as constants")
         return scaling.forward_target(Y, transform, self.weights)
 
-    def _fit_interval(self, Y: Floats, held: Floats) -> None:
-        """Learn the interval from predictions of rows that were held out."""
+    def _fit_errors(self, X: np.ndarray, Y: Floats, rows: FitRows, held: Floats) -> None:
+        """Learn from predictions of rows that were held out how far off the model is."""
+        del X, rows
         if self.config.interval is not None:
             self.weights |= fit_interval(Y, self._in_units(held), self.config.interval)
 

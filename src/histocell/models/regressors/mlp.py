@@ -148,6 +148,8 @@ class MLP(Regressor):
         features are on the device once, however many models there are.
         """
         cls._check_alike(models, problems)
+        if not models:
+            return []
         usable = [model._begin(problem) for model, problem in zip(models, problems, strict=True)]
         rngs = [as_rng(problem.rng) for problem in problems]
         targets = [
@@ -162,7 +164,7 @@ class MLP(Regressor):
         helds = _train(models, sources, [each.rows for each in usable], rngs)
         for model, each, Y, rng, held in zip(models, usable, targets, rngs, helds, strict=True):
             X = scaling.apply_input(each.features, model.weights)
-            model._fit_interval(each.Y, model._blend(X, Y, each.rows, rng, device, held))
+            model._fit_errors(each.features, each.Y, each.rows, model._blend(X, Y, each.rows, rng, device, held))
             model._end(each)
         return list(models)
 
