@@ -174,9 +174,7 @@ def compared(known: AnnData, new: AnnData, models: list[str]) -> pd.DataFrame:
     return pd.concat([*parts, plain_ridge(known, new)], ignore_index=True)
 
 
-def scored(
-    known: AnnData, new: AnnData, features: str, models: list[str], standardize_by: str | None
-) -> pd.DataFrame:
+def scored(known: AnnData, new: AnnData, features: str, models: list[str], standardize_by: str | None) -> pd.DataFrame:
     """The scores over all groups of models that are fitted on one table and predict another, and their novelty there."""
     parts = []
     for model in models:
@@ -200,9 +198,7 @@ def plain_ridge(known: AnnData, new: AnnData) -> pd.DataFrame:
     for name in ("raw", "section, clipped"):
         views = [table.obsm["X_morphology"].astype(np.float64) for table in (known, new)]
         if name != "raw":
-            views = [
-                standardize_groups(X, table.obs["section"]) for X, table in zip(views, (known, new), strict=True)
-            ]
+            views = [standardize_groups(X, table.obs["section"]) for X, table in zip(views, (known, new), strict=True)]
         scaler = StandardScaler().fit(views[0])
         X, X_new = (scaler.transform(view) for view in views)
         if name != "raw":

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from histocell._core.types import JSON, Arrays
 
-FORMAT, READABLE = 3, (1, 2, 3)  # 2 has the rows of the fit, 3 features that are cut off, novelty and the root of targets
+FORMAT, READABLE = (
+    3,
+    (1, 2, 3),
+)  # 2 has the rows of the fit, 3 features that are cut off, novelty and the root of targets
 _TEXT, _NUMBER, _NONE = (str,), (int, float), (type(None),)
 _KEYS: dict[str, tuple[type, ...]] = {
     "model": _TEXT,

@@ -33,9 +33,7 @@ _ROWS_PER_BIN = 100
 _MAX_BINS = 8
 
 
-def fit_interval(
-    y_true: Floats, y_held: Floats, level: float, spread: Floats | None = None
-) -> dict[str, Floats]:
+def fit_interval(y_true: Floats, y_held: Floats, level: float, spread: Floats | None = None) -> dict[str, Floats]:
     """Offsets that turn a prediction into an interval, for each target and bin of the predicted value.
 
     Parameters

@@ -72,7 +72,9 @@ def _space(X: Floats) -> Arrays:
     values, left = np.linalg.eigh(some @ some.T / len(some))
     values, left = np.maximum(values[::-1], 0.0), left[:, ::-1]
     total = values.sum()
-    n_axes = min(int(np.searchsorted(np.cumsum(values), _SHARE * total)) + 1, _MOST, int((values > _LEAST_AXIS * total).sum()))
+    n_axes = min(
+        int(np.searchsorted(np.cumsum(values), _SHARE * total)) + 1, _MOST, int((values > _LEAST_AXIS * total).sum())
+    )
     axes = (left[:, :n_axes] / np.sqrt(len(some) * np.maximum(values[:n_axes], np.finfo(float).tiny))).T @ some
     squared = ((X - center) ** 2).sum(axis=1)
     scores = (X - center) @ axes.T

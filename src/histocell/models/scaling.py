@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
 
     from histocell._core.types import Arrays, Bools, Floats
 
@@ -85,15 +86,18 @@ def fit_input(X: np.ndarray) -> Arrays:
     return {"input_mean": mean, "input_scale": scale, "input_clip": np.array([CLIP])}
 
 
-def apply_input(X: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Floats:
-    """Features as the model sees them: in standard deviations, cut off where no training row could teach it anything."""
+def apply_input[Array: (np.ndarray, Tensor)](X: Array, arrays: Mapping[str, Array]) -> Array:
+    """Features as the model sees them, of numpy or of torch.
+
+    In standard deviations, cut off where no training row could teach it anything.
+    """
     scaled = scale_input(X, arrays)
     if "input_clip" not in arrays:  # a model of an older version
         return scaled
-    return np.clip(scaled, -arrays["input_clip"], arrays["input_clip"])
+    return scaled.clip(-arrays["input_clip"], arrays["input_clip"])
 
 
-def scale_input(X: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Floats:
+def scale_input[Array: (np.ndarray, Tensor)](X: Array, arrays: Mapping[str, Array]) -> Array:
     """Features in standard deviations of the training rows, however far away."""
     return (X - arrays["input_mean"]) * arrays["input_scale"]
 

@@ -203,7 +203,9 @@ def _veiled(table: AnnData, key: str, most: float) -> NDArray[np.bool_]:
     check_positive(most, "veil_novelty")
     column = key + keys.NOVELTY
     if column not in table.obs:
-        raise missing_key("obs", column, table.obs.columns, "hc.tl.predict_abundance(data) writes it beside a prediction.")
+        raise missing_key(
+            "obs", column, table.obs.columns, "hc.tl.predict_abundance(data) writes it beside a prediction."
+        )
     return table.obs[column].to_numpy(dtype=np.float64) > most
 
 

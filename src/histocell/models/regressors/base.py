@@ -78,6 +78,12 @@ class Regressor(Model):
         return self._predict(X, device)
 
     def _fit(self, X: np.ndarray, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> None:
+        targets = self._fit_scales(X, Y, rows)
+        held = self._fit_scaled(scaling.apply_input(X, self.weights), targets, rows, rng, device)
+        self._fit_errors(X, Y, rows, held)
+
+    def _fit_scales(self, X: np.ndarray, Y: Floats, rows: FitRows) -> Floats:
+        """Learn the scales of features and targets from training rows; returns the targets scaled."""
         train, transform = rows.train, self.config.target_transform
         if X.shape[1] % self.config.n_views:
             msg = f"X has {X.shape[1]} columns, which are not {self.config.n_views} views of as many features (n_views)"
@@ -86,9 +92,7 @@ class Regressor(Model):
         flat = scaling.constant_columns(Y[train])
         if flat.any():
             warn(f"{int(flat.sum())} of {len(flat)} targets do not vary in the training rows; predicted as constants")
-        scaled = scaling.apply_input(X, self.weights)
-        held = self._fit_scaled(scaled, scaling.forward_target(Y, transform, self.weights), rows, rng, device)
-        self._fit_errors(X, Y, rows, held)
+        return scaling.forward_target(Y, transform, self.weights)
 
     def _fit_errors(self, X: np.ndarray, Y: Floats, rows: FitRows, held: Floats) -> None:
         """Learn from predictions of held-out rows how far off the model is, and what it has seen of features."""

@@ -54,7 +54,9 @@ class Mean(Regressor):
     @classmethod
     def baseline_for(cls, model: Model) -> Self:
         """The mean in the units of the target, since the mean of transformed targets is not their mean."""
-        shared = {name: getattr(model.config, name) for name in ("nonnegative", "n_views") if hasattr(model.config, name)}
+        shared = {
+            name: getattr(model.config, name) for name in ("nonnegative", "n_views") if hasattr(model.config, name)
+        }
         return cls(**shared, interval=None)
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 OUTSIDE = 1.5  # novelty of a section that is worth a warning; unseen patients of one cohort hardly reach it
 
+
 def predict(
     task: Task,
     table: AnnData,
