@@ -5,7 +5,7 @@ a new patient brings. The errors are ranked within bins of the predicted value (
 rare cell types err little where little is predicted and much where much is.
 
 The errors are ranked in units of the spread that the novelty of their row lets expect (normalised conformal prediction,
-`histocell.models.novelty`), so intervals widen for rows that are unlike those of the training set.
+`histocell.models.regressors.novelty`), so intervals widen for rows that are unlike those of the training set.
 
 The promise holds for groups that are exchangeable with those of the training set. With few groups it is only as good
 as they are representative, which no method can repair; `evaluate` therefore reports the coverage that was reached.

@@ -141,7 +141,7 @@ def abundance(
     _check_number(sections)
     heading = title if title is not None else sections[0].title if len(sections) == 1 else ""
     single = len(names) == 1 and len(sections) == 1 and measured is None
-    veiled = None if veil_novelty is None else _veiled(table, key, veil_novelty)
+    veiled = _veiled(table, key, veil_novelty)
     panels = _panels(sections, predicted, measured, key, heading if ax is not None else "", veiled)
     split = np.asarray(table.obs[keys.SPLIT] if keys.SPLIT in table.obs else [""] * table.n_obs, dtype=np.str_)
     views, one_scale = views_of(panels)
@@ -150,8 +150,7 @@ def abundance(
     look = Look(images, views, plt.get_cmap(cmap), size, alpha, image_alpha)  # an unknown name fails before a figure
     limits = [upper_limit(name, panels, vmax) for name in names]
     separator = "\n" if len(sections) > 1 or (ax is not None and heading) else ", "
-    drawn = {key: predicted} if measured is None else {key: predicted, truth or keys.ABUNDANCE: measured}
-    label = quantity(table, drawn)
+    label = quantity(table, {key: predicted} | ({} if measured is None else {truth or keys.ABUNDANCE: measured}))
     with styled(ax is None):
         if ax is None:
             ratios = np.array([np.divide(*np.ptp(views[panel.section.name], axis=0)) for panel in panels])
@@ -198,15 +197,17 @@ def _measured(table: AnnData, key: str, truth: str | Literal[False] | None) -> p
     return get.abundance(table, chosen)
 
 
-def _veiled(table: AnnData, key: str, most: float) -> NDArray[np.bool_]:
-    """Rows that are newer to the model than they may be."""
+def _veiled(table: AnnData, key: str, most: float | None) -> NDArray[np.bool_] | None:
+    """Rows that are newer to the model than they may be, `None` where all may be as new as they are."""
+    if most is None:
+        return None
     check_positive(most, "veil_novelty")
     column = key + keys.NOVELTY
     if column not in table.obs:
         raise missing_key(
             "obs", column, table.obs.columns, "hc.tl.predict_abundance(data) writes it beside a prediction."
         )
-    return table.obs[column].to_numpy(dtype=np.float64) > most
+    return np.asarray(table.obs[column], dtype=np.float64) > most
 
 
 def _choose_types(frame: pd.DataFrame, cell_types: str | Sequence[str] | None) -> list[str]:

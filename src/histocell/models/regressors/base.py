@@ -15,8 +15,8 @@ from histocell.models import scaling
 from histocell.models.base import Model
 from histocell.models.folds import Fold
 from histocell.models.intervals import apply_interval, fit_interval
-from histocell.models.novelty import fit_novelty, novelty, widening
 from histocell.models.places import check_finite
+from histocell.models.regressors.novelty import fit_novelty, novelty, widening
 from histocell.models.settings import Config, limited
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Regressor(Model):
     def novelty(self, X: ArrayLike) -> Floats:
         """How far rows lie from those of the fit, shape ``(n,)``: 1 for a typical group that was held out.
 
-        NaN for rows that are not finite. See `histocell.models.novelty`.
+        NaN for rows that are not finite. See `histocell.models.regressors.novelty`.
 
         Raises
         ------

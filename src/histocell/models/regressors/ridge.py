@@ -123,7 +123,7 @@ class Ridge(Regressor):
         views = [self._fit_view(view, Y, rows, alphas) for view in np.split(X, self.config.n_views, axis=1)]
         held, coefficients, intercept, best, score = (np.stack(each) for each in zip(*views, strict=True))
         self.weights |= {
-            "coefficients": np.vstack(coefficients) / len(views),
+            "coefficients": coefficients.reshape(X.shape[1], -1) / len(views),
             "intercept": intercept.mean(axis=0),
             "alpha": best if len(views) > 1 else best[0],
         }

@@ -8,7 +8,7 @@ import pytest
 from histocell.metrics import coverage
 from histocell.models import MLP, Mean, Ridge
 from histocell.models.folds import Fold
-from histocell.models.novelty import fit_novelty, novelty
+from histocell.models.regressors.novelty import fit_novelty, novelty
 
 
 @pytest.fixture
