@@ -32,6 +32,8 @@ LABELS = {
     "cc_per_slide": "CC within sections",
     "l1": "mean absolute error",
     "coverage": "share of measured values in the interval",
+    "colocalization_cosine": "cosine of co-localization",
+    "colocalization_correlation": "CC of co-localization",
 }
 RUN = "run"  # the column that `read` adds
 # of a table of scores; the one that is left names the targets
