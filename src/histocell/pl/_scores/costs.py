@@ -165,7 +165,9 @@ def _draw(ax: Axes, table: pd.DataFrame, metric: str, colors: Mapping[str, Color
         if total > 0:
             ax.plot(total, y, "o", color=color, markersize=4, markeredgewidth=0)
         text = show_amount(total, metric)
-        ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", color=None if np.isfinite(total) else MUTED)
+        ax.text(
+            1.02, y, text, transform=ax.get_yaxis_transform(), va="center", color=None if np.isfinite(total) else MUTED
+        )
     ax.set_title(COSTS[metric], loc="left")
     ax.set_xlabel({"seconds": "s", "n_parameters": ""}.get(metric, "MB"), labelpad=1)
     ax.set_ylim(len(colors) - 0.5, -0.5)

@@ -141,7 +141,9 @@ def group_scores(
         else:
             axes = check_axes(ax, (len(metrics),), f"{len(metrics)} metrics need {len(metrics)}")
         colors = run_colors(runs, palette, is_only=len(runs) == 1)
-        places = np.arange(len(names), dtype=float) + APART * np.array([len(names) > 1 and name == ALL for name in names])
+        places = np.arange(len(names), dtype=float) + APART * np.array(
+            [len(names) > 1 and name == ALL for name in names]
+        )
         undefined: dict[str, list[str]] = {}
         for axis, each in zip(axes, metrics, strict=True):
             rows = table[table["metric"] == each]
@@ -173,9 +175,7 @@ def _shown(names: Sequence[str], table: pd.DataFrame) -> list[str]:
     return [fill(name, 16) if name != ALL else f"mean\nof {n_groups}" if n_groups > 1 else "all" for name in names]
 
 
-def _new_axes(
-    n_metrics: int, n_groups: int, n_runs: int, figsize: tuple[float, float] | None
-) -> NDArray[np.object_]:
+def _new_axes(n_metrics: int, n_groups: int, n_runs: int, figsize: tuple[float, float] | None) -> NDArray[np.object_]:
     width = float(np.clip(1.0 + n_groups * (0.2 + 0.13 * n_runs), 3.2, 10))
     size = figsize or (width * text_scale(), (0.9 + 1.7 * n_metrics) * text_scale())
     return plt.subplots(n_metrics, 1, figsize=size, layout="constrained", squeeze=False)[1][:, 0]
@@ -265,9 +265,7 @@ def _largest(ax: Axes, names: Sequence[str]) -> float:
     return min(0.9 * width / len(names), width / 12, height / 5)
 
 
-def _resize(
-    axes: NDArray[np.object_], names: Sequence[str], heading: Text, handles: list[Artist], size: float
-) -> None:
+def _resize(axes: NDArray[np.object_], names: Sequence[str], heading: Text, handles: list[Artist], size: float) -> None:
     upright = _is_upright(axes[-1], names, size)
     for axis in axes:
         axis.tick_params(labelsize=size)
