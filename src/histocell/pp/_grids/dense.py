@@ -13,7 +13,7 @@ from histocell._core import geometry, keys
 from histocell._core.arguments import check_count
 from histocell._core.errors import MissingKeyError, listing
 from histocell.images.transformations import transformations
-from histocell.pp._grids.lattice import between, is_grid
+from histocell.pp._grids.lattice import between
 from histocell.tables.access import is_spatialdata
 from histocell.tables.files import copy_files
 from histocell.tables.sections import Sections
@@ -141,7 +141,7 @@ class Part:
         """Of the spots of a region; an error where these lie on no grid."""
         if len(region.rows) < 2:
             return cls(region, np.empty((0, 3), dtype=np.intp), np.empty((0, 3)))
-        if not is_grid(region.centers):
+        if not geometry.is_grid(region.centers):
             msg = f"the rows of {region.name} lie on no grid, as spots do: there is nothing between cells"
             raise ValueError(msg)
         return cls(region, *between(region.centers, factor))

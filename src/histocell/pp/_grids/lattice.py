@@ -19,16 +19,6 @@ TRIANGLE = (
     1.6  # longest edge of a triangle of neighbours: the diagonal of a square grid, not the 1.73 of a hexagonal one
 )
 TOGETHER = 0.5  # points nearer than this are no neighbours, but one place
-MOST_SPREAD = 0.3  # of the distances to the nearest point; 0.77 where points lie at random
-
-
-def is_grid(xy: Floats) -> bool:
-    """Whether points, shape ``(n, 2)``, lie on a grid: each is as far from its nearest one as the others are."""
-    if len(xy) < 2:
-        return False
-    nearest = cKDTree(xy).query(xy, k=2)[0][:, 1]
-    low, middle, high = np.quantile(nearest, [0.25, 0.5, 0.75])
-    return bool(middle > 0 and (high - low) / middle <= MOST_SPREAD)
 
 
 def between(xy: Floats, factor: int) -> tuple[Ints, Floats]:
