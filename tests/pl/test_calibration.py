@@ -92,7 +92,9 @@ def test_a_prediction_of_the_library(cohort):
     hc.tl.predict_abundance(cohort)
     axes = hc.pl.calibration(cohort)
     scores = hc.tl.evaluate_abundance(cohort, n_bootstrap=10, inplace=False)
-    wanted = scores.query("metric == 'coverage' and cell_type == 'mean' and model == 'ridge'").set_index("group")["value"]
+    wanted = scores.query("metric == 'coverage' and cell_type == 'mean' and model == 'ridge'").set_index("group")[
+        "value"
+    ]
     np.testing.assert_allclose(matrix(axes[0])[0], wanted[["P3", "P4", "all"]].to_numpy(dtype=float))
 
 

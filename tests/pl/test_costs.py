@@ -58,7 +58,12 @@ def test_amounts_are_written_as_people_write_them(value, metric, text):
 
 def test_dots_are_the_totals_and_ticks_the_groups():
     axes = hc.pl.costs(table())
-    assert [ax.get_title(loc="left") for ax in axes] == ["training time", "peak memory", "peak GPU memory", "parameters"]
+    assert [ax.get_title(loc="left") for ax in axes] == [
+        "training time",
+        "peak memory",
+        "peak GPU memory",
+        "parameters",
+    ]
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["mlp", "hist2cell", "ridge", "training mean"]
     assert texts(axes[0]) == ["9 min 13 s", "2 h 51 min", "0.83 s", "0.002 s"]
     assert texts(axes[2]) == ["570 MB", "45.0 GB", "unknown", "0 MB"]

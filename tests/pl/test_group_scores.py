@@ -50,7 +50,9 @@ def test_bars_are_the_scores_of_each_group_and_their_mean():
     assert list(found) == ["mlp, conch", "mlp, uni", "hist2cell, image"]
     np.testing.assert_allclose(found["mlp, uni"], [0.2, 0.21, 0.22, 0.21])
     assert ax.get_ylabel() == "CC"
-    bounds = [segment[:, 1] for each in ax.collections if isinstance(each, LineCollection) for segment in each.get_segments()]
+    bounds = [
+        segment[:, 1] for each in ax.collections if isinstance(each, LineCollection) for segment in each.get_segments()
+    ]
     assert len(bounds) == 3 * 4
     np.testing.assert_allclose(np.ptp(bounds, axis=1), 0.12)
     assert legend(ax)[3:] == ["95 % over spots or 95 % over 3 groups", "undefined (CC of training mean)"]
@@ -64,7 +66,7 @@ def test_runs_are_called_by_what_tells_them_apart():
     assert list(bars(hc.pl.group_scores(without, metric="l1"))) == ["mlp", "hist2cell", "training mean"]
 
 
-def test_the_training_mean_is_one_whatever_the_features(scored=None):
+def test_the_training_mean_is_one_whatever_the_features():
     found = bars(hc.pl.group_scores(table(), metric="l1"))
     np.testing.assert_allclose(found["training mean"][:3], [0.4, 0.41, 0.42])
 
@@ -133,7 +135,9 @@ def test_errors_say_what_there_is(spots):
     scores = table()
     with pytest.raises(ValueError, match="metric auc not found in the scores; available: cc, l1"):
         hc.pl.group_scores(scores, metric=["cc", "auc"])
-    with pytest.raises(ValueError, match="features X_gigapath not found in the scores; available: X_conch, X_uni, image"):
+    with pytest.raises(
+        ValueError, match="features X_gigapath not found in the scores; available: X_conch, X_uni, image"
+    ):
         hc.pl.group_scores(scores, features="X_gigapath")
     with pytest.raises(ValueError, match="cell_type B not found in the scores; available: mean, Tumour"):
         hc.pl.group_scores(scores, cell_type="B")

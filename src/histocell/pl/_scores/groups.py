@@ -231,7 +231,10 @@ def _handles(
 def _place_legend(ax: Axes, handles: list[Artist], size: float, below: float) -> None:
     """A legend so many points under the axes, no wider than they are, entries side by side where there is room."""
     letters = np.array([len(str(handle.get_label())) + 5 for handle in handles] or [1])
-    size = min(size, box_size(ax)[0] / (LETTER * letters.max()))
+    widest = box_size(ax)[0] / (LETTER * letters.max())
+    size = min(
+        size, max(np.floor(2 * widest) / 2, 1)
+    )  # in steps: axes that were made narrower a little keep their legend
     widths = {n: sum(column.max() for column in np.array_split(letters, n)) for n in range(len(letters), 0, -1)}
     columns = next((n for n, width in widths.items() if LETTER * size * width <= box_size(ax)[0]), 1)
     down = ScaledTranslation(0, -below / 72, ax.figure.dpi_scale_trans)
