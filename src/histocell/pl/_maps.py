@@ -132,10 +132,7 @@ def abundance(
     'P1S1, tumour'
     """
     table = get_table(data, table_key)
-    slots = _slots(table, key)
-    predicted = {title: get.abundance(table, slot) for title, slot in slots.items()}
-    truth = _truth(table, list(slots.values()), truth)
-    measured = None if truth is None else get.abundance(table, truth)
+    predicted, measured, label = _read(table, _slots(table, key), truth)
     names = _choose_types(list(predicted.values()), cell_types)
     sections = find_sections(data, section, table_key=table_key, image=image)
     _check_number(sections)
@@ -149,8 +146,6 @@ def abundance(
     look = Look(images, views, plt.get_cmap(cmap), size, alpha, image_alpha)  # an unknown name fails before a figure
     limits = [upper_limit(name, panels, vmax) for name in names]
     separator = "\n" if len(sections) > 1 or (ax is not None and heading) else ", "
-    drawn = dict(zip(slots.values(), predicted.values(), strict=True))
-    label = quantity(table, drawn if measured is None else drawn | {str(truth): measured})
     with styled(ax is None):
         if ax is None:
             ratios = np.array([np.divide(*np.ptp(views[panel.section.name], axis=0)) for panel in panels])
@@ -178,6 +173,18 @@ def _check_number(sections: list[Section]) -> None:
         msg = f"{len(sections)} sections are too many for one figure; choose with section=, for example section="
         msg += f"{sections[0].name!r}: {listing(each.name for each in sections)}"
         raise ValueError(msg)
+
+
+def _read(
+    table: AnnData, slots: Mapping[str, str], truth: str | Literal[False] | None
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame | None, str]:
+    """What is predicted, by what it is called, what was measured, and the unit of both."""
+    frames = {slot: get.abundance(table, slot) for slot in slots.values()}
+    predicted = {name: frames[slot] for name, slot in slots.items()}
+    chosen = _truth(table, list(frames), truth)
+    if chosen is not None:
+        frames[chosen] = get.abundance(table, chosen)
+    return predicted, None if chosen is None else frames[chosen], quantity(table, frames)
 
 
 def _slots(table: AnnData, key: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:

@@ -116,11 +116,7 @@ def colocalization(
     table = get_table(data, table_key)
     slots = [key] if isinstance(key, str) else list(key)
     results = [read_result(table, slot) for slot in slots]
-    captions = [title] if isinstance(title, str) else list(title or (slots if len(slots) > 1 else [""]))
-    if len(captions) != len(slots):
-        msg = f"title holds {len(captions)}, but there are {len(slots)} results"
-        raise ValueError(msg)
-    captions = ["\n".join(filter(None, pair)) for pair in zip(captions, _agreements(slots, scores), strict=True)]
+    captions = _captions(slots, title, scores)
     names = _common_names(results, slots, cell_types)
     maps = [result.effect(names) for result in results]
     tree = _linkage(table, maps[0], names, linkage)
@@ -159,6 +155,19 @@ def colocalization(
         for each in dots:
             each.set_sizes([min(0.33 * box_size(axes[0])[1] / len(names), 6) ** 2])  # a third of a cell
     return finish(np.array(axes, dtype=object) if len(axes) > 1 else axes[0], created=ax is None, show=show)
+
+
+def _captions(
+    slots: Sequence[str],
+    title: str | Sequence[str] | None,
+    scores: pd.DataFrame | Mapping[str, pd.DataFrame] | None,
+) -> list[str]:
+    """What stands above each map: its title, and its agreement with the first one."""
+    titles = [title] if isinstance(title, str) else list(title or (slots if len(slots) > 1 else [""]))
+    if len(titles) != len(slots):
+        msg = f"title holds {len(titles)}, but there are {len(slots)} results"
+        raise ValueError(msg)
+    return ["\n".join(filter(None, pair)) for pair in zip(titles, _agreements(slots, scores), strict=True)]
 
 
 def _agreements(slots: Sequence[str], scores: pd.DataFrame | Mapping[str, pd.DataFrame] | None) -> list[str]:

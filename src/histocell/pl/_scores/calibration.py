@@ -185,7 +185,7 @@ def _read(
     lower, upper = (get.abundance(data, key + end, table_key=table_key) for end in (keys.LOWER, keys.UPPER))
     target = truth or str(keys.read_provenance(table, key).get("target") or keys.ABUNDANCE)
     measured = get.abundance(data, target, table_key=table_key)
-    shared = [name for name in predicted if name in measured]
+    shared = [str(name) for name in predicted if name in measured]
     if not shared:
         msg = f'obsm["{target}"] ({listing(measured)}) and obsm["{key}"] ({listing(predicted)}) share no cell type'
         raise ValueError(msg)

@@ -147,13 +147,14 @@ def _new_axes(n_metrics: int, names: Sequence[str], figsize: tuple[float, float]
 
 def _draw(ax: Axes, table: pd.DataFrame, metric: str, colors: Mapping[str, ColorType]) -> None:
     """A dot for each run, ticks for its groups, and the figure on the right."""
-    totals, singles = [], []
+    totals: list[float] = []
+    singles: list[NDArray[np.float64]] = []
     for run in colors:
         rows = table[(table[RUN] == run) & (table["cell_type"] == MEAN)]
         values = rows["value"].astype(float)
-        single = values[rows["group"] != ALL].to_numpy()
-        total = values[rows["group"] == ALL].to_numpy()
-        totals.append(float(total[0]) if len(total) else float(nan_mean(single)))
+        single = np.array(values[rows["group"] != ALL], dtype=np.float64)
+        of_all = np.array(values[rows["group"] == ALL], dtype=np.float64)
+        totals.append(float(of_all[0]) if len(of_all) else float(nan_mean(single)))
         singles.append(single[single > 0])
     drawn = np.array([value for value in [*totals, *np.concatenate(singles)] if np.isfinite(value) and value > 0])
     low, high = (drawn.min(), drawn.max()) if len(drawn) else (1.0, 1.0)

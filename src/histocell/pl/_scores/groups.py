@@ -154,7 +154,7 @@ def group_scores(
         heading = axes[0].set_title(caption if title is None else title, loc="right")
         shown = _shown(names, table)
         resize = partial(_resize, axes, shown, heading, _handles(axes, table, colors, undefined))
-        fit(axes, resize, lambda: _largest(axes[-1], shown))
+        fit(list(axes), resize, lambda: _largest(axes[-1], shown))
     return finish(axes if len(axes) > 1 else axes[0], created=ax is None, show=show)
 
 

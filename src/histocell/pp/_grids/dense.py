@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -162,7 +162,7 @@ def _table(sections: Sections, parts: list[Part]) -> AnnData:
     table = sections.table
     rows = np.concatenate([part.rows for part in parts])
     is_new = np.concatenate([np.arange(len(part.rows)) >= len(part.region.rows) for part in parts])
-    obs = table.obs[_constant_columns(table, parts)].iloc[rows].copy()
+    obs = cast("pd.DataFrame", table.obs[_constant_columns(table, parts)]).iloc[rows].copy()
     names = table.obs_names.to_numpy(dtype=object)[rows]
     names[is_new] = [f"between{number}" for number in range(is_new.sum())]
     obs.index = pd.Index(names.astype(str))
@@ -181,7 +181,7 @@ def _constant_columns(table: AnnData, parts: list[Part]) -> list[str]:
     own = {attrs.get("region_key"), attrs.get("instance_key"), keys.INSIDE, BETWEEN}
     frames = [table.obs.iloc[part.region.rows] for part in parts]
     return [
-        name
+        str(name)
         for name in table.obs
         if name not in own and all(frame[name].nunique(dropna=False) == 1 for frame in frames)
     ]
