@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +11,12 @@ from scipy.spatial import cKDTree
 import histocell as hc
 from histocell._core.geometry import is_grid
 from histocell.pp._grids.lattice import between
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
 
 
 def grid(kind, n=6, pitch=10.0, jitter=0.0, angle=0.3):
