@@ -149,7 +149,8 @@ class Model(ABC):
         Raises
         ------
         ValueError
-            When the models differ in class or settings, a model is given twice, or a problem is not fit for `fit`.
+            When the models differ in class or settings, the problems in their numbers of features or targets, a model is
+            given twice, or a problem is not fit for `fit`.
 
         Examples
         --------
@@ -250,6 +251,10 @@ class Model(ABC):
         kinds = {type(model).__name__ for model in models} | {cls.__name__}
         if len(kinds) > 1 or any(model.config != models[0].config for model in models):
             msg = f"only models of one class and equal settings are fitted together; these are {listing(sorted(kinds))}"
+            raise ValueError(msg)
+        widths = {(np.shape(problem.X)[1:], np.shape(problem.Y)[1:]) for problem in problems}
+        if len(widths) > 1:
+            msg = f"the problems differ in their numbers of features or targets: {listing(sorted(map(str, widths)))}"
             raise ValueError(msg)
 
     def _checked_places(self, places: Places | None, n_rows: int) -> Places | None:
