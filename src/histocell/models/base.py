@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from histocell._core.errors import listing, warn
+from histocell._core.errors import listing
 from histocell._core.rng import as_rng
 from histocell.models import files
-from histocell.models.folds import FitRows
+from histocell.models.problem import Problem, Usable
 from histocell.models.settings import Config, make_config
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import ArrayLike
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import JSON, Arrays, Floats
     from histocell.models.fingerprint import Fingerprint
+    from histocell.models.folds import FitRows
 
 
 FINGERPRINT, BASELINE = "rows.", "baseline_{}."  # beginnings of names of arrays
@@ -105,11 +107,59 @@ class Model(ABC):
         ValueError
             When shapes do not agree, no row is usable, or all features are constant.
         """
-        features, targets, rows = _usable(X, Y, groups, validation)
-        self.weights, self.history, self.baselines, self.fingerprint = {}, {}, {}, None
-        self._fit(features, targets, rows, as_rng(rng), device)
-        self.facts = {"n_train": int(rows.train.sum()), "n_validation": int((~rows.train).sum())}
+        usable = self._begin(Problem(X, Y, groups=groups, validation=validation))
+        self._fit(usable.features, usable.Y, usable.rows, as_rng(rng), device)
+        self._end(usable)
         return self
+
+    @classmethod
+    def fit_together(
+        cls, models: Sequence[Self], problems: Sequence[Problem], *, device: str | None = None
+    ) -> list[Self]:
+        """Fit models of one class and equal settings, each on rows of its own; each is what `fit` alone would make.
+
+        One after the other, except where a class can do better: all nets of all `MLP` train at once.
+
+        Parameters
+        ----------
+        models
+            The models; they are fitted in place and returned.
+        problems
+            Rows of each model.
+        device
+            Torch device; `None` for the best there is.
+
+        Raises
+        ------
+        ValueError
+            When the models differ in class or settings, a model is given twice, or a problem is not fit for `fit`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from histocell.models import Ridge
+        >>> from histocell.models.problem import Problem
+        >>> X = np.random.default_rng(0).normal(size=(60, 4))
+        >>> groups = np.repeat(["a", "b", "c"], 20)
+        >>> rows = [np.flatnonzero(groups != name) for name in "abc"]
+        >>> problems = [Problem(X, X[:, :2] + 5, index, groups[index]) for index in rows]
+        >>> models = Ridge.fit_together([Ridge() for _ in rows], problems)
+        >>> [model.facts["n_train"] for model in models]
+        [40, 40, 40]
+        """
+        cls._check_alike(models, problems)
+        for model, problem in zip(models, problems, strict=True):
+            X, Y = problem.rows()
+            model.fit(
+                X,
+                Y,
+                groups=problem.groups,
+                validation=problem.validation,
+                rng=problem.rng,
+                device=device,
+                **problem.extra,
+            )
+        return list(models)
 
     def outputs(self, X: ArrayLike, *, device: str | None = None) -> dict[str, Floats]:
         """Everything that the model says of rows: the prediction under ``""``, others by the ending of their slot."""
@@ -158,6 +208,31 @@ class Model(ABC):
         """Shapes that weights must have by settings, features and targets, where the model knows them."""
         return {}
 
+    def _begin(self, problem: Problem) -> Usable:
+        """Forget what was learnt before, and find the rows that can be used."""
+        usable = Usable.of(problem)
+        self.weights, self.history, self.baselines, self.fingerprint = {}, {}, {}, None
+        return usable
+
+    def _end(self, usable: Usable) -> None:
+        """Note the facts of a fit."""
+        train = usable.rows.train
+        self.facts = {"n_train": int(train.sum()), "n_validation": int((~train).sum())}
+
+    @classmethod
+    def _check_alike(cls, models: Sequence[Self], problems: Sequence[Problem]) -> None:
+        """Refuse models that cannot be fitted together."""
+        if len(models) != len(problems):
+            msg = f"{len(models)} models for {len(problems)} problems; each model needs one problem"
+            raise ValueError(msg)
+        if len({id(model) for model in models}) < len(models):
+            msg = "a model is given twice; make one for each problem"
+            raise ValueError(msg)
+        kinds = {type(model).__name__ for model in models} | {cls.__name__}
+        if len(kinds) > 1 or any(model.config != models[0].config for model in models):
+            msg = f"only models of one class and equal settings are fitted together; these are {listing(sorted(kinds))}"
+            raise ValueError(msg)
+
     def _check_fitted(self) -> None:
         if not self.weights:
             msg = f"this {type(self).__name__} is not fitted; call fit first"
@@ -181,28 +256,3 @@ class Model(ABC):
             "baselines": {name: baseline.config for name, baseline in baselines.items()},
         }
         return files.State(config, weights, self.history)
-
-
-def _usable(
-    X: ArrayLike, Y: ArrayLike, groups: ArrayLike | None, validation: ArrayLike | None
-) -> tuple[np.ndarray, Floats, FitRows]:
-    """Features and targets of the rows that can be used, and which of them are fitted."""
-    X, Y = np.asarray(X), np.asarray(Y, dtype=np.float64)
-    if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
-        msg = f"X and Y must have shapes (n, n_features) and (n, n_targets); they have {X.shape} and {Y.shape}"
-        raise ValueError(msg)
-    train = np.ones(len(X), dtype=bool) if validation is None else ~np.asarray(validation, dtype=bool)
-    labels = np.zeros(len(X), dtype=int) if groups is None else np.asarray(groups)
-    for name, value in (("groups", labels), ("validation", train)):
-        if value.shape != (len(X),):
-            msg = f"{name} has shape {value.shape} for {len(X)} rows"
-            raise ValueError(msg)
-    finite = np.isfinite(X).all(axis=1) & np.isfinite(Y).all(axis=1)
-    if not (finite & train).any():
-        msg = f"none of the {int(train.sum())} training rows has finite features and targets"
-        raise ValueError(msg)
-    if not finite.all():
-        warn(
-            f"{int((~finite).sum())} of {len(X)} rows have features or targets that are not finite; left out of the fit"
-        )
-    return X[finite], Y[finite], FitRows(train[finite], labels[finite])
