@@ -107,7 +107,8 @@ def _maps(xy: Floats, length_scale_um: float | None, sections: np.ndarray, value
     from anndata import AnnData
 
     obs = pd.DataFrame({_SECTION: sections}, index=[str(row) for row in range(len(xy))])
-    table = AnnData(obs=obs, obsm={keys.SPATIAL: xy, _KEY: values})
+    table = AnnData(obs=obs)
+    table.obsm[keys.SPATIAL], table.obsm[_KEY] = xy, values
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # constant columns: they become NaN and are counted
         result = colocalization(

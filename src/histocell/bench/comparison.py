@@ -112,7 +112,7 @@ def compare(
         if not (name in COSTS and target != MEAN)
     ]
     out = pd.DataFrame(rows)
-    out.insert(out.columns.get_loc("p") + 1, "p_adj", out.groupby("metric")["p"].transform(_adjusted))
+    out.insert(list(out).index("p") + 1, "p_adj", out.groupby("metric")["p"].transform(_adjusted))
     if (few := int(out["n_groups"].max())) < LEAST_GROUPS:
         least = f"{2 / 2**few:g}"
         warn(
@@ -155,7 +155,7 @@ def _row(
     chosen = table[(table["metric"] == metric) & (table[column] == target)]
     first, second = (chosen[chosen[RUN] == run].set_index("group")["value"].astype(float) for run in pair)
     of_both = (first - second).dropna()
-    difference = of_both[np.isfinite(of_both)].to_numpy()
+    difference = of_both[np.isfinite(of_both)].to_numpy(dtype=np.float64)
     known = table.drop_duplicates(RUN).set_index(RUN)
     (model, features), (other, others) = (tuple(known.loc[run, ["model", "features"]]) for run in pair)
     names = {"model": model, "features": features, "reference": other, "reference_features": others}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
+from histocell._core.device import pick_device
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
 SECONDS, MEMORY, GPU_MEMORY, PARAMETERS = "seconds", "peak_memory_mb", "peak_gpu_memory_mb", "n_parameters"
 COSTS = (SECONDS, MEMORY, GPU_MEMORY, PARAMETERS)
@@ -33,21 +38,16 @@ def measured(device: str | None) -> Iterator[dict[str, float]]:
             if done.wait(_EVERY):
                 return
 
-    gpu = _gpu(device)
-    if gpu is not None:
-        import torch
-
-        torch.cuda.synchronize(gpu)
-        torch.cuda.reset_peak_memory_stats(gpu)
+    if gpu := _gpu(device):
+        gpu.start()
     costs: dict[str, float] = {}
     watcher = Thread(target=watch, daemon=True)
     watcher.start()
     start = time.perf_counter()
     try:
         yield costs
-        if gpu is not None:
-            torch.cuda.synchronize(gpu)
-            costs[GPU_MEMORY] = torch.cuda.max_memory_allocated(gpu) / _MB
+        if gpu := _gpu(device):  # torch may have been imported meanwhile
+            costs[GPU_MEMORY] = gpu.peak() / _MB
         costs[SECONDS] = time.perf_counter() - start
     finally:
         done.set()
@@ -57,14 +57,33 @@ def measured(device: str | None) -> Iterator[dict[str, float]]:
 
 def device_type(device: str | None) -> str:
     """Kind of the device that `device` stands for: cpu, cuda or mps."""
-    from histocell._core.device import pick_device
-
     return pick_device(device).type
 
 
-def _gpu(device: str | None) -> object | None:
-    """The CUDA device, `None` for any other."""
-    from histocell._core.device import pick_device
+class _GPU:
+    """Memory that torch allocates on a CUDA device."""
 
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def start(self) -> None:
+        """Forget earlier peaks."""
+        import torch
+
+        torch.cuda.synchronize(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def peak(self) -> int:
+        """The most bytes since, when all work is done."""
+        import torch
+
+        torch.cuda.synchronize(self._device)
+        return torch.cuda.max_memory_allocated(self._device)
+
+
+def _gpu(device: str | None) -> _GPU | None:
+    """The CUDA device, `None` for any other; where torch was not imported, nothing can have used one."""
+    if "torch" not in sys.modules:
+        return None
     chosen = pick_device(device)
-    return chosen if chosen.type == "cuda" else None
+    return _GPU(chosen) if chosen.type == "cuda" else None

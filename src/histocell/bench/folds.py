@@ -68,7 +68,9 @@ class Plan:
 
 def feature_sets(features: Features | None) -> dict[str | None, str | Sequence[str] | None]:
     """Embeddings by the name of their set; the name is `None` where it is not given."""
-    return dict(features) if isinstance(features, Mapping) else {None: features}
+    if not isinstance(features, Mapping):
+        return {None: features}
+    return {name: names for name, names in ablation_sets(features).items()}
 
 
 def ablation_sets(
@@ -133,28 +135,39 @@ def left_out_folds(
     dataset: Dataset,
     labels: np.ndarray,
     group_key: str,
+    *,
     seeds: Sequence[int],
+    reach_um: float,
 ) -> list[Fold]:
-    """Each group in turn against all others."""
+    """Each group in turn against all others, by models that see neighbours up to `reach_um` away."""
     rows = known_rows(dataset)
     folds = []
     for group, seed in zip(np.unique(labels[rows]), seeds, strict=True):
         held = labels[rows] == group
-        fitted = _apart(sections, dataset, rows[~held], rows[held])
+        fitted = _apart(sections, dataset, rows[~held], rows[held], reach_um)
         train = inner_groups(sections, dataset, fitted, group_key)
-        folds.append(one_fold(task, str(group), (dataset, train), (sections, dataset, rows[held]), seed))
+        new = sections, dataset, rows[held]
+        folds.append(one_fold(task, str(group), (dataset, train), new, seed=seed, reach_um=reach_um))
     return folds
 
 
 def one_fold(
-    task: Task, name: str, known: tuple[Dataset, Rows], new: tuple[Sections, Dataset, Ints], seed: int
+    task: Task,
+    name: str,
+    known: tuple[Dataset, Rows],
+    new: tuple[Sections, Dataset, Ints],
+    *,
+    seed: int,
+    reach_um: float,
 ) -> Fold:
     """Rows of one dataset to fit on, and rows of another, or of the same, to predict."""
     (dataset, train), (sections, goal, held) = known, new
     fitted = make_model("mean", {})  # stands for all models, which fit the same rows
-    remember(task, fitted, dataset, train)
-    arrays = FoldRows(dataset.X, dataset.truth.array, train, goal.X, held, seed)
-    return Fold(name, arrays, seen_rows(sections, goal.hashes, fitted)[:, held])
+    remember(task, fitted, dataset, train, reach_um=reach_um)
+    arrays = FoldRows(
+        dataset.X, dataset.truth.array, train, goal.X, held, seed, places=dataset.places, places_new=goal.places
+    )
+    return Fold(name, arrays, seen_rows(sections, goal.hashes, fitted, reach_um=reach_um)[:, held])
 
 
 def inner_groups(sections: Sections, dataset: Dataset, rows: Ints, group_key: str) -> Rows:
@@ -165,8 +178,12 @@ def inner_groups(sections: Sections, dataset: Dataset, rows: Ints, group_key: st
     return held_out_groups(inner, rows, np.zeros(len(rows), dtype=bool))
 
 
-def _apart(sections: Sections, dataset: Dataset, rows: Ints, held: Ints) -> Ints:
-    """The rows to fit on that show no tissue of the held-out ones, which may lie on the same section."""
+def _apart(sections: Sections, dataset: Dataset, rows: Ints, held: Ints, reach_um: float) -> Ints:
+    """The rows to fit on that show no tissue of the held-out ones, which may lie on the same section.
+
+    They are the same for all models: those that the one that looks furthest may be fitted on.
+    """
     parts = np.full(dataset.table.n_obs, keys.DROPPED, dtype=object)
     parts[rows], parts[held] = keys.TRAIN, keys.TEST
-    return np.flatnonzero(apart(FieldsOfView.of(sections, dataset.names), parts) == keys.TRAIN)
+    fields = FieldsOfView.of(sections, dataset.names, reach_um=reach_um)
+    return np.flatnonzero(apart(fields, parts) == keys.TRAIN)

@@ -18,15 +18,19 @@ from histocell._core.errors import warn
 from histocell._core.rng import as_rng
 from histocell._core.settings import progress_bar
 from histocell.bench.cache import Result
-from histocell.bench.costs import PARAMETERS, device_type, measured
+from histocell.bench.costs import PARAMETERS, SECONDS, device_type, measured
+from histocell.models.base import Model
+from histocell.models.problem import Problem
 from histocell.models.registry import make_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import ArrayLike
+
     from histocell._core.types import Floats, Ints
     from histocell.bench.cache import Cache
-    from histocell.models.base import Model
+    from histocell.models.places import Places
     from histocell.tl.engine.rows import Rows
 
 _FORMAT = 1  # of the keys; goes up when what a result depends on changes
@@ -48,6 +52,8 @@ class FoldRows:
         Rows of it to predict.
     seed
         Of the fit.
+    places, places_new
+        Where the rows of both tables lie, for models that see neighbours; `None` where there are no such models.
     """
 
     X: np.ndarray
@@ -56,17 +62,48 @@ class FoldRows:
     X_new: np.ndarray
     held: Ints
     seed: int
+    places: Places | None = None
+    places_new: Places | None = None
+
+    def problem(self, model: Model) -> Problem:
+        """The rows that a model is fitted on."""
+        rows = self.rows
+        extra: dict[str, ArrayLike | Places] = {}
+        if model.needs_places and self.places is not None:
+            extra = {"places": self.places.rows(rows.index)}
+        validation = rows.validation if rows.validation.any() else None
+        return Problem(self.X, self.Y, rows.index, rows.groups, validation, as_rng(self.seed), extra)
+
+    def predict(self, model: Model, device: str | None) -> dict[str, Floats]:
+        """What a model says of the rows that are held out; one that sees neighbours sees their sections whole."""
+        if not model.needs_places or self.places_new is None:
+            return model.outputs(self.X_new[self.held], device=device)
+        rows = self._sections
+        outputs = model.outputs(self.X_new[rows], places=self.places_new.rows(rows), device=device)
+        return {ending: values[np.searchsorted(rows, self.held)] for ending, values in outputs.items()}
+
+    @property
+    def _sections(self) -> Ints:
+        """All rows of the sections that hold the rows to predict."""
+        sections = self.places_new.sections  # type: ignore[union-attr]
+        return np.flatnonzero(np.isin(sections, sections[self.held]))
 
     @cached_property
     def digest(self) -> str:
-        """Hash of everything in it that a result depends on."""
+        """Hash of everything in it that the result of a model depends on which sees single rows."""
         groups = np.unique(self.rows.groups, return_inverse=True)[1]
-        index, state = self.rows.index, blake2b(digest_size=16)
-        for array in (self.X[index], self.Y[index], groups, self.rows.validation, self.X_new[self.held]):
-            state.update(f"{array.dtype.str}{array.shape}".encode())
-            state.update(np.ascontiguousarray(array).tobytes())
-        state.update(f"seed {self.seed}".encode())
-        return state.hexdigest()
+        index, seed = self.rows.index, np.array(self.seed)
+        return _digest(self.X[index], self.Y[index], groups, self.rows.validation, self.X_new[self.held], seed)
+
+    @cached_property
+    def digest_with_places(self) -> str:
+        """The same for a model that sees neighbours."""
+        if self.places is None or self.places_new is None:
+            return self.digest
+        index, rows = self.rows.index, self._sections
+        known, new = self.places.rows(index), self.places_new.rows(rows)
+        arrays = [np.asarray(each) for each in (*known, *new)]
+        return self.digest + _digest(self.X_new[rows], np.searchsorted(rows, self.held), *arrays)
 
 
 class Job(NamedTuple):
@@ -84,7 +121,7 @@ class Job(NamedTuple):
             "model": self.model.name,
             "config": asdict(self.model.config),
             "code": _own_code(type(self.model)),
-            "fold": self.fold.digest,
+            "rows": self.fold.digest_with_places if self.model.needs_places else self.fold.digest,
         }
         return blake2b(json.dumps(known, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
@@ -100,9 +137,8 @@ def run_jobs(jobs: Sequence[Job], cache: Cache, *, n_workers: int, device: str |
             cache.put(keys[index], result)
             results[index] = result
             bar.update(1)
-    for index in range(len(jobs)):
-        for text in results[index].warnings:
-            warn(text)
+    for text in dict.fromkeys(text for result in results.values() for text in result.warnings):
+        warn(text)
     return [results[index] for index in range(len(jobs))]
 
 
@@ -110,16 +146,30 @@ def _compute(
     jobs: Sequence[Job], left: Sequence[int], n_workers: int, device: str | None
 ) -> Iterator[tuple[int, Result]]:
     """Results as they come, with their position among the jobs."""
-    if n_workers == 1 or len(left) < 2:
-        for index in left:
+    together: dict[tuple[int, int], list[int]] = {}
+    single = []
+    for index in left:
+        if _trains_together(jobs[index].model):
+            together.setdefault((id(jobs[index].model), id(jobs[index].fold.X)), []).append(index)
+        else:
+            single.append(index)
+    if n_workers == 1 or len(single) < 2:
+        for index in single:
             yield index, run_job(jobs[index], device)
-        return
-    from joblib import Parallel, delayed, parallel_config
+    else:
+        from joblib import Parallel, delayed, parallel_config
 
-    # One thread each, whatever their number, so that results do not depend on it.
-    with parallel_config("loky", inner_max_num_threads=1):
-        workers = Parallel(min(n_workers, len(left)), return_as="generator_unordered")
-        yield from workers(delayed(_numbered)(index, jobs[index], device) for index in left)
+        # One thread each, whatever their number, so that results do not depend on it.
+        with parallel_config("loky", inner_max_num_threads=1):
+            workers = Parallel(min(n_workers, len(single)), return_as="generator_unordered")
+            yield from workers(delayed(_numbered)(index, jobs[index], device) for index in single)
+    for indices in together.values():
+        yield from zip(indices, run_together([jobs[index] for index in indices], device), strict=True)
+
+
+def _trains_together(model: Model) -> bool:
+    """Whether folds of this model are better trained at once than one by one."""
+    return type(model).fit_together.__func__ is not Model.fit_together.__func__  # type: ignore[attr-defined]
 
 
 def _numbered(index: int, job: Job, device: str | None) -> tuple[int, Result]:
@@ -128,22 +178,28 @@ def _numbered(index: int, job: Job, device: str | None) -> tuple[int, Result]:
 
 def run_job(job: Job, device: str | None) -> Result:
     """Fit a copy of the model on the rows of a fold, and predict those that are held out."""
-    model, fold, rows = make_model(job.model, {}), job.fold, job.fold.rows
+    return run_together([job], device)[0]
+
+
+def run_together(jobs: Sequence[Job], device: str | None) -> list[Result]:
+    """The same for several folds of one model, which are trained at once if it can; each has its share of the seconds."""
+    models = [make_model(job.model, {}) for job in jobs]
+    problems = [job.fold.problem(model) for job, model in zip(jobs, models, strict=True)]
     with _caught() as texts, measured(device) as costs:
-        model.fit(
-            fold.X[rows.index],
-            fold.Y[rows.index],
-            groups=rows.groups,
-            validation=rows.validation if rows.validation.any() else None,
-            rng=as_rng(fold.seed),
-            device=device,
-        )
-    return _result(model, fold, costs, texts, device)
+        type(models[0]).fit_together(models, problems, device=device)
+    costs[SECONDS] /= len(jobs)
+    return [
+        Result(job.fold.predict(model, device), costs | {PARAMETERS: float(model.n_parameters)}, texts)
+        for job, model in zip(jobs, models, strict=True)
+    ]
 
 
-def _result(model: Model, fold: FoldRows, costs: dict[str, float], texts: list[str], device: str | None) -> Result:
-    outputs = model.outputs(fold.X_new[fold.held], device=device)
-    return Result(outputs, costs | {PARAMETERS: float(model.n_parameters)}, texts)
+def _digest(*arrays: np.ndarray) -> str:
+    state = blake2b(digest_size=16)
+    for array in arrays:
+        state.update(f"{array.dtype.str}{array.shape}".encode())
+        state.update(np.ascontiguousarray(array).tobytes())
+    return state.hexdigest()
 
 
 @contextmanager

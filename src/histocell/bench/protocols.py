@@ -33,6 +33,7 @@ from histocell.tl.engine import features as _features
 from histocell.tl.engine.abundance import ABUNDANCE
 from histocell.tl.engine.evaluate import ALL, free_names
 from histocell.tl.engine.fit import Dataset
+from histocell.tl.engine.layout import places_for, reach_um
 from histocell.tl.engine.task import shared_targets
 
 if TYPE_CHECKING:
@@ -147,8 +148,9 @@ def leave_one_group_out(
     _check(n_bootstrap, n_workers, length_scale_um, cache, rng)
     sections = Sections(data, table_key=table_key)
     named = named_models(models, config)
+    places = places_for(named.values(), sections)
     datasets = {
-        name: Dataset.read(task, sections.table, names, target, standardize_by)
+        name: replace(Dataset.read(task, sections.table, names, target, standardize_by), places=places)
         for name, names in feature_sets(features).items()
     }
     labels = row_labels(sections.table, group_key)
@@ -160,14 +162,11 @@ def leave_one_group_out(
         raise ValueError(msg)
     children = as_rng(rng).spawn(n_groups + 1)
     seeds = [draw_seed(child) for child in children]
-    plans = [
-        Plan(
-            name or set_name(dataset.names),
-            dataset,
-            left_out_folds(task, sections, dataset, labels, group_key, seeds[:-1]),
-        )
-        for name, dataset in datasets.items()
-    ]
+    reach = reach_um(named.values(), places)
+    plans = []
+    for name, dataset in datasets.items():
+        folds = left_out_folds(task, sections, dataset, labels, group_key, seeds=seeds[:-1], reach_um=reach)
+        plans.append(Plan(name or set_name(dataset.names), dataset, folds))
     maps = map_coordinates(
         data, sections, len(known.truth.names), wanted=colocalization, length_scale_um=length_scale_um
     )
@@ -336,8 +335,10 @@ def cross_dataset(
     source, goal = (Sections(data, table_key=table_key) for data in (train, test))
     named = named_models(models, config)
     generator = as_rng(rng)
+    places = [places_for(named.values(), sections) for sections in (source, goal)]
+    reach = reach_um(named.values(), places[0])
     seed, scoring_seed = draw_seed(generator), draw_seed(generator)
-    plans = []
+    plans: list[Plan] = []
     for name, names in feature_sets(features).items():
         known = Dataset.read(task, source.table, names, target, standardize_by)
         _features.check_same(goal.table, known.features)
@@ -346,9 +347,12 @@ def cross_dataset(
             units = [recorded_unit(each.table, target) for each in (known, new)]
             warn_of_other_unit(units[0], units[1], names=("train", "test"))
             shared = shared_targets(known.truth, new.truth, "the two")
-        known, new = (replace(dataset, truth=dataset.truth.select(shared)) for dataset in (known, new))
+        known, new = (
+            replace(dataset, truth=dataset.truth.select(shared), places=where)
+            for dataset, where in zip((known, new), places, strict=True)
+        )
         rows = inner_groups(source, known, known_rows(known), group_key)
-        fold = one_fold(task, ALL, (known, rows), (goal, new, known_rows(new)), seed)
+        fold = one_fold(task, ALL, (known, rows), (goal, new, known_rows(new)), seed=seed, reach_um=reach)
         plans.append(Plan(name or set_name(known.names), new, [fold]))
     maps = map_coordinates(test, goal, len(shared), wanted=colocalization, length_scale_um=length_scale_um)
     has_groups = group_key in goal.table.obs

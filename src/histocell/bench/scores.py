@@ -139,7 +139,6 @@ def _like(part: pd.DataFrame, scores: pd.DataFrame, column: str, count: pd.Serie
     """A part with all columns of the scores, in their types."""
     if part is scores:
         return part
-    part = part.assign(
-        **{column: MEAN, "n_spots": part["group"].map(count), "n_training": pd.NA, "n_overlapping": pd.NA}
-    )
+    known = {column: MEAN, "n_training": pd.NA, "n_overlapping": pd.NA}
+    part = part.assign(n_spots=part["group"].map(count), **known)
     return part[scores.columns].astype(scores.dtypes.to_dict())

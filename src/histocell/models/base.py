@@ -11,6 +11,7 @@ import numpy as np
 from histocell._core.errors import listing
 from histocell._core.rng import as_rng
 from histocell.models import files
+from histocell.models.places import check_finite, check_places
 from histocell.models.problem import Problem, Usable
 from histocell.models.settings import Config, make_config
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from histocell._core.types import JSON, Arrays, Floats
     from histocell.models.fingerprint import Fingerprint
     from histocell.models.folds import FitRows
+    from histocell.models.places import Places
 
 
 FINGERPRINT, BASELINE = "rows.", "baseline_{}."  # beginnings of names of arrays
@@ -55,6 +57,7 @@ class Model(ABC):
 
     name: ClassVar[str]
     config_class: ClassVar[type[Config]] = Config
+    needs_places: ClassVar[bool] = False  # whether a row is seen together with its neighbours
 
     def __init__(self, **config: object) -> None:
         self.config = make_config(self.config_class, config, type(self).__name__)
@@ -71,8 +74,19 @@ class Model(ABC):
         """Learn `weights` from rows that are finite."""
 
     @abstractmethod
-    def predict(self, X: ArrayLike, *, device: str | None = None) -> Floats:
-        """Predicted targets, shape ``(n, n_targets)``; NaN for rows that are not finite."""
+    def predict(self, X: ArrayLike, *, places: Places | None = None, device: str | None = None) -> Floats:
+        """Predicted targets, shape ``(n, n_targets)``; NaN for rows that are not finite.
+
+        `places` says where the rows lie, for models that need it.
+        """
+
+    def reach_um(self, places: Places | None = None) -> float:
+        """How far from a row, in um, those rows may lie whose features take part in its prediction; 0 for none.
+
+        `places` are those that the model is about to be fitted on.
+        """
+        del places
+        return 0.0
 
     def fit(
         self,
@@ -81,6 +95,7 @@ class Model(ABC):
         *,
         groups: ArrayLike | None = None,
         validation: ArrayLike | None = None,
+        places: Places | None = None,
         rng: SeedLike | RNGLike | None = 0,
         device: str | None = None,
     ) -> Self:
@@ -97,6 +112,8 @@ class Model(ABC):
             the interval) is chosen on groups that it did not fit on.
         validation
             Boolean, shape ``(n,)``: rows that are for those choices only and are never fitted.
+        places
+            Where the rows lie, for models that see neighbours (`needs_places`); others ignore it.
         rng
             Seed or generator; the same one gives the same model, `None` another one each time.
         device
@@ -105,9 +122,11 @@ class Model(ABC):
         Raises
         ------
         ValueError
-            When shapes do not agree, no row is usable, or all features are constant.
+            When shapes do not agree, no row is usable, all features are constant, or the model needs places and does
+            not get them.
         """
-        usable = self._begin(Problem(X, Y, groups=groups, validation=validation))
+        known = self._checked_places(places, len(np.asarray(X)))
+        usable = self._begin(Problem(X, Y, groups=groups, validation=validation), known)
         self._fit(usable.features, usable.Y, usable.rows, as_rng(rng), device)
         self._end(usable)
         return self
@@ -161,9 +180,11 @@ class Model(ABC):
             )
         return list(models)
 
-    def outputs(self, X: ArrayLike, *, device: str | None = None) -> dict[str, Floats]:
+    def outputs(self, X: ArrayLike, *, places: Places | None = None, device: str | None = None) -> dict[str, Floats]:
         """Everything that the model says of rows: the prediction under ``""``, others by the ending of their slot."""
-        return {"": self.predict(X, device=device)}
+        if not self.needs_places:
+            return {"": self.predict(X, device=device)}
+        return {"": self.predict(X, places=places, device=device)}
 
     @classmethod
     def baseline_for(cls, model: Model) -> Self:
@@ -208,9 +229,11 @@ class Model(ABC):
         """Shapes that weights must have by settings, features and targets, where the model knows them."""
         return {}
 
-    def _begin(self, problem: Problem) -> Usable:
+    def _begin(self, problem: Problem, places: Places | None = None) -> Usable:
         """Forget what was learnt before, and find the rows that can be used."""
-        usable = Usable.of(problem)
+        usable = Usable.of(problem, places)
+        if usable.rows.places is not None:
+            check_finite(usable.rows.places, type(self).__name__)
         self.weights, self.history, self.baselines, self.fingerprint = {}, {}, {}, None
         return usable
 
@@ -232,6 +255,10 @@ class Model(ABC):
         if len(kinds) > 1 or any(model.config != models[0].config for model in models):
             msg = f"only models of one class and equal settings are fitted together; these are {listing(sorted(kinds))}"
             raise ValueError(msg)
+
+    def _checked_places(self, places: Places | None, n_rows: int) -> Places | None:
+        """The places of rows, `None` for a model that does not need them."""
+        return check_places(places, n_rows, type(self).__name__) if self.needs_places else None
 
     def _check_fitted(self) -> None:
         if not self.weights:

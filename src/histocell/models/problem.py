@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import Floats, Ints
+    from histocell.models.places import Places
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class Problem:
     groups: ArrayLike | None = None
     validation: ArrayLike | None = None
     rng: SeedLike | RNGLike | None = 0
-    extra: Mapping[str, ArrayLike] = field(default_factory=dict)
+    extra: Mapping[str, ArrayLike | Places] = field(default_factory=dict)
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Features and targets of the rows of this problem."""
@@ -73,8 +74,8 @@ class Usable:
     rows: FitRows
 
     @classmethod
-    def of(cls, problem: Problem) -> Usable:
-        """The usable rows, with a warning of others.
+    def of(cls, problem: Problem, places: Places | None = None) -> Usable:
+        """The usable rows, which lie at `places` for a model that needs those, with a warning of others.
 
         Raises
         ------
@@ -100,7 +101,8 @@ class Usable:
         if n_bad := int((~finite).sum()):
             warn(f"{n_bad} of {n_rows} rows have features or targets that are not finite; left out of the fit")
         index = index[finite]
-        return cls(X, index, Y[index], FitRows(train[finite], labels[finite]))
+        known = None if places is None else places.rows(finite)
+        return cls(X, index, Y[index], FitRows(train[finite], labels[finite], known))
 
     @property
     def features(self) -> np.ndarray:
