@@ -154,8 +154,8 @@ def _row(
     metric, target = what
     chosen = table[(table["metric"] == metric) & (table[column] == target)]
     first, second = (chosen[chosen[RUN] == run].set_index("group")["value"].astype(float) for run in pair)
-    of_both = (first - second).dropna()
-    difference = of_both[np.isfinite(of_both)].to_numpy(dtype=np.float64)
+    of_both: Floats = np.asarray(first - second, dtype=np.float64)  # pandas joins them by group
+    difference = of_both[np.isfinite(of_both)]
     known = table.drop_duplicates(RUN).set_index(RUN)
     (model, features), (other, others) = (tuple(known.loc[run, ["model", "features"]]) for run in pair)
     names = {"model": model, "features": features, "reference": other, "reference_features": others}

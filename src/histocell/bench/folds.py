@@ -70,7 +70,7 @@ def feature_sets(features: Features | None) -> dict[str | None, str | Sequence[s
     """Embeddings by the name of their set; the name is `None` where it is not given."""
     if not isinstance(features, Mapping):
         return {None: features}
-    return {name: names for name, names in ablation_sets(features).items()}
+    return {**ablation_sets(features)}
 
 
 def ablation_sets(
