@@ -157,14 +157,22 @@ def _compute(
         for index in single:
             yield index, run_job(jobs[index], device)
     else:
-        from joblib import Parallel, delayed, parallel_config
-
-        # One thread each, whatever their number, so that results do not depend on it.
-        with parallel_config("loky", inner_max_num_threads=1):
-            workers = Parallel(min(n_workers, len(single)), return_as="generator_unordered")
-            yield from workers(delayed(_numbered)(index, jobs[index], device) for index in single)
+        yield from _in_workers(jobs, single, n_workers, device)
     for indices in together.values():
         yield from zip(indices, run_together([jobs[index] for index in indices], device), strict=True)
+
+
+def _in_workers(
+    jobs: Sequence[Job], indices: Sequence[int], n_workers: int, device: str | None
+) -> Iterator[tuple[int, Result]]:
+    """The same by other processes, with one thread each, whatever their number: results do not depend on it."""
+    from joblib import Parallel, delayed, parallel_config
+
+    with warnings.catch_warnings(), parallel_config("loky", inner_max_num_threads=1):
+        # It replaces a process that grew, as one does that fits; as an error, the warning would end its own thread.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
+        workers = Parallel(min(n_workers, len(indices)), return_as="generator_unordered")
+        yield from workers(delayed(_numbered)(index, jobs[index], device) for index in indices)
 
 
 def _trains_together(model: Model) -> bool:
