@@ -26,8 +26,6 @@ from histocell.models.registry import make_model
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from numpy.typing import ArrayLike
-
     from histocell._core.types import Floats, Ints
     from histocell.bench.cache import Cache
     from histocell.models.places import Places
@@ -68,11 +66,10 @@ class FoldRows:
     def problem(self, model: Model) -> Problem:
         """The rows that a model is fitted on."""
         rows = self.rows
-        extra: dict[str, ArrayLike | Places] = {}
-        if model.needs_places and self.places is not None:
-            extra = {"places": self.places.rows(rows.index)}
+        needed = model.needs_places and self.places is not None
+        places = self.places.rows(rows.index) if needed else None  # type: ignore[union-attr]
         validation = rows.validation if rows.validation.any() else None
-        return Problem(self.X, self.Y, rows.index, rows.groups, validation, as_rng(self.seed), extra)
+        return Problem(self.X, self.Y, rows.index, rows.groups, validation, as_rng(self.seed), places)
 
     def predict(self, model: Model, device: str | None) -> dict[str, Floats]:
         """What a model says of the rows that are held out; one that sees neighbours sees their sections whole."""
