@@ -87,7 +87,7 @@ class Cache:
         if self._folder is None or not (path := self._path(key)).exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 facts = json.loads(str(file[_FACTS][()]))
                 outputs = {name: file[f"{_OUTPUT}{index}"] for index, name in enumerate(facts["outputs"])}
             return Result(outputs, facts["costs"], facts["warnings"])

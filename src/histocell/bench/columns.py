@@ -48,7 +48,8 @@ def run_names(table: pd.DataFrame) -> pd.Series:
     features = table["features"].map(plain_features)
     if features.nunique() < 2:
         return table["model"]
-    return features if table["model"].nunique() < 2 else table["model"] + ", " + features
+    names = features if table["model"].nunique() < 2 else table["model"] + ", " + features
+    return names.mask(features == "", table["model"])
 
 
 def plain_features(name: str) -> str:
