@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 FINGERPRINT, BASELINE = "rows.", "baseline_{}."  # beginnings of names of arrays
+_NOT_LEARNT = ("input_", "target_", "interval_", "alpha")  # and of weights that scale, bound or were chosen
 
 
 class Model(ABC):
@@ -218,6 +219,11 @@ class Model(ABC):
         rows += f" and {self.facts['n_validation']} for validation" if self.facts.get("n_validation") else ""
         groups = f", groups by {self.facts['group_key']}" if self.facts.get("group_key") else ""
         return f"{type(self).__name__}({state}, features: {listing(f['key'] for f in self.features)}{rows}{groups})"
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of learnt parameters: all weights, of all nets of an ensemble, without scalers, intervals and penalties."""
+        return sum(array.size for name, array in self.weights.items() if not name.startswith(_NOT_LEARNT))
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes that weights must have by settings, features and targets, where the model knows them."""
