@@ -276,10 +276,10 @@ class TestConvergence:
 
 
 @needs_cell2location
+@pytest.mark.filterwarnings("ignore")  # of the packages, whose imports warn
 class TestCell2location:
     SETTINGS = {"method": "cell2location", "labels_key": "cell_type", "device": "cpu", "reference_epochs": 40}
 
-    @pytest.mark.filterwarnings("ignore:cell2location has not converged")
     def test_finds_the_truth(self, spots, cells):
         """Short, and seeded: the same again, the caller's random numbers and parameters untouched."""
         import pyro
