@@ -145,7 +145,9 @@ class TestBadInput:
     def test_normalised_reference(self, spots, cells):
         cells.layers["counts"] = cells.X.copy()
         cells.X = cells.X / 3
-        with pytest.raises(ValueError, match="X of the reference .* reference_layer= names the layer with them: counts"):
+        with pytest.raises(
+            ValueError, match="X of the reference .* reference_layer= names the layer with them: counts"
+        ):
             hc.pp.deconvolve(spots, cells, labels_key="cell_type")
 
     @pytest.mark.parametrize("value", [np.nan, -1])
@@ -319,7 +321,7 @@ class TestCell2location:
 
     def test_spot_without_counts(self, spots, cells):
         spots.X[7] = 0
-        with pytest.warns(UserWarning) as caught:
+        with pytest.warns(UserWarning, match="not converged") as caught:
             hc.pp.deconvolve(spots, cells, **self.SETTINGS, epochs=20)
         assert any("1 of 60 spots (spot7)" in str(each.message) for each in caught)
         assert spots.obsm["cell_abundance"].isna().all(axis=1).sum() == 1

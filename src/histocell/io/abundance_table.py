@@ -87,7 +87,9 @@ def read_abundances(
     _check(frame, name, labels)
     if noise is not None:
         noise = noise.reindex(columns=frame.columns).astype("float64").set_axis(frame.index.astype(str))
-    return AbundanceTable(frame.astype("float64").set_axis(frame.index.astype(str)), name, labels, method or tool, noise)
+    return AbundanceTable(
+        frame.astype("float64").set_axis(frame.index.astype(str)), name, labels, method or tool, noise
+    )
 
 
 def _read_file(path: Path) -> pd.DataFrame | AnnData:

@@ -143,7 +143,6 @@ def _platform(
     weights: Floats, signatures: Floats, before: Floats, total: Floats, by_gene: Floats, spread: float
 ) -> tuple[Floats, float]:
     """Factor of each gene between cells and spots, and the variance of their logs."""
-    profile = by_gene / max(by_gene.sum(), 1)
     mixed_total = weights @ (signatures * before).sum(axis=1)
     scale = np.divide(total, mixed_total, out=np.zeros_like(total), where=mixed_total > 0)
     composition = scale @ weights  # of all spots together

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,8 @@ from histocell._core.errors import import_optional, warn
 from histocell._core.settings import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from types import ModuleType
 
     import torch
     from scipy.sparse import csr_matrix
@@ -26,6 +27,14 @@ EXTRA = "deconvolution"
 _REFERENCE_BATCH = 2500  # cells of a step, what the package takes
 _TAIL = 0.1  # share of the epochs whose loss is compared with that of as many before
 _SETTLED = 0.002  # most of the loss's whole fall that may happen in the tail of a converged run
+
+
+class _Trained(Protocol):
+    """A model of the package: it trains, and keeps the loss of each epoch."""
+
+    history: Mapping[str, pd.DataFrame]
+
+    def train(self, **settings: object) -> object: ...
 
 
 class Posterior(NamedTuple):
@@ -121,10 +130,11 @@ def warn_unless_converged(loss: Floats) -> bool:
     return False
 
 
-def _models() -> Any:
+def _models() -> ModuleType:
     with warnings.catch_warnings():  # of the packages that it imports
         warnings.simplefilter("ignore")
-        return import_optional("cell2location.models", EXTRA)
+        models: ModuleType = import_optional("cell2location.models", EXTRA)
+        return models
 
 
 def _device(device: str | None) -> torch.device:
@@ -134,7 +144,7 @@ def _device(device: str | None) -> torch.device:
     return chosen
 
 
-def _accelerator(device: torch.device) -> dict[str, Any]:
+def _accelerator(device: torch.device) -> dict[str, str | int]:
     if device.type == "cpu":
         return {"accelerator": "cpu"}
     return {"accelerator": "gpu", "device": device.index or 0}
@@ -160,7 +170,7 @@ def _apart(seed: int, device: torch.device) -> Iterator[None]:
                 each.setLevel(level)
 
 
-def _train(model: Any, epochs: int, device: torch.device, desc: str, *, batch_size: int | None) -> Floats:
+def _train(model: _Trained, epochs: int, device: torch.device, desc: str, *, batch_size: int | None) -> Floats:
     """Train, with our progress bar in place of lightning's; the loss of each epoch."""
     from lightning.pytorch.callbacks import LambdaCallback
 

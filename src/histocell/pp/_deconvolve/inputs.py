@@ -20,6 +20,7 @@ _FEW_CELLS = 10
 _FEW_GENES = 50
 _ENSEMBL = r"^ENS[A-Z]*G\d{6,}(\.\d+)?$"
 
+
 class Filter(NamedTuple):
     """Genes to use: those that over `share` of the cells have, or over `cells`, if these have over `mean` each."""
 
@@ -78,7 +79,9 @@ def read_counts(adata: AnnData, layer: str | None, owner: str, argument: str) ->
 def read_cells(reference: AnnData, labels_key: str, layer: str | None) -> Cells:
     """The cells of a reference that have a label; warns of cells without one and of types of few cells."""
     if labels_key not in reference.obs:
-        raise missing_key("obs", labels_key, reference.obs.columns, "labels_key= names the cell types of the reference.")
+        raise missing_key(
+            "obs", labels_key, reference.obs.columns, "labels_key= names the cell types of the reference."
+        )
     column = reference.obs[labels_key]
     known = column.notna().to_numpy()
     counts = read_counts(reference, layer, "the reference", "reference_layer")
@@ -167,7 +170,5 @@ def _naming(spots: pd.Index, reference: pd.Index, n_shared: int) -> str:
             return f" Without their versions {n_plain} Ensembl identifiers would match: adata.var_names = adata.var_names.str.split('.').str[0]"
     n_upper = len(set(spots.str.upper()) & set(reference.str.upper()))
     if n_upper > 2 * n_shared:
-        return (
-            f" But for capitals {n_upper} would match: of two species? Of one, adata.var_names = adata.var_names.str.upper()"
-        )
+        return f" But for capitals {n_upper} would match: of two species? Of one, adata.var_names = adata.var_names.str.upper()"
     return ""

@@ -95,7 +95,9 @@ def check_types(signatures: pd.DataFrame) -> None:
     pairs = similar_pairs(signatures.to_numpy().T, _SIMILAR)
     if pairs:
         said = listing([" and ".join(str(signatures.columns[k]) for k in pair) for pair in pairs], 5)
-        warn(f"cell types of nearly one signature, whose shares cannot be told apart: {said}; merge them in the reference")
+        warn(
+            f"cell types of nearly one signature, whose shares cannot be told apart: {said}; merge them in the reference"
+        )
 
 
 def nnls(counts: csr_matrix, signatures: pd.DataFrame, sections: np.ndarray, settings: Settings) -> Result:
