@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 EXTRA = "deconvolution"
 _REFERENCE_BATCH = 2500  # cells of a step, what the package takes
 _TAIL = 0.1  # share of the epochs whose loss is compared with that of as many before
-_SETTLED = 0.002  # most of the loss's whole fall that may happen in the tail of a converged run
+_SETTLED = 0.01  # most of the loss's whole fall that may happen in the tail of a converged run
 
 
 class _Trained(Protocol):

@@ -118,7 +118,7 @@ def deconvolve(
     Notes
     -----
     Warns of types of fewer than 10 cells, of types of nearly one signature, where fewer than half of the genes are shared,
-    of spots without counts, and where cell2location has not converged: more than 0.2 % of the fall of its loss
+    of spots without counts, and where cell2location has not converged: more than 1 % of the fall of its loss
     happened in the last tenth of the epochs.
 
     References

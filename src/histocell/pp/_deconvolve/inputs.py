@@ -43,7 +43,7 @@ class Cells(NamedTuple):
 
 def read_counts(adata: AnnData, layer: str | None, owner: str, argument: str) -> csr_matrix:
     """Raw counts of ``X`` or a layer, sparse; an error for anything else."""
-    layers = [name for name in adata.layers if name is not None]
+    layers = [str(name) for name in adata.layers.keys() if name is not None]
     if layer is not None and layer not in layers:
         raise missing_key("layers", layer, layers, f"{argument}= names the layer with the counts of {owner}.")
     stored: Any = adata.X if layer is None else adata.layers[layer]
