@@ -1,3 +1,4 @@
+from histocell.models.registry import list_models as list_models
 from histocell.models.registry import load as load
 from histocell.models.regressors.mlp import MLP as MLP
 from histocell.models.regressors.ridge import Mean as Mean
