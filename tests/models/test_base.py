@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histocell.models import Ridge, registry, scaling
+from histocell.models import Mean, Ridge, registry, scaling
+from histocell.models.problem import Problem
 from histocell.models.registry import model_class
 
 TINY = {"hidden": (8,) * 6, "max_epochs": 3, "n_members": 2, "batch_size": 64}
@@ -128,3 +129,38 @@ class TestScaling:
         with pytest.warns(UserWarning, match=r"b \(2\)"):
             out = scaling.standardize_groups(np.random.default_rng(0).normal(size=(32, 2)), ["a"] * 30 + ["b"] * 2)
         assert np.isfinite(out).all()
+
+
+class TestFitTogether:
+    @pytest.mark.parametrize(("cls", "config"), MODELS)
+    def test_each_model_is_what_fit_alone_makes(self, cohort, cls, config):
+        names = np.unique(cohort.groups)[:3]
+        order = np.random.default_rng(0).permutation(len(cohort.X))  # rows of a problem in any order
+        problems = []
+        for seed, name in enumerate(names):
+            index = order[cohort.groups[order] != name][seed * 7 :]
+            validation = cohort.groups[index] == "g3" if seed == 2 else None
+            problems.append(Problem(cohort.X, cohort.Y, index, cohort.groups[index], validation, seed))
+        together = cls.fit_together([cls(**config) for _ in problems], problems)
+        for model, problem in zip(together, problems, strict=True):
+            X, Y = problem.rows()
+            alone = cls(**config).fit(X, Y, groups=problem.groups, validation=problem.validation, rng=problem.rng)
+            assert model.facts == alone.facts
+            assert model.weights.keys() == alone.weights.keys()
+            for name, array in alone.weights.items():
+                np.testing.assert_allclose(model.weights[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(model.predict(cohort.X), alone.predict(cohort.X), rtol=1e-3, atol=1e-3)
+
+    def test_refuses_what_does_not_belong_together(self, cohort):
+        problem = Problem(cohort.X, cohort.Y)
+        model = Ridge()
+        with pytest.raises(ValueError, match="1 models for 2 problems"):
+            Ridge.fit_together([model], [problem, problem])
+        with pytest.raises(ValueError, match="given twice"):
+            Ridge.fit_together([model, model], [problem, problem])
+        with pytest.raises(ValueError, match="one class and equal settings"):
+            Ridge.fit_together([model, Ridge(sharing=1)], [problem, problem])
+        with pytest.raises(ValueError, match="these are Mean, Ridge"):
+            Ridge.fit_together([model, Mean()], [problem, problem])
+        with pytest.raises(ValueError, match="groups has shape"):
+            Ridge.fit_together([model], [Problem(cohort.X, cohort.Y, np.arange(9), cohort.groups)])

@@ -1,3 +1,4 @@
+from histocell.models.places import Places as Places
 from histocell.models.registry import list_models as list_models
 from histocell.models.registry import load as load
 from histocell.models.regressors.mlp import MLP as MLP

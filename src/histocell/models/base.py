@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from histocell._core.errors import listing, warn
+from histocell._core.errors import listing
 from histocell._core.rng import as_rng
 from histocell.models import files
-from histocell.models.folds import FitRows
+from histocell.models.places import check_finite, check_places
+from histocell.models.problem import Problem, Usable
 from histocell.models.settings import Config, make_config
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import ArrayLike
@@ -22,9 +24,12 @@ if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import JSON, Arrays, Floats
     from histocell.models.fingerprint import Fingerprint
+    from histocell.models.folds import FitRows
+    from histocell.models.places import Places
 
 
 FINGERPRINT, BASELINE = "rows.", "baseline_{}."  # beginnings of names of arrays
+_NOT_LEARNT = ("input_", "target_", "interval_", "alpha")  # and of weights that scale, bound or were chosen
 
 
 class Model(ABC):
@@ -52,6 +57,7 @@ class Model(ABC):
 
     name: ClassVar[str]
     config_class: ClassVar[type[Config]] = Config
+    needs_places: ClassVar[bool] = False  # whether a row is seen together with its neighbours
 
     # What `histocell.models.list_models` says of the class.
     summary: ClassVar[str] = ""
@@ -79,8 +85,19 @@ class Model(ABC):
         """Learn `weights` from rows that are finite."""
 
     @abstractmethod
-    def predict(self, X: ArrayLike, *, device: str | None = None) -> Floats:
-        """Predicted targets, shape ``(n, n_targets)``; NaN for rows that are not finite."""
+    def predict(self, X: ArrayLike, *, places: Places | None = None, device: str | None = None) -> Floats:
+        """Predicted targets, shape ``(n, n_targets)``; NaN for rows that are not finite.
+
+        `places` says where the rows lie, for models that need it.
+        """
+
+    def reach_um(self, places: Places | None = None) -> float:
+        """How far from a row, in um, those rows may lie whose features take part in its prediction; 0 for none.
+
+        `places` are those that the model is about to be fitted on.
+        """
+        del places
+        return 0.0
 
     def fit(
         self,
@@ -89,6 +106,7 @@ class Model(ABC):
         *,
         groups: ArrayLike | None = None,
         validation: ArrayLike | None = None,
+        places: Places | None = None,
         rng: SeedLike | RNGLike | None = 0,
         device: str | None = None,
     ) -> Self:
@@ -105,6 +123,8 @@ class Model(ABC):
             the interval) is chosen on groups that it did not fit on.
         validation
             Boolean, shape ``(n,)``: rows that are for those choices only and are never fitted.
+        places
+            Where the rows lie, for models that see neighbours (`needs_places`); others ignore it.
         rng
             Seed or generator; the same one gives the same model, `None` another one each time.
         device
@@ -113,17 +133,69 @@ class Model(ABC):
         Raises
         ------
         ValueError
-            When shapes do not agree, no row is usable, or all features are constant.
+            When shapes do not agree, no row is usable, all features are constant, or the model needs places and does
+            not get them.
         """
-        features, targets, rows = _usable(X, Y, groups, validation)
-        self.weights, self.history, self.baselines, self.fingerprint = {}, {}, {}, None
-        self._fit(features, targets, rows, as_rng(rng), device)
-        self.facts = {"n_train": int(rows.train.sum()), "n_validation": int((~rows.train).sum())}
+        known = self._checked_places(places, len(np.asarray(X)))
+        usable = self._begin(Problem(X, Y, groups=groups, validation=validation), known)
+        self._fit(usable.features, usable.Y, usable.rows, as_rng(rng), device)
+        self._end(usable)
         return self
 
-    def outputs(self, X: ArrayLike, *, device: str | None = None) -> dict[str, Floats]:
+    @classmethod
+    def fit_together(
+        cls, models: Sequence[Self], problems: Sequence[Problem], *, device: str | None = None
+    ) -> list[Self]:
+        """Fit models of one class and equal settings, each on rows of its own; each is what `fit` alone would make.
+
+        One after the other, except where a class can do better: all nets of all `MLP` train at once.
+
+        Parameters
+        ----------
+        models
+            The models; they are fitted in place and returned.
+        problems
+            Rows of each model.
+        device
+            Torch device; `None` for the best there is.
+
+        Raises
+        ------
+        ValueError
+            When the models differ in class or settings, a model is given twice, or a problem is not fit for `fit`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from histocell.models import Ridge
+        >>> from histocell.models.problem import Problem
+        >>> X = np.random.default_rng(0).normal(size=(60, 4))
+        >>> groups = np.repeat(["a", "b", "c"], 20)
+        >>> rows = [np.flatnonzero(groups != name) for name in "abc"]
+        >>> problems = [Problem(X, X[:, :2] + 5, index, groups[index]) for index in rows]
+        >>> models = Ridge.fit_together([Ridge() for _ in rows], problems)
+        >>> [model.facts["n_train"] for model in models]
+        [40, 40, 40]
+        """
+        cls._check_alike(models, problems)
+        for model, problem in zip(models, problems, strict=True):
+            X, Y = problem.rows()
+            model.fit(
+                X,
+                Y,
+                groups=problem.groups,
+                validation=problem.validation,
+                rng=problem.rng,
+                device=device,
+                **problem.extra,
+            )
+        return list(models)
+
+    def outputs(self, X: ArrayLike, *, places: Places | None = None, device: str | None = None) -> dict[str, Floats]:
         """Everything that the model says of rows: the prediction under ``""``, others by the ending of their slot."""
-        return {"": self.predict(X, device=device)}
+        if not self.needs_places:
+            return {"": self.predict(X, device=device)}
+        return {"": self.predict(X, places=places, device=device)}
 
     @classmethod
     def baseline_for(cls, model: Model) -> Self:
@@ -159,9 +231,45 @@ class Model(ABC):
         groups = f", groups by {self.facts['group_key']}" if self.facts.get("group_key") else ""
         return f"{type(self).__name__}({state}, features: {listing(f['key'] for f in self.features)}{rows}{groups})"
 
+    @property
+    def n_parameters(self) -> int:
+        """Number of learnt parameters: all weights, of all nets of an ensemble, without scalers, intervals and penalties."""
+        return sum(array.size for name, array in self.weights.items() if not name.startswith(_NOT_LEARNT))
+
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes that weights must have by settings, features and targets, where the model knows them."""
         return {}
+
+    def _begin(self, problem: Problem, places: Places | None = None) -> Usable:
+        """Forget what was learnt before, and find the rows that can be used."""
+        usable = Usable.of(problem, places)
+        if usable.rows.places is not None:
+            check_finite(usable.rows.places, type(self).__name__)
+        self.weights, self.history, self.baselines, self.fingerprint = {}, {}, {}, None
+        return usable
+
+    def _end(self, usable: Usable) -> None:
+        """Note the facts of a fit."""
+        train = usable.rows.train
+        self.facts = {"n_train": int(train.sum()), "n_validation": int((~train).sum())}
+
+    @classmethod
+    def _check_alike(cls, models: Sequence[Self], problems: Sequence[Problem]) -> None:
+        """Refuse models that cannot be fitted together."""
+        if len(models) != len(problems):
+            msg = f"{len(models)} models for {len(problems)} problems; each model needs one problem"
+            raise ValueError(msg)
+        if len({id(model) for model in models}) < len(models):
+            msg = "a model is given twice; make one for each problem"
+            raise ValueError(msg)
+        kinds = {type(model).__name__ for model in models} | {cls.__name__}
+        if len(kinds) > 1 or any(model.config != models[0].config for model in models):
+            msg = f"only models of one class and equal settings are fitted together; these are {listing(sorted(kinds))}"
+            raise ValueError(msg)
+
+    def _checked_places(self, places: Places | None, n_rows: int) -> Places | None:
+        """The places of rows, `None` for a model that does not need them."""
+        return check_places(places, n_rows, type(self).__name__) if self.needs_places else None
 
     def _check_fitted(self) -> None:
         if not self.weights:
@@ -186,28 +294,3 @@ class Model(ABC):
             "baselines": {name: baseline.config for name, baseline in baselines.items()},
         }
         return files.State(config, weights, self.history)
-
-
-def _usable(
-    X: ArrayLike, Y: ArrayLike, groups: ArrayLike | None, validation: ArrayLike | None
-) -> tuple[np.ndarray, Floats, FitRows]:
-    """Features and targets of the rows that can be used, and which of them are fitted."""
-    X, Y = np.asarray(X), np.asarray(Y, dtype=np.float64)
-    if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
-        msg = f"X and Y must have shapes (n, n_features) and (n, n_targets); they have {X.shape} and {Y.shape}"
-        raise ValueError(msg)
-    train = np.ones(len(X), dtype=bool) if validation is None else ~np.asarray(validation, dtype=bool)
-    labels = np.zeros(len(X), dtype=int) if groups is None else np.asarray(groups)
-    for name, value in (("groups", labels), ("validation", train)):
-        if value.shape != (len(X),):
-            msg = f"{name} has shape {value.shape} for {len(X)} rows"
-            raise ValueError(msg)
-    finite = np.isfinite(X).all(axis=1) & np.isfinite(Y).all(axis=1)
-    if not (finite & train).any():
-        msg = f"none of the {int(train.sum())} training rows has finite features and targets"
-        raise ValueError(msg)
-    if not finite.all():
-        warn(
-            f"{int((~finite).sum())} of {len(X)} rows have features or targets that are not finite; left out of the fit"
-        )
-    return X[finite], Y[finite], FitRows(train[finite], labels[finite])

@@ -8,6 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from histocell._core.types import Bools, Floats, Ints
+    from histocell.models.places import Places
 
 _ROW_BLOCKS = 5
 
@@ -28,10 +29,13 @@ class FitRows(NamedTuple):
         Boolean, shape ``(n,)``: fitted; the others only choose.
     groups
         Group of each row.
+    places
+        Where each row lies, for models that need it.
     """
 
     train: Bools
     groups: np.ndarray
+    places: Places | None = None
 
     def folds(self, *, max_folds: int) -> list[Fold]:
         """Leave out each group of the training rows, or, with more than `max_folds` groups, bundles of similar size.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from histocell.tables.sections import Sections
 
 # A part of a split, and those whose tissue its rows must not show.
+_ALL_PX = 1e7  # more than the edge of any slide
 _UNSEEN = ((TRAIN, (TEST,)), (VAL, (TEST,)), (TRAIN, (VAL,)))
 
 
@@ -44,8 +45,12 @@ class FieldsOfView:
     size: str
 
     @classmethod
-    def of(cls, sections: Sections, features: Sequence[str] | None = None) -> FieldsOfView:
-        """The largest of the patches and of what the encoders of the embeddings see, of all embeddings by default."""
+    def of(cls, sections: Sections, features: Sequence[str] | None = None, *, reach_um: float = 0.0) -> FieldsOfView:
+        """The largest of the patches and of what the encoders of the embeddings see, of all embeddings by default.
+
+        A model that sees neighbours up to `reach_um` away sees their tissue, too: two rows then share tissue where the
+        fields of any of their neighbours do. With an infinite reach that is the whole section.
+        """
         table = sections.table
         names = [key for key in table.obsm if key.startswith("X_")] if features is None else features
         field_um = max([0.0, *(_field_um(table, name) for name in names)])
@@ -59,11 +64,17 @@ class FieldsOfView:
         elif keys.SPATIAL in table.obsm:
             centers = np.asarray(table.obsm[keys.SPATIAL], dtype=np.float64)[:, 1::-1]
         edge = np.fmax(edge, np.rint(field_um / mpp))
+        if reach_um:
+            reach_px = np.full(table.n_obs, _ALL_PX) if np.isinf(reach_um) else np.nan_to_num(reach_um / mpp, nan=0.0)
+            edge += np.rint(2 * np.minimum(reach_px, _ALL_PX))
         half = np.where(edge > 0, edge, np.nan)[:, None] / 2
         largest = (
             f"{(edge * mpp).max(initial=0):,.0f} um" if np.isfinite(mpp).all() else f"{edge.max(initial=0):,.0f} px"
         )
-        return cls(sections, np.hstack([centers - half, centers + half]), f"{largest} wide")
+        size = f"{largest} wide"
+        if reach_um:
+            size = "the whole section" if np.isinf(reach_um) else f"{size}, neighbours that the model sees included"
+        return cls(sections, np.hstack([centers - half, centers + half]), size)
 
     def shared(self, rows: Bools, others: Bools) -> Bools:
         """Which of `rows` share pixels with any of the `others` of their section."""

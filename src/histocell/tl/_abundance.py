@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from histocell._core import keys
@@ -16,6 +17,7 @@ from histocell.tl.engine import fit as _fit
 from histocell.tl.engine import predict as _predict
 from histocell.tl.engine import rows as _rows
 from histocell.tl.engine.abundance import ABUNDANCE
+from histocell.tl.engine.layout import places_for, reach_um
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,7 +137,9 @@ def fit_abundance(
     if isinstance(model, str):  # an instance has an interval of its own
         settings = {"interval": interval} | settings
     unfitted = make_model(model, settings)
-    rows = _rows.training_rows(sections, dataset.known, split_key=split_key, features=dataset.names)
+    dataset = replace(dataset, places=places_for([unfitted], sections))
+    reach = reach_um([unfitted], dataset.places)
+    rows = _rows.training_rows(sections, dataset.known, split_key=split_key, features=dataset.names, reach_um=reach)
     fitted = _fit.fit(ABUNDANCE, unfitted, dataset, rows, rng=rng, device=device)
     fitted.facts["unit"] = unit_of(sections.table, target, dataset.truth.array)
     state = fitted.to_dict()
@@ -212,7 +216,10 @@ def predict_abundance(
     baselines = check_switch(baselines, "baselines")
     table = get_table(data, table_key)
     fitted = model if isinstance(model, Model) else load(table if model is None else model, model_key=model_key)
-    slots = _predict.predict(ABUNDANCE, table, fitted, key=key_added, device=device, baselines=baselines)
+    library_key = fitted.facts.get("library_key")
+    sections = Sections(data, table_key=table_key, library_key=library_key if library_key in table.obs else None)
+    places = places_for([fitted], sections)
+    slots = _predict.predict(ABUNDANCE, table, fitted, key=key_added, device=device, baselines=baselines, places=places)
     if not inplace:
         return {slot: frame for (_, slot), frame in slots.items()}
     _predict.write(table, slots, key=key_added, model=fitted, baselines=baselines)

@@ -14,6 +14,7 @@ from histocell._core.errors import warn
 from histocell.models import scaling
 from histocell.models.base import Model
 from histocell.models.intervals import apply_interval, fit_interval
+from histocell.models.places import check_finite
 from histocell.models.settings import Config, limited
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from histocell._core.types import Floats
     from histocell.models.folds import FitRows
+    from histocell.models.places import Places
 
 
 _CHUNK = 16_384
@@ -62,6 +64,11 @@ class Regressor(Model):
     def _predict(self, X: Floats, device: str | None) -> Floats:
         """Predict scaled targets from scaled features."""
 
+    def _predict_at(self, X: Floats, places: Places | None, device: str | None) -> Floats:
+        """Predict scaled targets of rows that lie at `places`, for models that need them; sections come whole."""
+        del places
+        return self._predict(X, device)
+
     def _fit(self, X: np.ndarray, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> None:
         train, transform = rows.train, self.config.target_transform
         self.weights = {**scaling.fit_input(X[train]), **scaling.fit_target(Y[train], transform)}
@@ -73,7 +80,7 @@ class Regressor(Model):
         if self.config.interval is not None:
             self.weights |= fit_interval(Y, self._in_units(held), self.config.interval)
 
-    def predict(self, X: ArrayLike, *, device: str | None = None) -> Floats:
+    def predict(self, X: ArrayLike, *, places: Places | None = None, device: str | None = None) -> Floats:
         """Predicted targets in their own units, shape ``(n, n_targets)``; NaN for rows that are not finite."""
         self._check_fitted()
         X = np.asarray(X)
@@ -81,6 +88,9 @@ class Regressor(Model):
         if X.ndim != 2 or X.shape[1] != n_features:
             msg = f"X must have shape (n, {n_features}), as the model was fitted; it has {X.shape}"
             raise ValueError(msg)
+        known = self._checked_places(places, len(X))
+        if known is not None:
+            return self._predict_chunk(X, device, known)
         parts = [self._predict_chunk(X[start : start + _CHUNK], device) for start in range(0, max(len(X), 1), _CHUNK)]
         return np.concatenate(parts)
 
@@ -103,9 +113,9 @@ class Regressor(Model):
         """Whether the model can say how sure it is."""
         return "interval_low" in self.weights
 
-    def outputs(self, X: ArrayLike, *, device: str | None = None) -> dict[str, Floats]:
+    def outputs(self, X: ArrayLike, *, places: Places | None = None, device: str | None = None) -> dict[str, Floats]:
         """The prediction, and its interval under ``_lower`` and ``_upper`` where the model has one."""
-        predicted = self.predict(X, device=device)
+        predicted = self.predict(X, places=places, device=device)
         if not self.has_interval:
             return {"": predicted}
         return {"": predicted} | dict(zip((keys.LOWER, keys.UPPER), self.interval(predicted), strict=True))
@@ -136,9 +146,12 @@ class Regressor(Model):
         """Shapes of what `_fit_scaled` learns; the last axis of the weights called `_output` is that of the targets."""
         return {}
 
-    def _predict_chunk(self, X: np.ndarray, device: str | None) -> Floats:
+    def _predict_chunk(self, X: np.ndarray, device: str | None, places: Places | None = None) -> Floats:
         finite = np.isfinite(X).all(axis=1)
-        inside = self._in_units(self._predict(scaling.apply_input(X[finite], self.weights), device))
+        if places is not None:
+            places = places.rows(finite)
+            check_finite(places, type(self).__name__)
+        inside = self._in_units(self._predict_at(scaling.apply_input(X[finite], self.weights), places, device))
         out = np.full((len(X), inside.shape[1]), np.nan)
         out[finite] = inside
         return out

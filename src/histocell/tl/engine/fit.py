@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from histocell._core.types import Bools
     from histocell.models.base import Model
     from histocell.models.files import JSON
+    from histocell.models.places import Places
     from histocell.tl.engine.rows import Rows
     from histocell.tl.engine.task import Task, Values
 
@@ -48,6 +49,8 @@ class Dataset:
         The targets.
     target, standardize_by
         Where the truth comes from, and the column within whose levels features are standardised.
+    places
+        Where the rows lie, for models that need it; see `histocell.tl.engine.layout`.
     """
 
     table: AnnData
@@ -56,6 +59,7 @@ class Dataset:
     truth: Values
     target: str
     standardize_by: str | None
+    places: Places | None = None
 
     @classmethod
     def read(
@@ -106,26 +110,42 @@ def fit(
     """Fit a model and, on the same rows, the task's baselines; it then knows its features, targets and rows."""
     X, Y = dataset.X[rows.index], dataset.truth.array[rows.index]
     validation = rows.validation if rows.validation.any() else None
-    model.fit(X, Y, groups=rows.groups, validation=validation, rng=as_rng(rng), device=device)
+    places = None if dataset.places is None else dataset.places.rows(rows.index)
+    placed = {"places": places} if model.needs_places else {}
+    model.fit(X, Y, groups=rows.groups, validation=validation, rng=as_rng(rng), device=device, **placed)
     for name in task.baselines_of(model.name) if baselines else ():
         with warnings.catch_warnings():  # rows left out and constant targets were warned of already
             warnings.simplefilter("ignore", UserWarning)
             baseline = model_class(name).baseline_for(model)
             model.baselines[name] = baseline.fit(X, Y, groups=rows.groups, validation=validation)
-    for each in (model, *model.baselines.values()):
-        each.features = dataset.features
-        each.targets = dataset.truth.names
-        each.facts |= {
-            "task": task.name,
-            "target": dataset.target,
-            "standardize_by": dataset.standardize_by,
-            "group_key": rows.group_key,
-            "library_key": rows.library_key,
-            "original_names": dataset.truth.renamed,
-            "groups": [str(name) for name in np.unique(rows.groups[~rows.validation])],
-        }
-    sections = Sections(dataset.table, library_key=rows.library_key)
-    places, resolutions = places_of(FieldsOfView.of(sections, dataset.names), rows.index)
-    model.facts["sections"] = resolutions
-    model.fingerprint = dataset.fingerprint(rows)._replace(places=places)
+    for each in model.baselines.values():
+        _describe(task, each, dataset, rows)
+    remember(task, model, dataset, rows)
     return model
+
+
+def remember(task: Task, model: Model, dataset: Dataset, rows: Rows, *, reach_um: float | None = None) -> None:
+    """Tell a model what it is fitted on: its features, targets and rows, by which an evaluation recognises them.
+
+    `reach_um` says how far it looks beside a row, by default what it says itself.
+    """
+    _describe(task, model, dataset, rows)
+    sections = Sections(dataset.table, library_key=rows.library_key)
+    fields = FieldsOfView.of(sections, dataset.names, reach_um=model.reach_um() if reach_um is None else reach_um)
+    fitted, resolutions = places_of(fields, rows.index)
+    model.facts["sections"] = resolutions
+    model.fingerprint = dataset.fingerprint(rows)._replace(places=fitted)
+
+
+def _describe(task: Task, model: Model, dataset: Dataset, rows: Rows) -> None:
+    model.features = dataset.features
+    model.targets = dataset.truth.names
+    model.facts |= {
+        "task": task.name,
+        "target": dataset.target,
+        "standardize_by": dataset.standardize_by,
+        "group_key": rows.group_key,
+        "library_key": rows.library_key,
+        "original_names": dataset.truth.renamed,
+        "groups": [str(name) for name in np.unique(rows.groups[~rows.validation])],
+    }

@@ -18,13 +18,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histocell.models.base import Model
+    from histocell.models.places import Places
     from histocell.tl.engine.task import Slots, Task
 
 
-def predict(task: Task, table: AnnData, model: Model, *, key: str, device: str | None, baselines: bool = True) -> Slots:
-    """Slots of the prediction called `key`, of what else the model says of the rows, and of its baselines."""
+def predict(
+    task: Task,
+    table: AnnData,
+    model: Model,
+    *,
+    key: str,
+    device: str | None,
+    baselines: bool = True,
+    places: Places | None = None,
+) -> Slots:
+    """Slots of the prediction called `key`, of what else the model says of the rows, and of its baselines.
+
+    `places` says where the rows lie, for a model that needs it.
+    """
     X = _inputs(task, table, model)
-    outputs = model.outputs(X, device=device)
+    outputs = model.outputs(X, device=device, **({"places": places} if model.needs_places else {}))
     if baselines:
         outputs |= {f"_{name}": each.predict(X, device=device) for name, each in model.baselines.items()}
     slots: Slots = {}

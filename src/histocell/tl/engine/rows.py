@@ -57,11 +57,19 @@ class Rows:
     library_key: str | None = None
 
 
-def training_rows(sections: Sections, known: Bools, *, split_key: str, features: Sequence[str] | None = None) -> Rows:
+def training_rows(
+    sections: Sections,
+    known: Bools,
+    *,
+    split_key: str,
+    features: Sequence[str] | None = None,
+    reach_um: float = 0.0,
+) -> Rows:
     """Rows to fit on and rows to stop on, by ``obs[split_key]``; without it every row whose target is known.
 
     Rows are left out where the `features`, all embeddings by default, show tissue of held-out rows: that the split was
-    made before the patches, or for an encoder that sees less, does not matter.
+    made before the patches, or for an encoder that sees less, does not matter. For a model that sees neighbours up to
+    `reach_um` away, rows are left out where those show such tissue.
     """
     parts = split_parts(sections.table, split_key)
     if parts is None:
@@ -78,7 +86,7 @@ def training_rows(sections: Sections, known: Bools, *, split_key: str, features:
     if not (parts == keys.TRAIN).any():
         msg = "no training row has a finite target"
         raise ValueError(msg)
-    parts = apart(FieldsOfView.of(sections, features), parts)
+    parts = apart(FieldsOfView.of(sections, features, reach_um=reach_um), parts)
     train, val = parts == keys.TRAIN, parts == keys.VAL
     rows = held_out_groups(sections, np.flatnonzero(train | val), val[train | val])
     logger.info("%d training and %d validation rows, groups by %s", train.sum(), val.sum(), rows.group_key)
@@ -148,7 +156,7 @@ def row_hashes(table: AnnData, features: Sequence[str]) -> NDArray[np.uint64]:
     return np.column_stack(hashes)
 
 
-def seen_rows(sections: Sections, hashes: NDArray[np.uint64], model: Model) -> Bools:
+def seen_rows(sections: Sections, hashes: NDArray[np.uint64], model: Model, *, reach_um: float | None = None) -> Bools:
     """What a model has seen of each row, ``(3, n)``.
 
     Whether it was fitted on the row, whether the row only chose its settings, and whether the row shows tissue of those,
@@ -157,7 +165,8 @@ def seen_rows(sections: Sections, hashes: NDArray[np.uint64], model: Model) -> B
     fingerprint = model.fingerprint or Fingerprint.of(hashes[:0], np.zeros(0, dtype=bool))
     seen = fingerprint.contains(hashes)
     unseen = ~seen.any(axis=0)
-    fields = FieldsOfView.of(sections, [feature["key"] for feature in model.features])
+    reach = model.reach_um() if reach_um is None else reach_um
+    fields = FieldsOfView.of(sections, [feature["key"] for feature in model.features], reach_um=reach)
     beside = fields.shared(unseen, ~unseen)
     beside |= beside_fitted(fields, unseen, fingerprint.places, model.facts.get("sections", {}))
     return np.vstack([seen, beside])

@@ -1,0 +1,111 @@
+"""Rows of shared arrays that one model is fitted on, and which of them can be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histocell._core.errors import warn
+from histocell.models.folds import FitRows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike
+
+    from histocell._core.rng import RNGLike, SeedLike
+    from histocell._core.types import Floats, Ints
+    from histocell.models.places import Places
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What one of several models is fitted on, see `histocell.models.base.Model.fit_together`.
+
+    Attributes
+    ----------
+    X, Y
+        Features ``(n, n_features)`` and targets ``(n, n_targets)`` of all rows; problems may share these arrays.
+    index
+        Positions of the rows of this problem, shape ``(n_rows,)``; `None` for all rows.
+    groups, validation
+        Of each row of `index`, as in `histocell.models.base.Model.fit`.
+    rng
+        Seed or generator of this problem; its model does not depend on the problems beside it.
+    extra
+        Further arguments of ``fit``, their first axis along `index`.
+    """
+
+    X: ArrayLike
+    Y: ArrayLike
+    index: ArrayLike | None = None
+    groups: ArrayLike | None = None
+    validation: ArrayLike | None = None
+    rng: SeedLike | RNGLike | None = 0
+    extra: Mapping[str, ArrayLike | Places] = field(default_factory=dict)
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Features and targets of the rows of this problem."""
+        X, Y = np.asarray(self.X), np.asarray(self.Y)
+        return (X, Y) if self.index is None else (X[np.asarray(self.index)], Y[np.asarray(self.index)])
+
+
+@dataclass(frozen=True, eq=False)
+class Usable:
+    """The rows of a problem whose features and targets are finite.
+
+    Attributes
+    ----------
+    X
+        Features of all rows, those of other problems too.
+    index
+        Positions of the usable rows in `X`.
+    Y
+        Targets of the usable rows.
+    rows
+        Which of them are fitted, and their groups.
+    """
+
+    X: np.ndarray
+    index: Ints
+    Y: Floats
+    rows: FitRows
+
+    @classmethod
+    def of(cls, problem: Problem, places: Places | None = None) -> Usable:
+        """The usable rows, which lie at `places` for a model that needs those, with a warning of others.
+
+        Raises
+        ------
+        ValueError
+            When shapes do not agree or no row is usable.
+        """
+        X, Y = np.asarray(problem.X), np.asarray(problem.Y, dtype=np.float64)
+        if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
+            msg = f"X and Y must have shapes (n, n_features) and (n, n_targets); they have {X.shape} and {Y.shape}"
+            raise ValueError(msg)
+        index = np.arange(len(X)) if problem.index is None else np.asarray(problem.index)
+        n_rows, validation = len(index), problem.validation
+        train = np.ones(n_rows, dtype=bool) if validation is None else ~np.asarray(validation, dtype=bool)
+        labels = np.zeros(n_rows, dtype=int) if problem.groups is None else np.asarray(problem.groups)
+        for name, value in (("groups", labels), ("validation", train)):
+            if value.shape != (n_rows,):
+                msg = f"{name} has shape {value.shape} for {n_rows} rows"
+                raise ValueError(msg)
+        finite = np.isfinite(X).all(axis=1)[index] & np.isfinite(Y).all(axis=1)[index]
+        if not (finite & train).any():
+            msg = f"none of the {int(train.sum())} training rows has finite features and targets"
+            raise ValueError(msg)
+        if n_bad := int((~finite).sum()):
+            warn(f"{n_bad} of {n_rows} rows have features or targets that are not finite; left out of the fit")
+        index = index[finite]
+        known = None if places is None else places.rows(finite)
+        return cls(X, index, Y[index], FitRows(train[finite], labels[finite], known))
+
+    @property
+    def features(self) -> np.ndarray:
+        """Features of the usable rows: `X` itself where it is all of them in their order."""
+        whole = len(self.index) == len(self.X) and (self.index == np.arange(len(self.X))).all()
+        return self.X if whole else self.X[self.index]
