@@ -28,6 +28,10 @@ def overall(scores, model, metric="cc"):
     return scores.query("group == 'all' and cell_type == 'mean' and model == @model and metric == @metric").iloc[0]
 
 
+def without_costs(scores):
+    return scores[~scores["metric"].isin(["seconds", "peak_memory_mb"])].reset_index(drop=True)
+
+
 def test_leave_one_group_out_by_hand(table):
     slots = set(table.obsm), set(table.uns), list(table.obs)
     scores = hc.bench.leave_one_group_out(table, models=("mean", "ridge"), n_bootstrap=50, rng=0)
@@ -50,7 +54,7 @@ def test_same_rng_same_table(table):
     first, second = (
         hc.bench.leave_one_group_out(table, models=("mlp",), config=TINY, n_bootstrap=20, rng=3) for _ in range(2)
     )
-    pd.testing.assert_frame_equal(first, second)
+    pd.testing.assert_frame_equal(without_costs(first), without_costs(second))
 
 
 def test_cross_dataset(table):

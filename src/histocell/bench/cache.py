@@ -103,7 +103,7 @@ class Cache:
         arrays = {f"{_OUTPUT}{index}": array for index, array in enumerate(result.outputs.values())}
         with partial_folder(self._folder) as partial:
             path = partial / self._path(key).name
-            np.savez(path, allow_pickle=False, **{_FACTS: np.array(json.dumps(facts))}, **arrays)  # type: ignore[arg-type]
+            np.savez(path, allow_pickle=False, **{_FACTS: np.array(json.dumps(facts))}, **arrays)
             path.replace(self._path(key))
 
     def _path(self, key: str) -> Path:

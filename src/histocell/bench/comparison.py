@@ -154,8 +154,8 @@ def _row(
     metric, target = what
     chosen = table[(table["metric"] == metric) & (table[column] == target)]
     first, second = (chosen[chosen[RUN] == run].set_index("group")["value"].astype(float) for run in pair)
-    of_both = (first - second).dropna()
-    difference = of_both[np.isfinite(of_both)].to_numpy(dtype=np.float64)
+    of_both: Floats = np.asarray(first - second, dtype=np.float64)  # pandas joins them by group
+    difference = of_both[np.isfinite(of_both)]
     known = table.drop_duplicates(RUN).set_index(RUN)
     (model, features), (other, others) = (tuple(known.loc[run, ["model", "features"]]) for run in pair)
     names = {"model": model, "features": features, "reference": other, "reference_features": others}
@@ -170,7 +170,7 @@ def _row(
         "difference": float(metrics.nan_mean(difference)),
         **dict(zip(("low", "high", "interval"), bounds, strict=True)),
         "p": sign_flip_p(difference, n_permutations=n_permutations, rng=seed),
-        "least_p": min(1.0, 2 / 2.0**n) if n <= _EXACT else 1 / (n_permutations + 1),
+        "least_p": _least_p(n, n_permutations),
         "n_groups": n,
     }
 
@@ -185,6 +185,13 @@ def sign_flip_p(difference: Floats, *, n_permutations: int, rng: SeedLike | RNGL
         return float(_as_extreme(flips, difference).mean())
     flips = 1 - 2 * as_rng(rng).integers(2, size=(n_permutations, n))
     return float((1 + _as_extreme(flips, difference).sum()) / (1 + n_permutations))
+
+
+def _least_p(n: int, n_permutations: int) -> float:
+    """The smallest p-value that `n` groups allow."""
+    if n == 0:
+        return np.nan
+    return 2 / 2.0**n if n <= _EXACT else 1 / (n_permutations + 1)
 
 
 def _as_extreme(flips: np.ndarray, difference: Floats) -> Bools:

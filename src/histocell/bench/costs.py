@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
+
+    from histocell.models.base import Model
 
 SECONDS, MEMORY, GPU_MEMORY, PARAMETERS = "seconds", "peak_memory_mb", "peak_gpu_memory_mb", "n_parameters"
 COSTS = (SECONDS, MEMORY, GPU_MEMORY, PARAMETERS)
@@ -53,6 +56,12 @@ def measured(device: str | None) -> Iterator[dict[str, float]]:
         done.set()
         watcher.join()
     costs[MEMORY] = max(largest[0], process.memory_info().rss) / _MB
+
+
+def warm_up(model: Model) -> None:
+    """Import what torch imports when its first optimiser is made, which takes seconds and is no training."""
+    if hasattr(sys.modules[type(model).__module__], "torch"):
+        importlib.import_module("torch._dynamo")
 
 
 def device_type(device: str | None) -> str:

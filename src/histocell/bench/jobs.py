@@ -18,7 +18,7 @@ from histocell._core.errors import warn
 from histocell._core.rng import as_rng
 from histocell._core.settings import progress_bar
 from histocell.bench.cache import Result
-from histocell.bench.costs import PARAMETERS, SECONDS, device_type, measured
+from histocell.bench.costs import PARAMETERS, SECONDS, device_type, measured, warm_up
 from histocell.models.base import Model
 from histocell.models.problem import Problem
 from histocell.models.registry import make_model
@@ -185,6 +185,7 @@ def run_together(jobs: Sequence[Job], device: str | None) -> list[Result]:
     """The same for several folds of one model, which are trained at once if it can; each has its share of the seconds."""
     models = [make_model(job.model, {}) for job in jobs]
     problems = [job.fold.problem(model) for job, model in zip(jobs, models, strict=True)]
+    warm_up(models[0])
     with _caught() as texts, measured(device) as costs:
         type(models[0]).fit_together(models, problems, device=device)
     costs[SECONDS] /= len(jobs)

@@ -139,6 +139,6 @@ def _like(part: pd.DataFrame, scores: pd.DataFrame, column: str, count: pd.Serie
     """A part with all columns of the scores, in their types."""
     if part is scores:
         return part
-    known = {column: MEAN, "n_training": pd.NA, "n_overlapping": pd.NA}
-    part = part.assign(n_spots=part["group"].map(count), **known)
-    return part[scores.columns].astype(scores.dtypes.to_dict())
+    part = part.assign(n_spots=part["group"].map(count))
+    part[column] = MEAN
+    return part.reindex(columns=scores.columns).astype(scores.dtypes.to_dict())

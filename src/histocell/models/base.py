@@ -187,7 +187,7 @@ class Model(ABC):
                 validation=problem.validation,
                 rng=problem.rng,
                 device=device,
-                **problem.extra,
+                **problem.extra,  # type: ignore[arg-type]
             )
         return list(models)
 
