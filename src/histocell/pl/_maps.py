@@ -60,8 +60,8 @@ def abundance(
 ) -> Axes | NDArray[np.object_] | None:
     """Map cell abundances on the tissue, the measured ones beside the predicted ones.
 
-    Spots are drawn at their true size, tiles let the tissue show through, points too many to be told apart are drawn as
-    their mean over squares of about a px. Truth and prediction of a cell type share one colour scale, which starts at 0.
+    Spots are drawn at their true size (smaller on a denser grid, where they would hide each other), tiles let the tissue
+    show through, points too many to be told apart are drawn as their mean over squares of about a px. Truth and prediction of a cell type share one colour scale, which starts at 0.
     The correlation in a title is Pearson's over the spots shown, over the test spots alone where
     ``obs["split"]`` marks some, and says so where the spots served to train. Spots without a value are hollow.
 

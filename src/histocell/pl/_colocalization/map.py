@@ -120,9 +120,7 @@ def colocalization(
     if len(captions) != len(slots):
         msg = f"title holds {len(captions)}, but there are {len(slots)} results"
         raise ValueError(msg)
-    captions = [
-        "\n".join(filter(None, pair)) for pair in zip(captions, _agreements(slots, scores), strict=True)
-    ]
+    captions = ["\n".join(filter(None, pair)) for pair in zip(captions, _agreements(slots, scores), strict=True)]
     names = _common_names(results, slots, cell_types)
     maps = [result.effect(names) for result in results]
     tree = _linkage(table, maps[0], names, linkage)

@@ -191,7 +191,7 @@ def show_amount(value: float, metric: str) -> str:
         return f"{minutes} min {seconds} s" if minutes else f"{value:.3g} s" if value < 10 else f"{value:.1f} s"
     if metric.endswith("_mb"):
         return f"{value / 1000:.1f} GB" if value >= 9999.5 else f"{value:,.0f} MB" if value >= 10 else f"{value:.2g} MB"
-    unit, size = next((each for each in UNITS if value >= each[1]), ("", 1.0))
+    unit, size = next((each for each in UNITS if value >= 0.9995 * each[1]), ("", 1.0))
     return f"{value / size:.3g} {unit}".strip()
 
 

@@ -229,8 +229,9 @@ def _handles(
 
 
 def _place_legend(ax: Axes, handles: list[Artist], size: float, below: float) -> None:
-    """A legend so many points under the axes, as many entries side by side as the axes have room for."""
-    letters = np.array([len(str(handle.get_label())) + 5 for handle in handles])
+    """A legend so many points under the axes, no wider than they are, entries side by side where there is room."""
+    letters = np.array([len(str(handle.get_label())) + 5 for handle in handles] or [1])
+    size = min(size, box_size(ax)[0] / (LETTER * letters.max()))
     widths = {n: sum(column.max() for column in np.array_split(letters, n)) for n in range(len(letters), 0, -1)}
     columns = next((n for n, width in widths.items() if LETTER * size * width <= box_size(ax)[0]), 1)
     down = ScaledTranslation(0, -below / 72, ax.figure.dpi_scale_trans)
@@ -269,7 +270,10 @@ def _resize(axes: NDArray[np.object_], names: Sequence[str], heading: Text, hand
     upright = _is_upright(axes[-1], names, size)
     for axis in axes:
         axis.tick_params(labelsize=size)
-        axis.yaxis.label.set_fontsize(min(font_size("axes.labelsize"), 1.1 * size))
+        room = box_size(axis)[1] / (LETTER * max(len(axis.get_ylabel()), 1))
+        axis.yaxis.label.set_fontsize(min(font_size("axes.labelsize"), 1.1 * size, room))
+    if upright:
+        names = [name.replace("\n", " ") for name in names]
     axes[-1].set_xticks(axes[-1].get_xticks(), names, rotation=90 if upright else 0)
     heading.set_fontsize(min(font_size("axes.titlesize"), 1.2 * size))
     lines = _letters(names) * LETTER if upright else 1.2 * (1 + max(name.count("\n") for name in names))
