@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 # Name in files and arguments to the class, or to where it is. Adding a model = one file + one row.
 MODELS: dict[str, str | type[Model]] = {
+    "hist2cell": "histocell.models.regressors.hist2cell.regressor:Hist2Cell",
     "mean": "histocell.models.regressors.ridge:Mean",
     "mlp": "histocell.models.regressors.mlp:MLP",
     "ridge": "histocell.models.regressors.ridge:Ridge",
+    "spatial_mlp": "histocell.models.regressors.spatial_mlp:SpatialMLP",
 }
 
 
