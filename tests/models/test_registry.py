@@ -38,3 +38,11 @@ def test_size_of_the_mlp(preset: str):
     stated = re.search(rf'([\d.]+) \("{preset}"\)', hc.models.list_models().loc["mlp", "cost"])
     assert stated is not None
     assert float(stated[1]) == round(millions, 1)
+
+
+@pytest.mark.parametrize("name", ["hist2cell", "spatial_mlp"])
+def test_size_of_models_that_see_neighbours(name: str):
+    net = registry.model_class(name)()._build(1536, 30)
+    stated = re.search(r"([\d.]+) million weights per net", hc.models.list_models().loc[name, "cost"])
+    assert stated is not None
+    assert float(stated[1]) == round(sum(each.numel() for each in net.parameters()) / 1e6, 1)
