@@ -200,6 +200,10 @@ class TestFitTogether:
                 np.testing.assert_allclose(model.weights[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
             np.testing.assert_allclose(model.predict(cohort.X), alone.predict(cohort.X), rtol=1e-3, atol=1e-3)
 
+    @pytest.mark.parametrize(("cls", "config"), MODELS)
+    def test_nothing_to_fit(self, cls, config):
+        assert cls.fit_together([], []) == []
+
     def test_refuses_what_does_not_belong_together(self, cohort):
         problem = Problem(cohort.X, cohort.Y)
         model = Ridge()
@@ -211,5 +215,7 @@ class TestFitTogether:
             Ridge.fit_together([model, Ridge(sharing=1)], [problem, problem])
         with pytest.raises(ValueError, match="these are Mean, Ridge"):
             Ridge.fit_together([model, Mean()], [problem, problem])
+        with pytest.raises(ValueError, match="differ in their numbers of features or targets"):
+            Ridge.fit_together([model, Ridge()], [problem, Problem(cohort.X[:, 1:], cohort.Y)])
         with pytest.raises(ValueError, match="groups has shape"):
             Ridge.fit_together([model], [Problem(cohort.X, cohort.Y, np.arange(9), cohort.groups)])

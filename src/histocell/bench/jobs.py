@@ -26,8 +26,6 @@ from histocell.models.registry import make_model
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from numpy.typing import ArrayLike
-
     from histocell._core.types import Floats, Ints
     from histocell.bench.cache import Cache
     from histocell.models.places import Places
@@ -68,11 +66,10 @@ class FoldRows:
     def problem(self, model: Model) -> Problem:
         """The rows that a model is fitted on."""
         rows = self.rows
-        extra: dict[str, ArrayLike | Places] = {}
-        if model.needs_places and self.places is not None:
-            extra = {"places": self.places.rows(rows.index)}
+        needed = model.needs_places and self.places is not None
+        places = self.places.rows(rows.index) if needed else None  # type: ignore[union-attr]
         validation = rows.validation if rows.validation.any() else None
-        return Problem(self.X, self.Y, rows.index, rows.groups, validation, as_rng(self.seed), extra)
+        return Problem(self.X, self.Y, rows.index, rows.groups, validation, as_rng(self.seed), places)
 
     def predict(self, model: Model, device: str | None) -> dict[str, Floats]:
         """What a model says of the rows that are held out; one that sees neighbours sees their sections whole."""
@@ -157,14 +154,22 @@ def _compute(
         for index in single:
             yield index, run_job(jobs[index], device)
     else:
-        from joblib import Parallel, delayed, parallel_config
-
-        # One thread each, whatever their number, so that results do not depend on it.
-        with parallel_config("loky", inner_max_num_threads=1):
-            workers = Parallel(min(n_workers, len(single)), return_as="generator_unordered")
-            yield from workers(delayed(_numbered)(index, jobs[index], device) for index in single)
+        yield from _in_workers(jobs, single, n_workers, device)
     for indices in together.values():
         yield from zip(indices, run_together([jobs[index] for index in indices], device), strict=True)
+
+
+def _in_workers(
+    jobs: Sequence[Job], indices: Sequence[int], n_workers: int, device: str | None
+) -> Iterator[tuple[int, Result]]:
+    """The same by other processes, with one thread each, whatever their number: results do not depend on it."""
+    from joblib import Parallel, delayed, parallel_config
+
+    with warnings.catch_warnings(), parallel_config("loky", inner_max_num_threads=1):
+        # It replaces a process that grew, as one does that fits; as an error, the warning would end its own thread.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
+        workers = Parallel(min(n_workers, len(indices)), return_as="generator_unordered")
+        yield from workers(delayed(_numbered)(index, jobs[index], device) for index in indices)
 
 
 def _trains_together(model: Model) -> bool:

@@ -136,8 +136,7 @@ class Model(ABC):
             When shapes do not agree, no row is usable, all features are constant, or the model needs places and does
             not get them.
         """
-        known = self._checked_places(places, len(np.asarray(X)))
-        usable = self._begin(Problem(X, Y, groups=groups, validation=validation), known)
+        usable = self._begin(Problem(X, Y, groups=groups, validation=validation, places=places))
         self._fit(usable.features, usable.Y, usable.rows, as_rng(rng), device)
         self._end(usable)
         return self
@@ -162,7 +161,8 @@ class Model(ABC):
         Raises
         ------
         ValueError
-            When the models differ in class or settings, a model is given twice, or a problem is not fit for `fit`.
+            When the models differ in class or settings, the problems in their numbers of features or targets, a model is
+            given twice, or a problem is not fit for `fit`.
 
         Examples
         --------
@@ -187,7 +187,7 @@ class Model(ABC):
                 validation=problem.validation,
                 rng=problem.rng,
                 device=device,
-                **problem.extra,  # type: ignore[arg-type]
+                places=problem.places,
             )
         return list(models)
 
@@ -240,8 +240,11 @@ class Model(ABC):
         """Shapes that weights must have by settings, features and targets, where the model knows them."""
         return {}
 
-    def _begin(self, problem: Problem, places: Places | None = None) -> Usable:
+    def _begin(self, problem: Problem) -> Usable:
         """Forget what was learnt before, and find the rows that can be used."""
+        places = self._checked_places(
+            problem.places, len(np.asarray(problem.X if problem.index is None else problem.index))
+        )
         usable = Usable.of(problem, places)
         if usable.rows.places is not None:
             check_finite(usable.rows.places, type(self).__name__)
@@ -265,6 +268,10 @@ class Model(ABC):
         kinds = {type(model).__name__ for model in models} | {cls.__name__}
         if len(kinds) > 1 or any(model.config != models[0].config for model in models):
             msg = f"only models of one class and equal settings are fitted together; these are {listing(sorted(kinds))}"
+            raise ValueError(msg)
+        widths = {(np.shape(problem.X)[1:], np.shape(problem.Y)[1:]) for problem in problems}
+        if len(widths) > 1:
+            msg = f"the problems differ in their numbers of features or targets: {listing(sorted(map(str, widths)))}"
             raise ValueError(msg)
 
     def _checked_places(self, places: Places | None, n_rows: int) -> Places | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +11,6 @@ from histocell._core.errors import warn
 from histocell.models.folds import FitRows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import ArrayLike
 
     from histocell._core.rng import RNGLike, SeedLike
@@ -30,12 +28,10 @@ class Problem:
         Features ``(n, n_features)`` and targets ``(n, n_targets)`` of all rows; problems may share these arrays.
     index
         Positions of the rows of this problem, shape ``(n_rows,)``; `None` for all rows.
-    groups, validation
+    groups, validation, places
         Of each row of `index`, as in `histocell.models.base.Model.fit`.
     rng
         Seed or generator of this problem; its model does not depend on the problems beside it.
-    extra
-        Further arguments of ``fit``, their first axis along `index`.
     """
 
     X: ArrayLike
@@ -44,7 +40,7 @@ class Problem:
     groups: ArrayLike | None = None
     validation: ArrayLike | None = None
     rng: SeedLike | RNGLike | None = 0
-    extra: Mapping[str, ArrayLike | Places] = field(default_factory=dict)
+    places: Places | None = None
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Features and targets of the rows of this problem."""
@@ -75,7 +71,7 @@ class Usable:
 
     @classmethod
     def of(cls, problem: Problem, places: Places | None = None) -> Usable:
-        """The usable rows, which lie at `places` for a model that needs those, with a warning of others.
+        """The usable rows, with a warning of others; `places` are those of the rows of the problem.
 
         Raises
         ------

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
 
     from histocell._core.types import Arrays, Bools, Floats
 
@@ -78,8 +79,8 @@ def fit_input(X: np.ndarray) -> Arrays:
     return {"input_mean": mean, "input_scale": scale}
 
 
-def apply_input(X: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Floats:
-    """Features as the model sees them."""
+def apply_input[Array: (np.ndarray, Tensor)](X: Array, arrays: Mapping[str, Array]) -> Array:
+    """Features as the model sees them, of numpy or of torch."""
     return (X - arrays["input_mean"]) * arrays["input_scale"]
 
 

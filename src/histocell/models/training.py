@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -13,11 +14,14 @@ from histocell._core.settings import progress_bar
 from histocell.models.settings import limited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
+    from typing import NoReturn
 
     from torch import Tensor, nn
+    from tqdm import tqdm
 
     type Loss = Callable[[Tensor, Tensor], Tensor]
+    type Learn = Callable[[Sequence[int], Sequence[Tensor]], list[float]]
     type Pair = tuple[Tensor, Tensor]  # features and targets
 
 _FUSED = {"cpu", "cuda"}
@@ -90,6 +94,30 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+class Run(NamedTuple):
+    """One of the nets that are trained.
+
+    Attributes
+    ----------
+    net
+        The module.
+    n_rows
+        Number of rows that it learns from.
+    validate
+        Loss of the net on rows that stop the training, if there are any; the weights of the best epoch are put back.
+    stop_after
+        Number of epochs to train for, on the same schedule; for training without validation rows.
+    generator
+        Random numbers on the CPU for the order of the rows; `None` for those of torch, see `seeded`.
+    """
+
+    net: nn.Module
+    n_rows: int
+    validate: Callable[[], float] | None = None
+    stop_after: int | None = None
+    generator: torch.Generator | None = None
+
+
 def train(
     net: nn.Module,
     loss: Loss,
@@ -100,7 +128,7 @@ def train(
     stop_after: int | None = None,
     desc: str = "train",
 ) -> History:
-    """Train `net` in place; the order of the rows and dropout draw from torch's random numbers (see `seeded`).
+    """Train any `net` in place; the order of the rows and dropout draw from torch's random numbers (see `seeded`).
 
     Parameters
     ----------
@@ -119,41 +147,85 @@ def train(
     desc
         Text of the progress bar.
     """
-    n_epochs = schedule.max_epochs if stop_after is None else min(stop_after, schedule.max_epochs)
-    vectors = [p for p in net.parameters() if p.ndim <= 1]  # biases and normalisation weights do not decay
-    matrices = [p for p in net.parameters() if p.ndim > 1]
-    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=schedule.lr, fused=data[0].device.type in _FUSED)
-    history, best = History(), None
-    small = schedule.batch_size * sum(parameter.numel() for parameter in net.parameters()) < _SMALL_STEP
-    with _one_thread(data[0].device, small=small), progress_bar(total=n_epochs, desc=desc, unit="epoch") as bar:
-        for epoch in range(n_epochs):
-            history.train_loss.append(_one_epoch(net, loss, data, schedule, optimizer, epoch))
-            bar.update()
-            if validation is None:
-                history.best_epoch = epoch
-                continue
-            history.val_loss.append(evaluate(net, loss, validation))
-            bar.set_postfix(val_loss=f"{history.val_loss[-1]:.4g}", refresh=False)
-            if history.val_loss[-1] < min(history.val_loss[:-1], default=math.inf):
-                history.best_epoch = epoch
-                best = {name: value.detach().clone() for name, value in net.state_dict().items()}
-            elif epoch - history.best_epoch >= schedule.patience:
-                break
+    X, Y = data
+
+    def learn(active: Sequence[int], batches: Sequence[Tensor]) -> list[float]:
+        del active
+        (rows,) = batches
+        value = loss(net(X[rows]), Y[rows])
+        value.backward()
+        return [value.item()]
+
+    run = Run(net, len(X), None if validation is None else partial(evaluate, net, loss, validation), stop_after)
+    return train_all([run], learn, schedule=schedule, desc=desc)[0]
+
+
+def train_all(runs: Sequence[Run], learn: Learn, *, schedule: Schedule, desc: str = "train") -> list[History]:
+    """Train nets side by side, each on its own clock: its own rows, order, epochs, learning rate and end.
+
+    Parameters
+    ----------
+    runs
+        The nets.
+    learn
+        Called with the positions in `runs` of the nets that still learn and with the next rows of each, positions among
+        its own; adds the gradients of each loss to the parameters of its net and returns the losses.
+    schedule
+        Learning rate, batches, patience.
+    desc
+        Text of the progress bar.
+    """
+    device = next(runs[0].net.parameters()).device
+    n_parameters = sum(parameter.numel() for run in runs for parameter in run.net.parameters())
+    histories = [History() for _ in runs]
+    n_epochs = sum(_n_epochs(run, schedule) for run in runs)
+    with (
+        _one_thread(device, small=schedule.batch_size * n_parameters < _SMALL_STEP),
+        progress_bar(total=n_epochs, desc=desc, unit="epoch") as bar,
+    ):
+        courses = [_course(run, schedule, history, bar) for run, history in zip(runs, histories, strict=True)]
+        batches = {index: next(course) for index, course in enumerate(courses)}
+        while batches:
+            losses = learn([*batches], [*batches.values()])
+            for index, value in zip([*batches], losses, strict=True):
+                try:
+                    batches[index] = courses[index].send(value)
+                except StopIteration:
+                    del batches[index]
+    return histories
+
+
+def _course(run: Run, schedule: Schedule, history: History, bar: tqdm[NoReturn]) -> Generator[Tensor, float]:
+    """The epochs of one net: yields the rows of each step, is sent their loss when the gradients are there."""
+    net, n_epochs, best = run.net, _n_epochs(run, schedule), None
+    optimizer = _optimizer(net, schedule)
+    for epoch in range(n_epochs):
+        history.train_loss.append((yield from _epoch(run, schedule, optimizer, epoch)))
+        bar.update()
+        if run.validate is None:
+            history.best_epoch = epoch
+            continue
+        history.val_loss.append(run.validate())
+        bar.set_postfix(val_loss=f"{history.val_loss[-1]:.4g}", refresh=False)
+        if history.val_loss[-1] < min(history.val_loss[:-1], default=math.inf):
+            history.best_epoch = epoch
+            best = {name: value.detach().clone() for name, value in net.state_dict().items()}
+        elif epoch - history.best_epoch >= schedule.patience:
+            bar.update(n_epochs - epoch - 1)
+            break
     if best is not None:
         net.load_state_dict(best)
     net.eval()
-    return history
 
 
-def _one_epoch(
-    net: nn.Module, loss: Loss, data: Pair, schedule: Schedule, optimizer: torch.optim.Optimizer, epoch: int
-) -> float:
+def _epoch(
+    run: Run, schedule: Schedule, optimizer: torch.optim.Optimizer, epoch: int
+) -> Generator[Tensor, float, float]:
     """One pass over the rows; the mean loss of its steps."""
-    X, Y = data
-    net.train()
-    n_batches = math.ceil(len(X) / schedule.batch_size)
-    order = torch.randperm(len(X)).to(X.device)
+    run.net.train()
+    n_batches = math.ceil(run.n_rows / schedule.batch_size)
+    device = next(run.net.parameters()).device
+    order = torch.randperm(run.n_rows, generator=run.generator).to(device)
     total = 0.0
     # Batches of nearly equal size: a last batch of two rows has no correlation to speak of.
     for index, rows in enumerate(torch.tensor_split(order, n_batches)):
@@ -161,16 +233,25 @@ def _one_epoch(
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        value = loss(net(X[rows]), Y[rows])
-        value.backward()
+        total += len(rows) * (yield rows)
         if schedule.clip_norm:
-            torch.nn.utils.clip_grad_norm_(net.parameters(), schedule.clip_norm)
+            torch.nn.utils.clip_grad_norm_(run.net.parameters(), schedule.clip_norm)
         optimizer.step()
-        total += value.item() * len(rows)
     if not math.isfinite(total):
-        msg = f"the training loss became {total / len(X)} in epoch {epoch + 1}; try a smaller lr or a target_transform"
+        msg = f"the training loss became {total / run.n_rows} in epoch {epoch + 1}; try a smaller lr or a target_transform"
         raise ValueError(msg)
-    return total / len(X)
+    return total / run.n_rows
+
+
+def _n_epochs(run: Run, schedule: Schedule) -> int:
+    return schedule.max_epochs if run.stop_after is None else min(run.stop_after, schedule.max_epochs)
+
+
+def _optimizer(net: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    vectors = [p for p in net.parameters() if p.ndim <= 1]  # biases and normalisation weights do not decay
+    matrices = [p for p in net.parameters() if p.ndim > 1]
+    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=schedule.lr, fused=next(net.parameters()).device.type in _FUSED)
 
 
 def evaluate(net: nn.Module, loss: Loss, data: Pair) -> float:

@@ -70,13 +70,22 @@ class Regressor(Model):
         return self._predict(X, device)
 
     def _fit(self, X: np.ndarray, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> None:
+        targets = self._fit_scales(X, Y, rows)
+        held = self._fit_scaled(scaling.apply_input(X, self.weights), targets, rows, rng, device)
+        self._fit_errors(X, Y, rows, held)
+
+    def _fit_scales(self, X: np.ndarray, Y: Floats, rows: FitRows) -> Floats:
+        """Learn the scales of features and targets from training rows; returns the targets scaled."""
         train, transform = rows.train, self.config.target_transform
         self.weights = {**scaling.fit_input(X[train]), **scaling.fit_target(Y[train], transform)}
         flat = scaling.constant_columns(Y[train])
         if flat.any():
             warn(f"{int(flat.sum())} of {len(flat)} targets do not vary in the training rows; predicted as constants")
-        scaled = scaling.apply_input(X, self.weights)
-        held = self._fit_scaled(scaled, scaling.forward_target(Y, transform, self.weights), rows, rng, device)
+        return scaling.forward_target(Y, transform, self.weights)
+
+    def _fit_errors(self, X: np.ndarray, Y: Floats, rows: FitRows, held: Floats) -> None:
+        """Learn from predictions of rows that were held out how far off the model is."""
+        del X, rows
         if self.config.interval is not None:
             self.weights |= fit_interval(Y, self._in_units(held), self.config.interval)
 

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
-from typing import TYPE_CHECKING
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 
 from histocell._core.device import pick_device
-from histocell._core.rng import draw_seed
+from histocell._core.rng import as_rng, draw_seed
 from histocell._core.settings import logger
-from histocell.models import training
+from histocell.models import scaling, training
 from histocell.models.folds import Fold
 from histocell.models.regressors.base import Regressor, RegressorConfig
 from histocell.models.regressors.perceptron import Perceptron, composite_loss
 from histocell.models.regressors.ridge import Ridge
+from histocell.models.regressors.stack import Job, Shared, Source, train_jobs
 from histocell.models.settings import limited
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Sequence
 
     from histocell._core.types import Arrays, Floats
     from histocell.models.folds import FitRows
+    from histocell.models.problem import Problem
 
 
 DEFAULT_PRESET = "robust"
@@ -139,20 +141,44 @@ class MLP(Regressor):
         super().__init__(**{**PRESETS[preset], **config, "preset": preset})
 
     def _fit_scaled(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
-        chosen = pick_device(device)
-        features = torch.as_tensor(X, dtype=torch.float32, device=chosen)
-        targets = torch.as_tensor(Y, dtype=torch.float32, device=chosen)
-        folds = self._folds(rows, rng)
-        nets, searches = self._train(features, targets, folds, rng, "net")
-        held = _held_out(nets, folds, features, Y.shape)
-        refits: list[training.History] = []
-        if self.config.refit and rows.train.all():
-            epochs = int(np.median([history.best_epoch for history in searches])) + 1
-            everything = Fold(np.flatnonzero(rows.train), np.empty(0, dtype=np.intp))
-            nets, refits = self._train(features, targets, [everything] * self.config.n_members, rng, "refit", epochs)
-        self.weights |= _stack(nets)
-        self.history = _history(searches, refits)
-        logger.info("mlp: %d nets, best epochs %s", len(nets), [history.best_epoch + 1 for history in searches])
+        shared = Shared.of(X, np.zeros(X.shape[1]), pick_device(device))
+        (held,) = _train([self], [Source.of(shared, np.arange(len(X)), Y)], [rows], [rng])
+        return self._blend(X, Y, rows, rng, device, held)
+
+    @classmethod
+    def fit_together(
+        cls, models: Sequence[Self], problems: Sequence[Problem], *, device: str | None = None
+    ) -> list[Self]:
+        """Fit models of equal settings, each on rows of its own: all nets of all models train as one batch.
+
+        As `histocell.models.base.Model.fit_together`; each model is, up to rounding, what `fit` alone would make. The
+        features are on the device once, however many models there are.
+        """
+        cls._check_alike(models, problems)
+        if not models:
+            return []
+        usable = [model._begin(problem) for model, problem in zip(models, problems, strict=True)]
+        rngs = [as_rng(problem.rng) for problem in problems]
+        targets = [
+            model._fit_scales(each.features, each.Y, each.rows) for model, each in zip(models, usable, strict=True)
+        ]
+        shared: dict[int, Shared] = {}
+        sources = []
+        for model, each, Y in zip(models, usable, targets, strict=True):
+            if id(each.X) not in shared:
+                shared[id(each.X)] = Shared.of(each.X, model.weights["input_mean"], pick_device(device))
+            sources.append(Source.of(shared[id(each.X)], each.index, Y, model.weights))
+        helds = _train(models, sources, [each.rows for each in usable], rngs)
+        for model, each, Y, rng, held in zip(models, usable, targets, rngs, helds, strict=True):
+            X = scaling.apply_input(each.features, model.weights)
+            model._fit_errors(each.features, each.Y, each.rows, model._blend(X, Y, each.rows, rng, device, held))
+            model._end(each)
+        return list(models)
+
+    def _blend(
+        self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None, held: Floats
+    ) -> Floats:
+        """Held-out predictions of the nets with their share of a ridge regression, which is fitted."""
         share = self.config.ridge_share
         if not share:
             return held
@@ -194,27 +220,26 @@ class MLP(Regressor):
         order = rng.permutation(len(folds))
         return [folds[order[index % len(folds)]] for index in range(self.config.n_members)]
 
-    def _train(
-        self, X: Tensor, Y: Tensor, folds: list[Fold], rng: np.random.Generator, desc: str, epochs: int | None = None
-    ) -> tuple[list[Perceptron], list[training.History]]:
-        """One net per fold, stopped on the rows that are held out or after `epochs`."""
-        config = self.config
-        loss = partial(composite_loss, l1=config.l1, l2=config.l2, per=config.pearson_per)
-        nets, histories = [], []
-        for index, (fold, child) in enumerate(zip(folds, rng.spawn(len(folds)), strict=True)):
-            with training.seeded(draw_seed(child), X.device):
-                nets.append(self._build(X.shape[1], Y.shape[1]).to(X.device))
-                history = training.train(
-                    nets[-1],
-                    loss,
-                    (X[fold.fit], Y[fold.fit]),
-                    schedule=config,
-                    validation=(X[fold.held], Y[fold.held]) if len(fold.held) else None,
-                    stop_after=epochs,
-                    desc=f"{desc} {index + 1}",
-                )
-            histories.append(history)
-        return nets, histories
+    def _jobs(
+        self, source: Source, folds: list[Fold], rng: np.random.Generator, stop_after: int | None = None
+    ) -> list[Job]:
+        """One net per fold."""
+        build = partial(self._build, source.X.shape[1], source.Y.shape[1])
+        children = rng.spawn(len(folds))
+        return [
+            Job.of(build, draw_seed(child), source, fold, stop_after)
+            for fold, child in zip(folds, children, strict=True)
+        ]
+
+    def _refit_jobs(
+        self, source: Source, rows: FitRows, searches: list[training.History], rng: np.random.Generator
+    ) -> list[Job]:
+        """Nets for all training rows, unless rows are given that are never fitted."""
+        if not self.config.refit or not rows.train.all():
+            return []
+        epochs = int(np.median([history.best_epoch for history in searches])) + 1
+        everything = Fold(np.flatnonzero(rows.train), np.empty(0, dtype=np.intp))
+        return self._jobs(source, [everything] * self.config.n_members, rng, epochs)
 
     def _build(self, n_features: int, n_targets: int) -> Perceptron:
         config = self.config
@@ -223,13 +248,42 @@ class MLP(Regressor):
         )
 
 
-def _held_out(nets: list[Perceptron], folds: list[Fold], X: Tensor, shape: tuple[int, ...]) -> Floats:
+def _train(
+    models: Sequence[MLP], sources: Sequence[Source], rows: Sequence[FitRows], rngs: Sequence[np.random.Generator]
+) -> list[Floats]:
+    """Train the nets of all models, then those that are refitted; returns the predictions of rows held out."""
+    together = [*zip(models, sources, rows, rngs, strict=True)]
+    jobs = [model._jobs(source, model._folds(each, rng), rng) for model, source, each, rng in together]
+    searches = _train_all(models[0].config, jobs, "nets")
+    held = [_held_out(some) for some in jobs]
+    refits = [
+        model._refit_jobs(source, each, histories, rng)
+        for (model, source, each, rng), histories in zip(together, searches, strict=True)
+    ]
+    refitted = _train_all(models[0].config, refits, "refits")
+    for index, model in enumerate(models):
+        model.weights |= _stack([job.net for job in refits[index] or jobs[index]])
+        model.history = _history(searches[index], refitted[index])
+        epochs = [history.best_epoch + 1 for history in searches[index]]
+        logger.info("mlp: %d nets, best epochs %s", model.config.n_members, epochs)
+    return held
+
+
+def _train_all(config: MLPConfig, jobs: Sequence[list[Job]], desc: str) -> list[list[training.History]]:
+    """Histories of the nets of each model, all trained at once."""
+    loss = partial(composite_loss, l1=config.l1, l2=config.l2, per=config.pearson_per)
+    histories = iter(train_jobs([*chain(*jobs)], loss, schedule=config, desc=desc))
+    return [[next(histories) for _ in some] for some in jobs]
+
+
+def _held_out(jobs: list[Job]) -> Floats:
     """Mean prediction of the nets that did not fit a row, NaN where every net did."""
+    shape = tuple(jobs[0].source.Y.shape)
     total, count = np.zeros(shape), np.zeros((shape[0], 1))
-    for net, fold in zip(nets, folds, strict=True):
-        with torch.no_grad():
-            total[fold.held] += net(X[fold.held]).cpu().numpy()
-        count[fold.held] += 1
+    for job in jobs:
+        rows = torch.as_tensor(job.fold.held, device=job.source.X.device)
+        total[job.fold.held] += job.source.predict(job.net, rows).cpu().numpy()
+        count[job.fold.held] += 1
     return np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
 
 

@@ -44,7 +44,9 @@ class Perceptron(nn.Module):
         return self.output(x)
 
 
-def pearson_loss(predicted: Tensor, target: Tensor, *, per: str = "type", eps: float = 1e-8) -> Tensor:
+def pearson_loss(
+    predicted: Tensor, target: Tensor, *, per: str = "type", eps: float = 1e-8, rows: Tensor | None = None
+) -> Tensor:
     r"""Negative Pearson correlation, averaged.
 
     .. math:: -\frac{1}{C} \sum_c \frac{\mathrm{cov}(\hat y_c, y_c)}{\sqrt{\mathrm{var}(\hat y_c)\,\mathrm{var}(y_c) + \epsilon}}
@@ -54,34 +56,45 @@ def pearson_loss(predicted: Tensor, target: Tensor, *, per: str = "type", eps: f
     Parameters
     ----------
     predicted, target
-        Shape ``(n, n_types)``.
+        Shape ``(n, n_types)``, or ``(n_nets, n, n_types)`` for one loss per net.
     per
         ``"type"``: across the spots of the batch for each type. ``"spot"``: across the types of each spot.
     eps
         Keeps the denominator and its gradient finite.
+    rows
+        Which rows count, 1 or 0, shape ``(n_nets, n)``; all by default.
     """
     if per not in {"type", "spot"}:
         msg = f"per must be 'type' or 'spot', not {per!r}"
         raise ValueError(msg)
-    dim = 0 if per == "type" else 1
-    x = predicted - predicted.mean(dim, keepdim=True)
-    y = target - target.mean(dim, keepdim=True)
-    denominator = torch.sqrt((x * x).mean(dim) * (y * y).mean(dim) + eps)
-    return -((x * y).mean(dim) / denominator).mean()
+    over_types = per == "spot"
+    x, y = (
+        each - _mean(each, rows, types=over_types).unsqueeze(-1 if over_types else -2) for each in (predicted, target)
+    )
+    variance = _mean(x * x, rows, types=over_types) * _mean(y * y, rows, types=over_types)
+    correlation = _mean(x * y, rows, types=over_types) / torch.sqrt(variance + eps)
+    return -(_mean(correlation.unsqueeze(-1), rows).mean(-1) if over_types else correlation.mean(-1))
 
 
 def composite_loss(
-    predicted: Tensor, target: Tensor, *, l1: float = 0.5, l2: float = 0.5, per: str = "type", eps: float = 1e-8
+    predicted: Tensor,
+    target: Tensor,
+    *,
+    l1: float = 0.5,
+    l2: float = 0.5,
+    per: str = "type",
+    eps: float = 1e-8,
+    rows: Tensor | None = None,
 ) -> Tensor:
     r"""MSE + ``l1`` * MAE + ``l2`` * negative Pearson correlation.
 
     Parameters
     ----------
     predicted, target
-        Shape ``(n, n_types)``.
+        Shape ``(n, n_types)``, or ``(n_nets, n, n_types)`` for one loss per net.
     l1, l2
         Weights :math:`\lambda_1` of the absolute error and :math:`\lambda_2` of the correlation.
-    per, eps
+    per, eps, rows
         As in `pearson_loss`.
 
     References
@@ -89,9 +102,18 @@ def composite_loss(
     arXiv 2507.07013, the loss of the CONCH + UNI abundance model.
     """
     error = predicted - target
-    loss = (error * error).mean()
+    loss = _mean(error * error, rows).mean(-1)
     if l1:
-        loss = loss + l1 * error.abs().mean()
-    if l2 and predicted.shape[0 if per == "type" else 1] > 1:
-        loss = loss + l2 * pearson_loss(predicted, target, per=per, eps=eps)
+        loss = loss + l1 * _mean(error.abs(), rows).mean(-1)
+    if l2:  # 0 for a single row or type
+        loss = loss + l2 * pearson_loss(predicted, target, per=per, eps=eps, rows=rows)
     return loss
+
+
+def _mean(values: Tensor, rows: Tensor | None, *, types: bool = False) -> Tensor:
+    """Mean over the types, or over the rows that count."""
+    if types:
+        return values.mean(-1)
+    if rows is None:
+        return values.mean(-2)
+    return (values * rows.unsqueeze(-1)).sum(-2) / rows.sum(-1, keepdim=True)

@@ -46,8 +46,8 @@ class Hist2CellConfig(fitting.Steps, NeighborhoodConfig):
 MODES: dict[str, dict[str, object]] = {
     "fixed": {
         "target_transform": "standard",
-        "lr": 3e-4,
-        "batch_size": 64,
+        "lr": 1e-3,
+        "batch_size": 128,
         "n_steps_around": 1,
         "whole_sections": True,
         "max_epochs": 60,
