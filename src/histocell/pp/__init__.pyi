@@ -1,3 +1,4 @@
+from histocell.pp._deconvolve.deconvolve import deconvolve as deconvolve
 from histocell.pp._embed_cohort import embed_cohort as embed_cohort
 from histocell.pp._embed_image import embed_image as embed_image
 from histocell.pp._embed_patches import embed_patches as embed_patches
