@@ -16,7 +16,9 @@ import histocell as hc
 from histocell.datasets.cohorts import COHORTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "repeating_paper_1.md"
-SKIPPED = re.findall(r"^<!-- not run: needs weights -->\n```python\n(.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.M)
+SKIPPED = re.findall(
+    r"^<!-- not run: needs weights -->\n```python\n(.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.M
+)
 DIMS = {"conch": 8, "uni": 16, "uni2-h": 12}
 
 
