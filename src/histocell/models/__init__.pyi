@@ -1,4 +1,5 @@
 from histocell.models.places import Places as Places
+from histocell.models.registry import list_models as list_models
 from histocell.models.registry import load as load
 from histocell.models.regressors.hist2cell.regressor import Hist2Cell as Hist2Cell
 from histocell.models.regressors.mlp import MLP as MLP

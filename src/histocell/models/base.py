@@ -59,6 +59,17 @@ class Model(ABC):
     config_class: ClassVar[type[Config]] = Config
     needs_places: ClassVar[bool] = False  # whether a row is seen together with its neighbours
 
+    # What `histocell.models.list_models` says of the class.
+    summary: ClassVar[str] = ""
+    tasks: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[str] = "embeddings of any encoder"
+    limits: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    license: ClassVar[str] = (
+        "that of the features: terms of an encoder's weights may extend to models fitted on its embeddings"
+    )
+    reference: ClassVar[str] = ""
+
     def __init__(self, **config: object) -> None:
         self.config = make_config(self.config_class, config, type(self).__name__)
         self.features: list[JSON] = []

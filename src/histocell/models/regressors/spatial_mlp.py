@@ -79,6 +79,11 @@ class SpatialMLP(NeighborhoodRegressor):
     """
 
     name = "spatial_mlp"
+    summary = "Perceptron on a spot and the set of its neighbours, averaged with a ridge regression."
+    needs = "embeddings of any encoder, and coordinates: spots are predicted with the spots around them"
+    limits = "sees one ring of neighbours unless n_rings= or radius_um= say more; neighbours must be embedded, too"
+    cost = "a GPU helps; with 1,536 features and 30 targets 1.0 million weights per net"
+    reference = "after Zaheer et al. 2017, NeurIPS (deep sets), and Nonchev et al. 2025, medRxiv (DeepSpot)"
     config_class = SpatialMLPConfig
     config: SpatialMLPConfig
     _output = "rho.output.bias"

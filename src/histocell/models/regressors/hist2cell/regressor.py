@@ -95,6 +95,14 @@ class Hist2Cell(NeighborhoodRegressor):
     """
 
     name = "hist2cell"
+    summary = (
+        'Graph attention over neighbours, a transformer over the section, and four heads, on embeddings; mode "fixed" '
+        '(default): predictions do not depend on their batch; "paper": as published.'
+    )
+    needs = "embeddings of any encoder, and coordinates: spots are predicted with the spots around them"
+    limits = "a section is predicted as a whole; few sections leave little to learn attention from"
+    cost = "the dearest of all: a GPU is advised; with 1,536 features and 30 targets 3.7 million weights per net"
+    reference = "Zhao et al. 2025, Cell Genomics"
     config_class = Hist2CellConfig
     config: Hist2CellConfig
     _output = "fused_head.fc2.bias"
