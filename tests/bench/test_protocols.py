@@ -27,7 +27,7 @@ def without_costs(scores):
 
 def test_leave_one_group_out_by_hand(table):
     slots = set(table.obsm), set(table.uns), list(table.obs)
-    scores = hc.bench.leave_one_group_out(table, models=("mean", "ridge"), n_bootstrap=50, rng=0)
+    scores = hc.bench.leave_one_group_out(table, models=("mean", "ridge"), standardize_by=None, n_bootstrap=50, rng=0)
     assert (set(table.obsm), set(table.uns), list(table.obs)) == slots
     assert set(scores["group"]) == {"A", "B", "C", "all"}
     X, Y = table.obsm["X_toy"], table.obsm["cell_abundance"].to_numpy()
@@ -53,7 +53,8 @@ def test_same_rng_same_table(table):
 def test_cross_dataset(table):
     train, test = table[table.obs["patient"] != "C"].copy(), table[table.obs["patient"] == "C"].copy()
     test.obsm["cell_abundance"] = test.obsm["cell_abundance"][["c", "a", "d", "b"]]
-    scores = hc.bench.cross_dataset(train, test, models={"one": "ridge", "none": "mean"}, n_bootstrap=20, rng=0)
+    raw = {"standardize_by": None, "n_bootstrap": 20, "rng": 0}
+    scores = hc.bench.cross_dataset(train, test, models={"one": "ridge", "none": "mean"}, **raw)
     model = hc.models.Ridge().fit(train.obsm["X_toy"], train.obsm["cell_abundance"], groups=train.obs["patient"])
     truth = test.obsm["cell_abundance"][["a", "b", "c", "d"]].to_numpy()
     expected = hc.metrics.pearson(truth, model.predict(test.obsm["X_toy"])).mean()

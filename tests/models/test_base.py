@@ -215,7 +215,7 @@ class TestFitTogether:
         with pytest.raises(ValueError, match="given twice"):
             Ridge.fit_together([model, model], [problem, problem])
         with pytest.raises(ValueError, match="one class and equal settings"):
-            Ridge.fit_together([model, Ridge(sharing=1)], [problem, problem])
+            Ridge.fit_together([model, Ridge(sharing=0)], [problem, problem])
         with pytest.raises(ValueError, match="these are Mean, Ridge"):
             Ridge.fit_together([model, Mean()], [problem, problem])
         with pytest.raises(ValueError, match="differ in their numbers of features or targets"):

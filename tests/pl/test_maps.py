@@ -489,3 +489,21 @@ def test_style_leaves_the_rest_of_the_settings_alone():
     assert mpl.rcParams["interactive"]
     mpl.rcParams["interactive"] = before["interactive"]
     assert dict(mpl.rcParams) == before
+
+
+def test_predictions_of_unknown_tissue_lie_under_a_veil(spots):
+    spots.obs["predicted_abundance_novelty"] = np.where(np.arange(spots.n_obs) < 5, 3.0, 1.0)
+    plain = hc.pl.abundance(spots, "Tumour")
+    axes = hc.pl.abundance(spots, "Tumour", veil_novelty=1.5)
+    measured, predicted = (len(circles(ax)) - len(circles(other)) for ax, other in zip(axes[0], plain[0], strict=True))
+    assert (measured, predicted) == (0, 1)  # what was measured stays as it is
+    veil = circles(axes[0, 1])[-1]
+    assert len(veil.get_offsets()) == 5
+    assert veil.get_alpha() == 0.75
+    assert len(circles(hc.pl.abundance(spots, "Tumour", veil_novelty=5)[0, 1])) == len(circles(plain[0, 1]))
+    with pytest.raises(ValueError, match="veil_novelty"):
+        hc.pl.abundance(spots, veil_novelty=-1)
+    del spots.obs["predicted_abundance_novelty"]
+    with pytest.raises(KeyError, match="predicted_abundance_novelty.*not found.*predict_abundance"):
+        hc.pl.abundance(spots, veil_novelty=1.5)
+    plt.close("all")

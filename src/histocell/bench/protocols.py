@@ -35,6 +35,7 @@ from histocell.tl.engine.evaluate import ALL, free_names
 from histocell.tl.engine.fit import Dataset
 from histocell.tl.engine.layout import places_for, reach_um
 from histocell.tl.engine.task import shared_targets
+from histocell.tl.engine.views import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ def leave_one_group_out(
     models: Models = _MODELS,
     group_key: str = keys.PATIENT,
     target: str = keys.ABUNDANCE,
-    standardize_by: str | None = None,
+    standardize_by: str | None = AUTO,
     config: Mapping[str, Mapping[str, object]] | None = None,
     colocalization: bool | None = None,
     length_scale_um: float | None = None,
@@ -90,7 +91,8 @@ def leave_one_group_out(
     target
         Data frame in ``obsm`` with one column per target.
     standardize_by
-        Column of ``obs`` within whose levels features are standardised.
+        Column of ``obs`` within whose levels features are standardised, `None` or ``"auto"``, see
+        `histocell.tl.fit_abundance`.
     config
         Settings for the models that are given by name, by model name: ``{"mlp": {"n_members": 5}}``.
     colocalization
@@ -182,7 +184,7 @@ def ablation(
     models: Models = _MODELS,
     group_key: str = keys.PATIENT,
     target: str = keys.ABUNDANCE,
-    standardize_by: str | None = None,
+    standardize_by: str | None = AUTO,
     config: Mapping[str, Mapping[str, object]] | None = None,
     colocalization: bool | None = None,
     length_scale_um: float | None = None,
@@ -262,7 +264,7 @@ def cross_dataset(
     models: Models = _MODELS,
     group_key: str = keys.PATIENT,
     target: str = keys.ABUNDANCE,
-    standardize_by: str | None = None,
+    standardize_by: str | None = AUTO,
     config: Mapping[str, Mapping[str, object]] | None = None,
     colocalization: bool | None = None,
     length_scale_um: float | None = None,
@@ -291,7 +293,8 @@ def cross_dataset(
     target
         Data frame in ``obsm`` of both; the columns that they share are used.
     standardize_by
-        Column of ``obs`` within whose levels features are standardised, in both.
+        Column of ``obs`` within whose levels features are standardised, in both; `None` or ``"auto"``, see
+        `histocell.tl.fit_abundance`.
     config
         Settings for the models that are given by name, by model name: ``{"mlp": {"n_members": 5}}``.
     colocalization, length_scale_um, cache, n_workers
@@ -342,7 +345,7 @@ def cross_dataset(
     for name, names in feature_sets(features).items():
         known = Dataset.read(task, source.table, names, target, standardize_by)
         _features.check_same(goal.table, known.features)
-        new = Dataset.read(task, goal.table, names, target, standardize_by, like=known.features)
+        new = Dataset.read(task, goal.table, names, target, standardize_by, like=known)
         if not plans:  # the same for all sets
             units = [recorded_unit(each.table, target) for each in (known, new)]
             warn_of_other_unit(units[0], units[1], names=("train", "test"))
@@ -388,7 +391,10 @@ def _run(
     device: str | None,
 ) -> pd.DataFrame:
     """Every model on every fold of every set of embeddings, and their scores."""
-    jobs = [Job(model, fold.rows) for plan in plans for name, model in models.items() for fold in plan.folds]
+    told = [[plan.new.views.tell(model) for model in models.values()] for plan in plans]
+    jobs = [
+        Job(model, fold.rows) for plan, some in zip(plans, told, strict=True) for model in some for fold in plan.folds
+    ]
     with Cache.open(cache) as opened:
         results = iter(run_jobs(jobs, opened, n_workers=n_workers, device=device))
     tables = [scoring.table(plan, {name: [next(results) for _ in plan.folds] for name in models}) for plan in plans]

@@ -54,7 +54,7 @@ def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | 
     """
     loaded = hc.models.load(model)
     check_outputs([*(out / f"{keys.slide_name(slide)}.png" for slide in slides), out / MEANS])
-    if loaded.facts.get("standardize_by") is not None:
+    if loaded.facts.get("standardize_by") is not None and not loaded.facts.get("beside_raw"):
         warn(
             f"the model standardises features within each slide, so means over slides ({MEANS}) come out alike, whatever is on "
             "them: compare places within a slide, or fit without standardize_by to compare slides"

@@ -229,7 +229,10 @@ class Model(ABC):
         rows = f", {self.facts['n_train']} training rows" if "n_train" in self.facts else ""
         rows += f" and {self.facts['n_validation']} for validation" if self.facts.get("n_validation") else ""
         groups = f", groups by {self.facts['group_key']}" if self.facts.get("group_key") else ""
-        return f"{type(self).__name__}({state}, features: {listing(f['key'] for f in self.features)}{rows}{groups})"
+        views = f" standardised by {column}" if (column := self.facts.get("standardize_by")) else ""
+        views = f" as they are and{views}" if views and self.facts.get("beside_raw") else views
+        features = listing(f["key"] for f in self.features)
+        return f"{type(self).__name__}({state}, features: {features}{views}{rows}{groups})"
 
     @property
     def n_parameters(self) -> int:

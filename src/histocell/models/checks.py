@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from histocell._core.types import JSON, Arrays
 
-FORMAT, READABLE = 2, (1, 2)  # 2 has the rows of the fit
+FORMAT, READABLE = (
+    3,
+    (1, 2, 3),
+)  # 2 has the rows of the fit, 3 features that are cut off, novelty and the root of targets
 _TEXT, _NUMBER, _NONE = (str,), (int, float), (type(None),)
 _KEYS: dict[str, tuple[type, ...]] = {
     "model": _TEXT,
@@ -30,6 +33,7 @@ _FACTS: dict[str, tuple[type, ...]] = {  # others are kept as they are
     "task": _TEXT,
     "target": _TEXT,
     "standardize_by": (*_TEXT, *_NONE),
+    "beside_raw": (bool,),
     "group_key": (*_TEXT, *_NONE),
     "original_names": (dict, *_NONE),
     "groups": (list,),

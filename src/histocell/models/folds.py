@@ -57,6 +57,11 @@ class FitRows(NamedTuple):
         bundle = _bundles(np.bincount(labels), max_folds)[labels]
         return [Fold(rows[bundle != index], rows[bundle == index]) for index in range(bundle.max() + 1)]
 
+    def held_out(self, *, max_folds: int) -> list[Fold]:
+        """`folds`, and the validation rows, if there are any, against all training rows; none of a single row."""
+        folds = self.folds(max_folds=max_folds) if self.train.sum() > 1 else []
+        return folds + self.validation_fold()
+
     def validation_fold(self) -> list[Fold]:
         """All training rows against the validation rows, if there are any."""
         return [] if self.train.all() else [Fold(np.flatnonzero(self.train), np.flatnonzero(~self.train))]

@@ -22,8 +22,13 @@ _INVERSE: dict[str, Callable[[Floats], Floats]] = {
     "log1p": np.expm1,
     "sqrt": lambda Z: np.maximum(Z, 0.0) ** 2,
 }
-TRANSFORMS = (*_FORWARD, "standard")
-_FEW_ROWS = 20
+_STANDARDIZED: dict[str, tuple[Callable[[Floats], Floats], Callable[[Floats], Floats]]] = {
+    "standard": (np.positive, np.positive),
+    "root": (lambda Y: np.sign(Y) * np.sqrt(np.abs(Y)), lambda Z: np.sign(Z) * Z**2),
+}
+TRANSFORMS = (*_FORWARD, *_STANDARDIZED)
+CLIP = 4.0  # standard deviations of the training rows beyond which a feature says no more
+FEW_ROWS = 20
 
 
 def standardize_groups(X: ArrayLike, groups: ArrayLike) -> NDArray[np.float32]:
@@ -51,18 +56,20 @@ def standardize_groups(X: ArrayLike, groups: ArrayLike) -> NDArray[np.float32]:
         rows = np.flatnonzero((groups == name) & finite)
         if len(rows) == 0:
             continue
-        if len(rows) < _FEW_ROWS:
+        if len(rows) < FEW_ROWS:
             small.append(f"{name} ({len(rows)})")
         part = X[rows].astype(np.float64)
         mean, scale = _mean_scale(part)
         out[rows] = (part - mean) * scale
     if small:
-        warn(f"groups of fewer than {_FEW_ROWS} rows are standardised by themselves, which is noisy: {listing(small)}")
+        warn(f"groups of fewer than {FEW_ROWS} rows are standardised by themselves, which is noisy: {listing(small)}")
     return out
 
 
 def fit_input(X: np.ndarray) -> Arrays:
-    """Mean and scale of each feature, ``input_mean`` and ``input_scale``; constant features get scale 0.
+    """Mean and scale of each feature, ``input_mean`` and ``input_scale``, and where they are cut off, ``input_clip``.
+
+    Constant features get scale 0.
 
     Raises
     ------
@@ -76,11 +83,22 @@ def fit_input(X: np.ndarray) -> Arrays:
             "them; check the embedding (was every patch blank, or the same?)"
         )
         raise ValueError(msg)
-    return {"input_mean": mean, "input_scale": scale}
+    return {"input_mean": mean, "input_scale": scale, "input_clip": np.array([CLIP])}
 
 
 def apply_input[Array: (np.ndarray, Tensor)](X: Array, arrays: Mapping[str, Array]) -> Array:
-    """Features as the model sees them, of numpy or of torch."""
+    """Features as the model sees them, of numpy or of torch.
+
+    In standard deviations, cut off where no training row could teach it anything.
+    """
+    scaled = scale_input(X, arrays)
+    if "input_clip" not in arrays:  # a model of an older version
+        return scaled
+    return scaled.clip(-arrays["input_clip"], arrays["input_clip"])
+
+
+def scale_input[Array: (np.ndarray, Tensor)](X: Array, arrays: Mapping[str, Array]) -> Array:
+    """Features in standard deviations of the training rows, however far away."""
     return (X - arrays["input_mean"]) * arrays["input_scale"]
 
 
@@ -98,24 +116,30 @@ def fit_target(Y: Floats, transform: str) -> Arrays:
     if transform in {"log1p", "sqrt"} and (Y < 0).any():
         msg = f"target_transform={transform!r} needs targets that are not negative; {int((Y < 0).sum())} values are"
         raise ValueError(msg)
-    if transform != "standard":
+    if transform not in _STANDARDIZED:
         return {}
+    Y = _STANDARDIZED[transform][0](Y)
     mean, std = Y.mean(axis=0), Y.std(axis=0)
     return {"target_mean": mean, "target_std": np.where(constant_columns(Y), 1.0, std)}
 
 
 def forward_target(Y: Floats, transform: str, arrays: Mapping[str, np.ndarray]) -> Floats:
     """Targets as the model learns them."""
-    if transform == "standard":
-        return (Y - arrays["target_mean"]) / arrays["target_std"]
+    if transform in _STANDARDIZED:
+        return (_STANDARDIZED[transform][0](Y) - arrays["target_mean"]) / arrays["target_std"]
     return _FORWARD[transform](Y)
 
 
 def inverse_target(Z: Floats, transform: str, arrays: Mapping[str, np.ndarray]) -> Floats:
     """Predictions in the units of the target."""
-    if transform == "standard":
-        return Z * arrays["target_std"] + arrays["target_mean"]
+    if transform in _STANDARDIZED:
+        return _STANDARDIZED[transform][1](Z * arrays["target_std"] + arrays["target_mean"])
     return _INVERSE[transform](Z)
+
+
+def is_standardized(transform: str) -> bool:
+    """Whether a transform gives each target mean 0 and standard deviation 1."""
+    return transform in _STANDARDIZED
 
 
 def constant_columns(Y: np.ndarray) -> Bools:

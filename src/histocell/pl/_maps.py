@@ -11,7 +11,8 @@ import numpy as np
 
 from histocell import get
 from histocell._core import keys
-from histocell._core.errors import listing, warn
+from histocell._core.arguments import check_positive
+from histocell._core.errors import listing, missing_key, warn
 from histocell.pl._choices import choose
 from histocell.pl._fit import fit_maps
 from histocell.pl._panels import Look, Panel, map_axes, quantity, upper_limit, views_of
@@ -50,6 +51,7 @@ def abundance(
     cmap: str | Colormap = AMOUNT,
     vmax: float | str | Mapping[str, float] = "p99",
     size: float = 1.0,
+    veil_novelty: float | None = None,
     ncols: int | None = None,
     scalebar: bool = True,
     title: str | None = None,
@@ -69,7 +71,7 @@ def abundance(
     ----------
     data
         Reads ``obsm[key]``, ``obsm[truth]``, the coordinates, and where they are there: the image, ``obs["section"]``,
-        ``obs["mpp"]``, ``obs["split"]``.
+        ``obs["mpp"]``, ``obs["split"]``, ``obs["<key>_novelty"]``.
     cell_types
         What to map; all columns of ``obsm[key]`` (that all of several have), at most the 24 most abundant ones, by default.
     key
@@ -95,6 +97,9 @@ def abundance(
         a number by cell type.
     size
         Diameter of the spots as a multiple of the true one.
+    veil_novelty
+        Predictions of rows whose ``obs["<key>_novelty"]`` is greater lie under a white veil: 1 is the novelty of a typical
+        group that was held out from the fit, at 1.5 `histocell.tl.predict_abundance` warns of a section. `None`: none.
     ncols
         Number of cell types side by side.
     scalebar
@@ -118,7 +123,7 @@ def abundance(
     Raises
     ------
     KeyError
-        If a slot, a cell type or a section is not there.
+        If a slot, a cell type, a section or, for a veil, the novelty is not there.
     ValueError
         If there are too many sections or no rows, not as many axes as maps, slots are in different units or share no cell
         type, or two of them have one name.
@@ -132,13 +137,15 @@ def abundance(
     'P1S1, tumour'
     """
     table = get_table(data, table_key)
-    predicted, measured, label = _read(table, _slots(table, key), truth)
+    slots = _slots(table, key)
+    predicted, measured, label = _read(table, slots, truth)
     names = _choose_types(list(predicted.values()), cell_types)
     sections = find_sections(data, section, table_key=table_key, image=image)
     _check_number(sections)
     heading = title if title is not None else sections[0].title if len(sections) == 1 else ""
     single = len(names) == 1 and len(sections) == 1 and measured is None and len(predicted) == 1
-    panels = _panels(sections, predicted, measured, heading if ax is not None else "")
+    veiled = _veiled(table, slots, veil_novelty)
+    panels = _panels(sections, predicted, measured, heading if ax is not None else "", veiled)
     split = np.asarray(table.obs[keys.SPLIT] if keys.SPLIT in table.obs else [""] * table.n_obs, dtype=np.str_)
     views, one_scale = views_of(panels)
     max_px = 900 if len(names) * len(panels) <= MANY_MAPS else 400
@@ -240,6 +247,19 @@ def _other_unit(table: AnnData, first: str, second: str) -> str:
     return f'obsm["{first}"] is in {units[0]}, obsm["{second}"] in {units[1]}: they have no common colour scale'
 
 
+def _veiled(table: AnnData, slots: Mapping[str, str], most: float | None) -> dict[str, NDArray[np.bool_]]:
+    """By prediction, the rows that are newer to its model than they may be; nothing of slots without a novelty."""
+    if most is None:
+        return {}
+    check_positive(most, "veil_novelty")
+    columns = {name: slot + keys.NOVELTY for name, slot in slots.items()}
+    known = {name: column for name, column in columns.items() if column in table.obs}
+    if not known:
+        hint = "hc.tl.predict_abundance(data) writes it beside a prediction."
+        raise missing_key("obs", next(iter(columns.values())), table.obs.columns, hint)
+    return {name: table.obs[column].to_numpy(dtype=np.float64) > most for name, column in known.items()}
+
+
 def _choose_types(frames: Sequence[pd.DataFrame], cell_types: str | Sequence[str] | None) -> list[str]:
     frame = frames[0]
     columns = [name for name in frame.columns if all(name in other for other in frames)]
@@ -256,14 +276,21 @@ def _choose_types(frames: Sequence[pd.DataFrame], cell_types: str | Sequence[str
 
 
 def _panels(
-    sections: list[Section], predicted: Mapping[str, pd.DataFrame], measured: pd.DataFrame | None, heading: str
+    sections: list[Section],
+    predicted: Mapping[str, pd.DataFrame],
+    measured: pd.DataFrame | None,
+    heading: str,
+    veiled: Mapping[str, NDArray[np.bool_]],
 ) -> list[Panel]:
     out = []
     for section in sections:
         prefix = " ".join(filter(None, [heading, section.name if len(sections) > 1 else ""]))
         if measured is not None:
             out.append(Panel(section, measured, None, f"{prefix} measured".strip()))
-        out += [Panel(section, values, measured, f"{prefix} {name}".strip()) for name, values in predicted.items()]
+        out += [
+            Panel(section, values, measured, f"{prefix} {name}".strip(), veiled.get(name))
+            for name, values in predicted.items()
+        ]
     return out
 
 

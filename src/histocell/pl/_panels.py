@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from histocell._core.arguments import check_count, check_positive, check_share
 from histocell.metrics import pearson
-from histocell.pl._points import draw_spots, draw_tissue
+from histocell.pl._points import draw_spots, draw_tissue, draw_veil
 from histocell.pl._style import text_scale
 from histocell.tables.units import recorded_unit, unit_of
 
@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Panel:
-    """A column of maps: a section, the values to show, and the truth to score them against."""
+    """A column of maps: a section, the values to show, the truth to score them against, and rows to veil."""
 
     section: Section
     values: pd.DataFrame
     truth: pd.DataFrame | None
     title: str
+    veiled: NDArray[np.bool_] | None = None
 
     def column(self, name: str) -> NDArray[np.float64]:
         """Values of a cell type, NaN where it was not measured."""
@@ -74,7 +75,10 @@ class Look:
         section = panel.section
         draw_tissue(ax, section, self.images[section.name], self.views[section.name], alpha=self.image_alpha)
         values = panel.column(name)
-        return draw_spots(ax, section, values, cmap=self.cmap, vmax=vmax, size=self.size, alpha=self.alpha)
+        drawn = draw_spots(ax, section, values, cmap=self.cmap, vmax=vmax, size=self.size, alpha=self.alpha)
+        if panel.veiled is not None:
+            draw_veil(ax, section, panel.veiled[section.rows] & np.isfinite(values), size=self.size)
+        return drawn
 
 
 def _column(frame: pd.DataFrame, name: str, section: Section) -> NDArray[np.float64]:

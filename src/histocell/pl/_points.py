@@ -32,6 +32,7 @@ MOST_PIXELS = 50_000_000
 FADED = 0.45  # opacity of an image under spots
 GREY = 0.8  # of one under tiles, in grey: colours under theirs would make others that are not in the colour bar
 THROUGH = 0.75  # opacity of tiles on an image
+VEIL = 0.75  # of the white over rows that are not to be relied on
 BRIGHTNESS = (0.299, 0.587, 0.114)  # of red, green and blue
 
 
@@ -86,6 +87,17 @@ def draw_spots(
     else:
         _image(ax, pixels).set(cmap=ListedColormap([UNKNOWN]), alpha=alpha)
     return spots
+
+
+def draw_veil(ax: Axes, section: Section, veiled: NDArray[np.bool_], *, size: float = 1.0) -> None:
+    """A veil over some of the spots: their colours are still to be seen, but not to be relied on."""
+    if not veiled.any():
+        return
+    pixels = _pixels(ax, section, veiled, np.zeros(len(veiled)), size) if len(veiled) > MANY or section.square else None
+    if pixels is None:
+        _shapes(ax, section, veiled, size).set(facecolors="white", edgecolors="0.5", linewidths=0.3, alpha=VEIL)
+    else:
+        _image(ax, pixels).set(cmap=ListedColormap(["white"]), alpha=VEIL)
 
 
 def _pixels(ax: Axes, section: Section, chosen: NDArray[np.bool_], values: Floats, size: float) -> Raster | None:

@@ -18,6 +18,7 @@ from histocell.tl.engine import predict as _predict
 from histocell.tl.engine import rows as _rows
 from histocell.tl.engine.abundance import ABUNDANCE
 from histocell.tl.engine.layout import places_for, reach_um
+from histocell.tl.engine.views import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ def fit_abundance(
     split_key: str = keys.SPLIT,
     group_key: str | None = None,
     library_key: str | None = None,
-    standardize_by: str | None = None,
+    standardize_by: str | None = AUTO,
     target_transform: str | None = None,
     interval: float | None = 0.9,
     key_added: str = keys.MODEL,
@@ -84,11 +85,15 @@ def fit_abundance(
         Column of ``obs`` with the sections or slides: rows of two of them share no tissue, whatever their coordinates. By
         default ``section``, else what `histocell.pp.patches` was given.
     standardize_by
-        Column of ``obs``, for example ``"section"``: features are standardised within each of its levels, over all rows
-        and from the features alone, here and when predicting. Corrects for stain and scanner, and takes differences
-        between the means of levels away: predictions then compare places within a section, not sections.
+        ``"auto"``: the features twice, as they are and standardised within each section, side by side, where it is known
+        which section a row lies on and sections have 20 rows. A column of ``obs``, for example ``"section"``: features
+        standardised within each of its levels alone. `None`: features as they are. Standardising uses the features of all
+        rows of a level, and nothing else, here and when predicting. It corrects for stain and scanner, and takes
+        differences between the means of levels away: predictions from such features alone compare places within a
+        section, not sections.
     target_transform
-        ``"none"``, ``"log1p"``, ``"sqrt"`` or ``"standard"``, inverted at prediction; by default what the preset says.
+        ``"none"``, ``"log1p"``, ``"sqrt"``, ``"standard"`` or ``"root"``, inverted at prediction; by default what the
+        model or its preset says, see `histocell.models.Ridge`.
     interval
         Share of true values that the predicted interval should hold, or `None` for no interval.
     key_added
@@ -140,7 +145,7 @@ def fit_abundance(
     settings = dict(config or {}) | {name: value for name, value in given.items() if value is not None}
     if isinstance(model, str):  # an instance has an interval of its own
         settings = {"interval": interval} | settings
-    unfitted = make_model(model, settings)
+    unfitted = dataset.views.tell(make_model(model, settings))
     dataset = replace(dataset, places=places_for([unfitted], sections))
     reach = reach_um([unfitted], dataset.places)
     rows = _rows.training_rows(sections, dataset.known, split_key=split_key, features=dataset.names, reach_um=reach)

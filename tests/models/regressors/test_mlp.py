@@ -6,6 +6,7 @@ import torch
 
 from histocell.metrics import pearson
 from histocell.models import MLP, Ridge, training
+from histocell.models.regressors.mlp import _best_share
 from histocell.models.regressors.perceptron import Perceptron, composite_loss, pearson_loss
 
 TINY = {"hidden": (16,) * 6, "max_epochs": 4, "n_members": 2, "batch_size": 64}
@@ -144,11 +145,23 @@ class TestMLP:
         np.testing.assert_array_equal(model.weights["input_mean"], other.weights["input_mean"])
 
     def test_blend_is_what_it_says(self, cohort):
-        blend = MLP(**TINY, ridge_share=0.25, nonnegative=False).fit(cohort.X, cohort.Y, groups=cohort.groups, rng=0)
-        nets = MLP(**TINY, ridge_share=0.0, nonnegative=False).fit(cohort.X, cohort.Y, groups=cohort.groups, rng=0)
+        settings = {**TINY, "nonnegative": False, "target_transform": "standard"}
+        blend = MLP(**settings, ridge_share=0.25).fit(cohort.X, cohort.Y, groups=cohort.groups, rng=0)
+        nets = MLP(**settings, ridge_share=0.0).fit(cohort.X, cohort.Y, groups=cohort.groups, rng=0)
         ridge = Ridge(target_transform="standard", nonnegative=False)
         ridge.fit(cohort.X, cohort.Y, groups=cohort.groups)
         expected = 0.25 * ridge.predict(cohort.X) + 0.75 * nets.predict(cohort.X)
         np.testing.assert_allclose(blend.predict(cohort.X), expected, rtol=1e-6)
         with pytest.raises(ValueError, match="ridge_share"):
             MLP(**TINY, ridge_share=2.0).fit(cohort.X, cohort.Y, groups=cohort.groups, rng=0)
+
+    def test_share_of_the_ridge_is_chosen_on_held_out_groups(self, cohort):
+        """Of a linear truth nets of four epochs know less than the ridge, of another one they may have half."""
+        linear = MLP(**TINY).fit(cohort.X, cohort.Y, groups=cohort.groups, rng=0)
+        assert linear.weights["ridge.share"] > 0.9
+        truth = np.random.default_rng(0).normal(size=(50, 2))
+        assert _best_share(truth, truth + 0.1, truth) == 0.5
+        assert _best_share(truth, truth, truth + 0.1) == 1.0
+        assert _best_share(truth, truth + 0.1, truth - 0.3) == pytest.approx(0.75)
+        assert _best_share(truth, truth, truth) == 0.5
+        assert _best_share(truth, truth + 5, truth - 2) == 1.0  # worse than the mean, though better than the ridge

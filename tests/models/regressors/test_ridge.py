@@ -7,7 +7,7 @@ from histocell import metrics
 from histocell.models import Mean, Ridge
 from histocell.models.folds import FitRows
 from histocell.models.regressors import ridge
-from histocell.models.regressors.ridge import Path, _solve
+from histocell.models.regressors.ridge import Path, _decompose, _row_errors, _solve
 
 
 def naive_ridge(X, Y, alpha):
@@ -22,7 +22,7 @@ def test_closed_form(shape):
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=shape), rng.normal(size=(shape[0], 3))
     alphas = np.array([0.01, 0.3, 5.0])
-    B, intercept = _solve(X, Y, alphas)
+    B, intercept = _solve(_decompose(X, Y), alphas)
     path = Path.of(X, Y, X[:4])
     for j, alpha in enumerate(alphas):
         expected, offset = naive_ridge(X, Y, alpha)
@@ -33,7 +33,8 @@ def test_closed_form(shape):
 
 
 def test_cross_validation_is_over_groups(cohort):
-    model = Ridge(criterion="mse", sharing=0).fit(cohort.X, cohort.Y, groups=cohort.groups)
+    settings = {"criterion": "mse", "sharing": 0, "target_transform": "none"}
+    model = Ridge(**settings).fit(cohort.X, cohort.Y, groups=cohort.groups)
     X = (cohort.X - cohort.X.mean(0)) / cohort.X.std(0)
     errors = []
     for alpha in model.config.alphas:
@@ -45,6 +46,76 @@ def test_cross_validation_is_over_groups(cohort):
         errors.append(error)
     best = np.argmin(errors, axis=0)
     np.testing.assert_allclose(model.weights["alpha"], np.array(model.config.alphas)[best])
+
+
+@pytest.mark.parametrize("shape", [(25, 4), (12, 30)])
+def test_rows_left_out_one_by_one(shape):
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=shape), rng.normal(size=(shape[0], 2))
+    alphas = np.array([0.1, 2.0])
+    found = _row_errors(X, Y, _decompose(X, Y), alphas)
+    n = len(X)
+    for index, alpha in enumerate(alphas):
+        missed = []
+        for row in range(n):
+            rest = np.arange(n) != row
+            # The penalty counts in units of all rows, the mean is fitted too.
+            centre, mean = X[rest].mean(0), Y[rest].mean(0)
+            Xc, Yc = X[rest] - centre, Y[rest] - mean
+            B = np.linalg.solve(Xc.T @ Xc / n + alpha * np.eye(X.shape[1]), Xc.T @ Yc / n)
+            missed.append(Y[row] - mean - (X[row] - centre) @ B)
+        np.testing.assert_allclose(found[index], np.mean(np.square(missed), axis=0), rtol=1e-9)
+
+
+def test_penalty_by_rows_and_groups_together(cohort):
+    model = Ridge(target_transform="none").fit(cohort.X, cohort.Y, groups=cohort.groups)
+    X = (cohort.X - cohort.X.mean(0)) / cohort.X.std(0)
+    names, variance, total = np.unique(cohort.groups), cohort.Y.var(axis=0), []
+    for alpha in model.config.alphas:
+        error = _row_errors(X, cohort.Y, _decompose(X, cohort.Y), np.array([alpha]))[0]
+        for name in names:
+            held = cohort.groups == name
+            B, offset = naive_ridge(X[~held], cohort.Y[~held], alpha)
+            error = error + ((X[held] @ B + offset - cohort.Y[held]) ** 2).mean(0) / len(names)
+        total.append((error / variance).mean())
+    np.testing.assert_allclose(model.weights["alpha"], model.config.alphas[np.argmin(total)])
+    np.testing.assert_allclose(-model.history["cv_score"].mean(axis=1), total)
+
+
+def test_views_are_averaged(cohort):
+    """Each view has a fit and a penalty of its own."""
+    other = cohort.X**3
+    two = Ridge(n_views=2, target_transform="none", nonnegative=False)
+    two.fit(np.hstack([cohort.X, other]), cohort.Y, groups=cohort.groups)
+    parts = []
+    for X in (cohort.X, other):
+        one = Ridge(target_transform="none", nonnegative=False).fit(X, cohort.Y, groups=cohort.groups)
+        parts.append(one.predict(X))
+    np.testing.assert_allclose(two.predict(np.hstack([cohort.X, other])), np.mean(parts, axis=0))
+    assert two.weights["alpha"].shape == (2, 3)
+    with pytest.raises(ValueError, match="not 2 views"):
+        Ridge(n_views=2).fit(cohort.X[:, :5], cohort.Y, groups=cohort.groups)
+
+
+def test_one_wild_feature_does_no_harm(cohort):
+    """A feature of a new row that is far out of the training range counts as if it lay at its end."""
+    model = Ridge(nonnegative=False).fit(cohort.X, cohort.Y, groups=cohort.groups)
+    wild = cohort.X[:20].copy()
+    wild[:, 0] = 1e6
+    end = cohort.X[:20].copy()
+    end[:, 0] = cohort.X[:, 0].mean() + 4 * cohort.X[:, 0].std()
+    np.testing.assert_allclose(model.predict(wild), model.predict(end))
+    del model.weights["input_clip"]  # as it was before: models of older versions predict as they did
+    assert np.abs(model.predict(wild)).max() > 100 * np.abs(model.predict(end)).max()
+
+
+def test_roots_keep_the_mean(make):
+    """The square of a predicted root is too small; the sum of held-out predictions is that of the truth."""
+    data = make(n_groups=6, noise=0.0)
+    Y = np.random.default_rng(0).gamma(1.0, size=(len(data.X), 3)) * np.exp(0.3 * data.X[:, :3])
+    model = Ridge().fit(data.X, Y, groups=data.groups)
+    assert model.weights["target_gain"] == pytest.approx(1 / 0.785, rel=0.1)  # 1 / Gamma(3/2)^2
+    np.testing.assert_allclose(model.predict(data.X).sum(axis=0), Y.sum(axis=0), rtol=0.05)
 
 
 def test_recovers_a_linear_truth_and_ignores_noise_features(make):
@@ -65,20 +136,22 @@ def test_sharing_makes_one_penalty(cohort):
 def test_shift_of_a_group_does_not_change_the_choice(cohort):
     shifted = cohort.Y + 5 * (cohort.groups == "g1")[:, None]
     rows = cohort.groups == "g1"
-    np.testing.assert_allclose(Ridge()._score(cohort.Y[rows], shifted[rows]), 1)
-    assert Ridge(criterion="mse")._score(cohort.Y[rows], shifted[rows]).max() < 0
+    variance = cohort.Y.var(axis=0)
+    np.testing.assert_allclose(Ridge(criterion="pearson")._score(cohort.Y[rows], shifted[rows], variance), 1)
+    for criterion in ("mse", "error"):
+        assert Ridge(criterion=criterion)._score(cohort.Y[rows], shifted[rows], variance).max() < 0
 
 
 def test_score_is_the_correlation():
     rng = np.random.default_rng(0)
     predicted, truth = rng.normal(size=(2, 20, 2))
     truth[:, 1] = 0.1
-    found = Ridge()._score(predicted, truth)
+    found = Ridge(criterion="pearson")._score(predicted, truth, truth.var(axis=0))
     assert found[0] == pytest.approx(np.corrcoef(predicted[:, 0], truth[:, 0])[0, 1])
     assert np.isnan(found[1])
 
 
-@pytest.mark.parametrize("criterion", ["pearson", "mse"])
+@pytest.mark.parametrize("criterion", ["pearson", "mse", "error"])
 def test_penalties_scored_together_or_one_by_one(cohort, criterion, monkeypatch):
     together = Ridge(criterion=criterion).fit(cohort.X, cohort.Y, groups=cohort.groups)
     monkeypatch.setattr(ridge, "_ENTRIES", 1)

@@ -202,7 +202,7 @@ class TestEvaluation:
         train, test = (table[table.obs["split"] == part].copy() for part in ("train", "test"))
         expected = near(table, table.obs["split"] == "test", table.obs["split"] == "train", 250).sum()
         assert 0 < expected < test.n_obs
-        hc.tl.fit_abundance(train, model="ridge", rng=0)
+        hc.tl.fit_abundance(train, model="ridge", standardize_by=None, rng=0)
         hc.models.load(train).save(tmp_path / "m")
         for source in (train, tmp_path / "m"):
             hc.tl.predict_abundance(test, model=source)

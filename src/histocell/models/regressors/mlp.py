@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_PRESET = "robust"
+_LEAST_SHARE = 0.5  # of the ridge: few groups say little of how far nets carry over to others
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class MLPConfig(training.Schedule, RegressorConfig):
         held out. Rows given as ``validation`` are never fitted.
     ridge_share
         Share of a ridge regression in the prediction, from 0 to 1. Nets bend to the patients they saw, the ridge
-        carries over to others; half and half did best on patients and on sections of the same patient together.
+        carries over to others. `None`: the share that predicts held-out groups best, at least half, and all of it where
+        the nets predict them worse than their mean does.
     """
 
     preset: str = limited(DEFAULT_PRESET, choices=("robust", "paper"))
@@ -69,11 +71,11 @@ class MLPConfig(training.Schedule, RegressorConfig):
     n_members: int = limited(3, least=1)
     max_folds: int = limited(3, least=2)
     refit: bool = True
-    ridge_share: float = limited(0.5, least=0, most=1)
+    ridge_share: float | None = limited(None, least=0, most=1)
 
 
 PRESETS: dict[str, dict[str, object]] = {
-    "robust": {"target_transform": "standard"},
+    "robust": {"target_transform": "root"},
     "paper": {
         "hidden": (1024, 1024, 512, 512, 256, 256),
         "layer_norm": False,
@@ -99,8 +101,8 @@ class MLP(Regressor):
     ----------
     preset
         ``"paper"``: one plain net as in the publication, where it says so, and stopped on one held-out fold of groups.
-        ``"robust"``: the mean of a ridge regression and of an ensemble of smaller nets with layer normalisation and
-        dropout, refitted on all training rows.
+        ``"robust"``: a ridge regression and an ensemble of smaller nets with layer normalisation and dropout, refitted on
+        all training rows; at least half of the prediction is the ridge's.
     config
         Settings of `MLPConfig` that replace those of the preset.
 
@@ -180,11 +182,14 @@ class MLP(Regressor):
     ) -> Floats:
         """Held-out predictions of the nets with their share of a ridge regression, which is fitted."""
         share = self.config.ridge_share
-        if not share:
+        if share == 0:
             return held
-        ridge = Ridge()
+        ridge = Ridge(n_views=self.config.n_views)
         ridge_held = ridge._fit_scaled(X, Y, rows, rng, device)
         self.weights |= {f"ridge.{name}": ridge.weights[name] for name in ("coefficients", "intercept")}
+        if share is None:
+            share = _best_share(Y, ridge_held, held)
+            self.weights["ridge.share"] = np.array([share])
         return share * ridge_held + (1 - share) * held
 
     def _predict(self, X: Floats, device: str | None) -> Floats:
@@ -200,7 +205,9 @@ class MLP(Regressor):
             with torch.no_grad():
                 total += torch.func.functional_call(net, member, (features,)).cpu().numpy()
         nets, share = total / n_members, self.config.ridge_share
-        if not share:
+        if share is None:
+            share = float(self.weights["ridge.share"][0])
+        if share == 0:
             return nets
         return share * (X @ self.weights["ridge.coefficients"] + self.weights["ridge.intercept"]) + (1 - share) * nets
 
@@ -208,8 +215,10 @@ class MLP(Regressor):
         with torch.device("meta"):
             net = self._build(n_features, n_targets)
         shapes = {name: (self.config.n_members, *weight.shape) for name, weight in net.state_dict().items()}
-        if self.config.ridge_share:
+        if self.config.ridge_share != 0:
             shapes |= {"ridge.coefficients": (n_features, n_targets), "ridge.intercept": (n_targets,)}
+        if self.config.ridge_share is None:
+            shapes |= {"ridge.share": (1,)}
         return shapes
 
     def _folds(self, rows: FitRows, rng: np.random.Generator) -> list[Fold]:
@@ -246,6 +255,19 @@ class MLP(Regressor):
         return Perceptron(
             n_features, n_targets, hidden=config.hidden, layer_norm=config.layer_norm, dropout=config.dropout
         )
+
+
+def _best_share(Y: Floats, ridge: Floats, nets: Floats) -> float:
+    """Share of the ridge with the least squared error over rows that both held out, at least `_LEAST_SHARE`.
+
+    All of it where the nets predict these rows worse than their mean does: they have learnt nothing that carries over.
+    """
+    rows = np.isfinite(ridge).all(axis=1) & np.isfinite(nets).all(axis=1)
+    if ((Y - nets)[rows] ** 2).sum() >= ((Y[rows] - Y[rows].mean(axis=0)) ** 2).sum():
+        return 1.0
+    apart, missed = (ridge - nets)[rows], (Y - nets)[rows]
+    squared = float((apart**2).sum())
+    return float(np.clip((apart * missed).sum() / squared, _LEAST_SHARE, 1.0)) if squared > 0 else _LEAST_SHARE
 
 
 def _train(

@@ -11,8 +11,7 @@ import pandas as pd
 from histocell._core import keys
 from histocell._core.arguments import as_names
 from histocell._core.errors import listing, missing_key, warn
-from histocell.models.scaling import standardize_groups
-from histocell.tables.access import get_obsm, row_labels
+from histocell.tables.access import get_obsm
 from histocell.tables.windows import warn_of_other_patches
 
 if TYPE_CHECKING:
@@ -125,8 +124,8 @@ def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
         )
 
 
-def feature_matrix(table: AnnData, features: Sequence[JSON], standardize_by: str | None = None) -> NDArray[np.floating]:
-    """Embeddings side by side, ``(n, n_features)``, standardised within each level of ``obs[standardize_by]`` if asked.
+def feature_matrix(table: AnnData, features: Sequence[JSON]) -> NDArray[np.floating]:
+    """Embeddings side by side, ``(n, n_features)``.
 
     The columns come in the order of the descriptions, where both they and the table have names.
     """
@@ -137,8 +136,7 @@ def feature_matrix(table: AnnData, features: Sequence[JSON], standardize_by: str
             place = {column: index for index, column in enumerate(columns)}
             part = part[:, np.array([place[column] for column in feature["columns"]])]
         parts.append(part)
-    matrix = parts[0] if len(parts) == 1 else np.hstack(parts)
-    return matrix if standardize_by is None else standardize_groups(matrix, row_labels(table, standardize_by))
+    return parts[0] if len(parts) == 1 else np.hstack(parts)
 
 
 def dense(value: object, name: str) -> NDArray[np.floating]:

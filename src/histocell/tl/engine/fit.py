@@ -17,6 +17,7 @@ from histocell.tables.sections import Sections
 from histocell.tl.engine import features as _features
 from histocell.tl.engine.places import places_of
 from histocell.tl.engine.rows import row_hashes
+from histocell.tl.engine.views import Views
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,8 +48,10 @@ class Dataset:
         Their numbers side by side, standardised if asked, ``(n, n_features)``.
     truth
         The targets.
-    target, standardize_by
-        Where the truth comes from, and the column within whose levels features are standardised.
+    target
+        Where the truth comes from.
+    views
+        Whether the features are standardised within sections, or stand there twice, as they are and standardised.
     places
         Where the rows lie, for models that need it; see `histocell.tl.engine.layout`.
     """
@@ -58,7 +61,7 @@ class Dataset:
     X: np.ndarray
     truth: Values
     target: str
-    standardize_by: str | None
+    views: Views
     places: Places | None = None
 
     @classmethod
@@ -69,12 +72,16 @@ class Dataset:
         features: str | Sequence[str] | None,
         target: str,
         standardize_by: str | None,
-        like: Sequence[JSON] | None = None,
+        like: Dataset | None = None,
     ) -> Dataset:
-        """The features and the truth of a task; the features in the order of those of another dataset, `like`."""
-        described = _features.describe(table, _features.embedding_keys(table, features)) if like is None else list(like)
-        X = _features.feature_matrix(table, described, standardize_by)
-        return cls(table, described, X, task.target(table, target), target, standardize_by)
+        """The features and the truth of a task; the features as in another dataset, `like`."""
+        if like is None:
+            described = _features.describe(table, _features.embedding_keys(table, features))
+            views = Views.choose(standardize_by, table)
+        else:
+            described, views = like.features, like.views
+        X = views.apply(_features.feature_matrix(table, described), table)
+        return cls(table, described, X, task.target(table, target), target, views)
 
     @property
     def names(self) -> list[str]:
@@ -143,7 +150,7 @@ def _describe(task: Task, model: Model, dataset: Dataset, rows: Rows) -> None:
     model.facts |= {
         "task": task.name,
         "target": dataset.target,
-        "standardize_by": dataset.standardize_by,
+        **dataset.views.facts,
         "group_key": rows.group_key,
         "library_key": rows.library_key,
         "original_names": dataset.truth.renamed,

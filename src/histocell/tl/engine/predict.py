@@ -6,20 +6,27 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from histocell._core import keys
-from histocell._core.errors import missing_key, warn
+from histocell._core.errors import listing, warn
+from histocell.tables.sections import Sections
 from histocell.tl.engine import features as _features
 from histocell.tl.engine.rows import remember_training_rows
 from histocell.tl.engine.task import Values
+from histocell.tl.engine.views import Views
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from histocell._core.types import Floats
     from histocell.models.base import Model
     from histocell.models.places import Places
     from histocell.tl.engine.task import Slots, Task
+
+
+OUTSIDE = 1.5  # novelty of a section that is worth a warning; unseen patients of one cohort hardly reach it
 
 
 def predict(
@@ -34,13 +41,18 @@ def predict(
 ) -> Slots:
     """Slots of the prediction called `key`, of what else the model says of the rows, and of its baselines.
 
+    A warning tells of sections that are unlike those of the fit.
+
     `places` says where the rows lie, for a model that needs it.
     """
     X = _inputs(task, table, model)
     outputs = model.outputs(X, device=device, **({"places": places} if model.needs_places else {}))
+    slots: Slots = {}
+    if (novelty := outputs.pop(keys.NOVELTY, None)) is not None:
+        slots["obs", key + keys.NOVELTY] = pd.Series(novelty, index=table.obs_names)
+        _warn_of_new_sections(Sections(table), novelty)
     if baselines:
         outputs |= {f"_{name}": each.predict(X, device=device) for name, each in model.baselines.items()}
-    slots: Slots = {}
     for ending, array in outputs.items():
         slots |= task.writer.slots(key + ending, Values(array, model.targets), table.obs_names)
     return slots
@@ -75,6 +87,22 @@ def read(task: Task, table: AnnData, key: str) -> dict[str, dict[str, Values]]:
     return {name: outputs for name, outputs in predictions.items() if outputs}
 
 
+def _warn_of_new_sections(sections: Sections, novelty: Floats) -> None:
+    """Warn of sections that are less like those of the fit than these are like each other."""
+    medians = {
+        name: float(np.median(known))
+        for name, rows in zip(sections.names, sections.rows, strict=True)
+        if len(known := novelty[rows][np.isfinite(novelty[rows])])
+    }
+    if far := {name: value for name, value in medians.items() if value > OUTSIDE}:
+        those = listing(f"{name} ({value:.1f})" for name, value in sorted(far.items(), key=lambda item: -item[1]))
+        warn(
+            f"{len(far)} of {len(medians)} sections lie outside of what the model has seen: {those}, where 1 is the "
+            "novelty of a group held out from the fit. Intervals are widened by it; check such predictions, or fit on "
+            "sections like these"
+        )
+
+
 def _inputs(task: Task, table: AnnData, model: Model) -> NDArray[np.floating]:
     """The features that a model asks for."""
     if not model.features:
@@ -84,11 +112,7 @@ def _inputs(task: Task, table: AnnData, model: Model) -> NDArray[np.floating]:
         msg = f"this model predicts {fitted}, not {task.name}; use hc.tl.predict_{fitted}"
         raise ValueError(msg)
     _features.check_same(table, model.features)
-    standardize_by = model.facts.get("standardize_by")
-    if standardize_by is not None and standardize_by not in table.obs:
-        hint = "The model was fitted on features standardised within its levels."
-        raise missing_key("obs", standardize_by, table.obs.columns, hint)
-    X = _features.feature_matrix(table, model.features, standardize_by)
+    X = Views.of(model).apply(_features.feature_matrix(table, model.features), table)
     outside = ~np.isfinite(X).all(axis=1)
     if outside.any():
         warn(
