@@ -257,7 +257,7 @@ def _veiled(table: AnnData, slots: Mapping[str, str], most: float | None) -> dic
     if not known:
         hint = "hc.tl.predict_abundance(data) writes it beside a prediction."
         raise missing_key("obs", next(iter(columns.values())), table.obs.columns, hint)
-    return {name: table.obs[column].to_numpy(dtype=np.float64) > most for name, column in known.items()}
+    return {name: np.asarray(table.obs[column], dtype=np.float64) > most for name, column in known.items()}
 
 
 def _choose_types(frames: Sequence[pd.DataFrame], cell_types: str | Sequence[str] | None) -> list[str]:
