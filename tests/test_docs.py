@@ -39,7 +39,7 @@ PAGES = {
     path.name: path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 }
 BLOCK = re.compile(
-    r"^(?P<skip><!-- not run: .+ -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)^```", re.DOTALL | re.M
+    r"^(?P<skip><!-- not run: [^\n]+ -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)^```", re.DOTALL | re.M
 )
 SCRIPT = 'if __name__ == "__main__":'
 
@@ -93,7 +93,7 @@ def _registry():
 @pytest.mark.usefixtures("_registry")
 @pytest.mark.parametrize("name", [name for name, path in PAGES.items() if name not in ELSEWHERE and blocks(path)])
 def test_page_runs(name, tmp_path, monkeypatch, request):
-    if any(word in block.code for block in blocks(PAGES[name]) for word in ("her2st", "example_slide()")):
+    if any(word in block.code for block in blocks(PAGES[name]) for word in ("datasets.her2st(", "example_slide()")):
         request.getfixturevalue("data_dir")
     monkeypatch.chdir(tmp_path)
     FILES.get(name, lambda: None)()

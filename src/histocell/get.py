@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _RUN = {
-    keys.ABUNDANCE: "Run hc.pp.import_abundance(data, table) first: a table with one column per cell type.",
+    keys.ABUNDANCE: "Run hc.pp.deconvolve(data, reference) or hc.pp.import_abundance(data, table) first: a table with one column per cell type.",
     keys.PREDICTED: (
         'Run hc.tl.fit_abundance(data) and hc.tl.predict_abundance(data) first; key="cell_abundance" takes what was measured.'
     ),

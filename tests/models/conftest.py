@@ -5,12 +5,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from histocell.models.places import Places
+
 
 class Cohort(NamedTuple):
     X: np.ndarray
     Y: np.ndarray
     groups: np.ndarray
     coefficients: np.ndarray
+    places: Places
 
 
 def make_cohort(*, n_groups=4, n_rows=60, n_features=8, n_targets=3, noise=0.3, seed=0) -> Cohort:
@@ -19,7 +22,9 @@ def make_cohort(*, n_groups=4, n_rows=60, n_features=8, n_targets=3, noise=0.3, 
     X = rng.normal(size=(n_groups * n_rows, n_features))
     coefficients = rng.normal(size=(n_features, n_targets))
     Y = X @ coefficients + noise * rng.normal(size=(len(X), n_targets)) + 20
-    return Cohort(X, Y, np.repeat([f"g{i}" for i in range(n_groups)], n_rows), coefficients)
+    groups = np.repeat([f"g{i}" for i in range(n_groups)], n_rows)
+    xy = np.tile(100.0 * np.column_stack([np.arange(n_rows) // 10, np.arange(n_rows) % 10]), (n_groups, 1))
+    return Cohort(X, Y, groups, coefficients, Places.of(xy, groups))
 
 
 @pytest.fixture

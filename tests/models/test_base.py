@@ -8,7 +8,11 @@ from histocell.models.problem import Problem
 from histocell.models.registry import model_class
 
 TINY = {"hidden": (8,) * 6, "max_epochs": 3, "n_members": 2, "batch_size": 64}
-SMALL = {"mlp": TINY}
+SMALL = {
+    "mlp": TINY,
+    "spatial_mlp": {"width": 8, "hidden": (8,), "max_epochs": 3, "n_members": 2},
+    "hist2cell": {"width": 16, "max_epochs": 2, "n_members": 2},
+}
 MODELS = [(model_class(name), SMALL.get(name, {})) for name in registry.MODELS]
 
 
@@ -19,8 +23,8 @@ class TestContract:
         X[3, 0], X[7] = np.inf, np.nan
         Y[11, 1] = np.nan
         with pytest.warns(UserWarning, match="3 of 240 rows"):
-            model = cls(**config).fit(X, Y, groups=cohort.groups, rng=0)
-        predicted = model.predict(X)
+            model = cls(**config).fit(X, Y, groups=cohort.groups, places=cohort.places, rng=0)
+        predicted = model.predict(X, places=cohort.places)
         lower, upper = model.interval(predicted)
         assert predicted.shape == lower.shape == upper.shape == Y.shape
         outside = np.zeros(len(X), dtype=bool)
@@ -37,7 +41,9 @@ class TestContract:
         torch.manual_seed(0)
         before, threads = torch.get_rng_state(), torch.get_num_threads()
         numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
-        models = [cls(**config).fit(cohort.X, cohort.Y, groups=cohort.groups, rng=5) for _ in range(2)]
+        models = [
+            cls(**config).fit(cohort.X, cohort.Y, groups=cohort.groups, places=cohort.places, rng=5) for _ in range(2)
+        ]
         for name, array in models[0].weights.items():
             np.testing.assert_array_equal(array, models[1].weights[name])
         assert torch.equal(before, torch.get_rng_state())
@@ -45,37 +51,80 @@ class TestContract:
         np.testing.assert_array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
 
     def test_rows_do_not_depend_on_each_other(self, cohort, cls, config):
-        model = cls(**config).fit(cohort.X, cohort.Y, groups=cohort.groups, rng=0)
-        np.testing.assert_allclose(model.predict(cohort.X[:5]), model.predict(cohort.X)[:5], rtol=1e-5)
-        assert model.predict(cohort.X[:0]).shape == (0, 3)
+        model = cls(**config).fit(cohort.X, cohort.Y, groups=cohort.groups, places=cohort.places, rng=0)
+        some = np.arange(60, 120) if model.needs_places else np.arange(5)  # a section whole, or any rows
+
+        def predict(rows):
+            return model.predict(cohort.X[rows], places=cohort.places.rows(rows))
+
+        everything = predict(np.arange(240))
+        np.testing.assert_allclose(predict(some), everything[some], rtol=1e-5)
+        np.testing.assert_allclose(predict(some[::-1]), everything[some[::-1]], rtol=1e-5)
+        assert predict(some[:0]).shape == (0, 3)
 
     def test_constant_features_are_ignored(self, cohort, cls, config):
         X = np.hstack([cohort.X, np.full((len(cohort.X), 1), 0.1), np.zeros((len(cohort.X), 1))])
-        model = cls(**config).fit(X, cohort.Y, groups=cohort.groups, rng=0)
+        model = cls(**config).fit(X, cohort.Y, groups=cohort.groups, places=cohort.places, rng=0)
         shifted = X.copy()
         shifted[:, -2:] = 1e6
-        np.testing.assert_array_equal(model.predict(X), model.predict(shifted))
+        np.testing.assert_array_equal(
+            model.predict(X, places=cohort.places), model.predict(shifted, places=cohort.places)
+        )
 
     def test_all_constant_is_an_error(self, cohort, cls, config):
         with pytest.raises(ValueError, match="all 8 features are constant"):
-            cls(**config).fit(np.ones_like(cohort.X), cohort.Y)
+            cls(**config).fit(np.ones_like(cohort.X), cohort.Y, places=cohort.places)
 
     def test_unfitted_and_wrong_width(self, cohort, cls, config):
         with pytest.raises(ValueError, match="not fitted"):
-            cls(**config).predict(cohort.X)
-        model = cls(**config).fit(cohort.X, cohort.Y, groups=cohort.groups, rng=0)
+            cls(**config).predict(cohort.X, places=cohort.places)
+        model = cls(**config).fit(cohort.X, cohort.Y, groups=cohort.groups, places=cohort.places, rng=0)
         with pytest.raises(ValueError, match=r"\(n, 8\)"):
-            model.predict(cohort.X[:, :5])
+            model.predict(cohort.X[:, :5], places=cohort.places)
 
     def test_unknown_setting_lists_the_known_ones(self, cls, config):
-        with pytest.raises(TypeError, match="no setting colour; it has: target_transform"):
+        with pytest.raises(TypeError, match="no setting colour; it has: .*target_transform"):
             cls(colour="red")
 
     def test_no_interval(self, cohort, cls, config):
-        model = cls(**config, interval=None).fit(cohort.X, cohort.Y, groups=cohort.groups, rng=0)
+        model = cls(**config, interval=None).fit(cohort.X, cohort.Y, groups=cohort.groups, places=cohort.places, rng=0)
         assert not model.has_interval
         with pytest.raises(ValueError, match="interval=0.9"):
             model.interval(cohort.Y)
+
+    def test_places_are_asked_for_where_they_are_needed(self, cohort, cls, config):
+        model = cls(**config, interval=None)
+        if not model.needs_places:
+            model.fit(cohort.X, cohort.Y, groups=cohort.groups).predict(cohort.X)
+            assert model.reach_um() == 0
+            return
+        with pytest.raises(ValueError, match=r"where the rows lie: give places="):
+            model.fit(cohort.X, cohort.Y, groups=cohort.groups)
+        unknown = cohort.places._replace(xy_um=cohort.places.xy_um.copy())
+        unknown.xy_um[4] = np.nan
+        with pytest.raises(ValueError, match="1 of 240 rows have coordinates that are not finite"):
+            model.fit(cohort.X, cohort.Y, groups=cohort.groups, places=unknown)
+        with pytest.raises(ValueError, match="places are of 60 rows, X has 240"):
+            model.fit(cohort.X, cohort.Y, groups=cohort.groups, places=cohort.places.rows(np.arange(60)))
+        X = cohort.X.copy()
+        X[4] = np.nan  # takes no part, so its place does not matter
+        with pytest.warns(UserWarning, match="1 of 240 rows"):
+            model.fit(X, cohort.Y, groups=cohort.groups, places=unknown)
+        assert np.isnan(model.predict(X, places=unknown)[4]).all()
+        assert np.isfinite(np.delete(model.predict(X, places=unknown), 4, axis=0)).all()
+        for places, match in ((None, "give places="), (unknown, "1 of 240 rows have coordinates")):
+            with pytest.raises(ValueError, match=match):
+                model.predict(cohort.X, places=places)
+
+    def test_saved_and_loaded(self, cohort, cls, config, tmp_path):
+        model = cls(**config).fit(cohort.X, cohort.Y, groups=cohort.groups, places=cohort.places, rng=0)
+        model.save(tmp_path)
+        again = registry.load(tmp_path)
+        assert again.config == model.config
+        found, expected = (each.outputs(cohort.X, places=cohort.places) for each in (again, model))
+        assert found.keys() == expected.keys() == {"", "_lower", "_upper"}
+        for ending, values in expected.items():
+            np.testing.assert_array_equal(found[ending], values)
 
 
 def test_bad_shapes(cohort):
@@ -89,7 +138,7 @@ def test_bad_shapes(cohort):
 
 def test_registry():
     assert model_class("ridge") is Ridge
-    with pytest.raises(ValueError, match="unknown model 'forest'; there are: mean, mlp, ridge"):
+    with pytest.raises(ValueError, match="unknown model 'forest'; there are: hist2cell, mean, mlp, ridge, spatial_mlp"):
         model_class("forest")
 
 
@@ -140,16 +189,19 @@ class TestFitTogether:
         for seed, name in enumerate(names):
             index = order[cohort.groups[order] != name][seed * 7 :]
             validation = cohort.groups[index] == "g3" if seed == 2 else None
-            problems.append(Problem(cohort.X, cohort.Y, index, cohort.groups[index], validation, seed))
+            places = cohort.places.rows(index)
+            problems.append(Problem(cohort.X, cohort.Y, index, cohort.groups[index], validation, seed, places))
         together = cls.fit_together([cls(**config) for _ in problems], problems)
         for model, problem in zip(together, problems, strict=True):
             X, Y = problem.rows()
-            alone = cls(**config).fit(X, Y, groups=problem.groups, validation=problem.validation, rng=problem.rng)
+            rows = {"groups": problem.groups, "validation": problem.validation, "places": problem.places}
+            alone = cls(**config).fit(X, Y, **rows, rng=problem.rng)
             assert model.facts == alone.facts
             assert model.weights.keys() == alone.weights.keys()
             for name, array in alone.weights.items():
                 np.testing.assert_allclose(model.weights[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
-            np.testing.assert_allclose(model.predict(cohort.X), alone.predict(cohort.X), rtol=1e-3, atol=1e-3)
+            found, expected = (each.predict(cohort.X, places=cohort.places) for each in (model, alone))
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
     @pytest.mark.parametrize(("cls", "config"), MODELS)
     def test_nothing_to_fit(self, cls, config):

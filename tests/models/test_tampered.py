@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from histocell.models import MLP, Mean, Ridge, load
+from histocell.models import MLP, Hist2Cell, Mean, Places, Ridge, SpatialMLP, load
 from histocell.models.files import CONFIG, WEIGHTS
 from histocell.models.fingerprint import Fingerprint
 
@@ -29,8 +29,14 @@ TINY = {"hidden": (8, 4), "max_epochs": 2, "n_members": 2}
 
 def fitted(name: str, X: np.ndarray, groups: np.ndarray) -> Model:
     Y = X[:, :3] + 20
-    model = {"mean": Mean(), "ridge": Ridge(alphas=(0.1, 1.0)), "mlp": MLP(**TINY)}[name]
-    model.fit(X, Y, groups=groups, rng=0)
+    models = {
+        "mean": Mean(),
+        "ridge": Ridge(alphas=(0.1, 1.0)),
+        "mlp": MLP(**TINY),
+        "spatial_mlp": SpatialMLP(width=4, **TINY),
+        "hist2cell": Hist2Cell(width=8, max_epochs=2, n_members=2),
+    }
+    model = models[name].fit(X, Y, groups=groups, places=PLACES, rng=0)
     model.targets = ["a", "b", "c"]
     model.features = [{"key": "X_toy", "dim": 8, "encoder": "toy", "size_um": 112.0}]
     model.facts |= {"task": "abundance", "standardize_by": None}
@@ -42,18 +48,21 @@ def fitted(name: str, X: np.ndarray, groups: np.ndarray) -> Model:
 
 X = np.random.default_rng(0).normal(size=(90, 8))
 GROUPS = np.repeat(["g0", "g1", "g2"], 30)
+PLACES = Places.of(np.tile(100.0 * np.argwhere(np.ones((5, 6))), (3, 1)), GROUPS)
+NAMES = ["mean", "ridge", "mlp", "spatial_mlp", "hist2cell"]
+FIVE = PLACES.rows(np.arange(5))
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
-    """A folder with the three models."""
+    """A folder with the models."""
     folder = tmp_path_factory.mktemp("models")
-    for name in ("mean", "ridge", "mlp"):
+    for name in NAMES:
         fitted(name, X, GROUPS).save(folder / name)
     return folder
 
 
-@pytest.fixture(params=["mean", "ridge", "mlp"])
+@pytest.fixture(params=NAMES)
 def folder(request, saved, tmp_path) -> Path:
     return shutil.copytree(saved / request.param, tmp_path / "model")
 
@@ -89,7 +98,7 @@ def test_hand_made_changes_go_through(folder):
     before = load(folder)
     tamper(folder, lambda config, arrays: config["targets"].reverse())
     assert load(folder).targets == before.targets[::-1]
-    np.testing.assert_array_equal(load(folder).predict(X), before.predict(X))
+    np.testing.assert_array_equal(load(folder).predict(X, places=PLACES), before.predict(X, places=PLACES))
 
 
 def test_settings(mlp, user_sees):
@@ -155,6 +164,14 @@ def test_names_doubled(ridge, user_sees):
     tamper(ridge, lambda config, _: config.update(targets=["a", "b", "a"]))
     with user_sees("Models", "a model that names a cell type twice", ValueError, match="more than once: a"):
         load(ridge)
+
+
+def test_radius(saved, tmp_path, user_sees):
+    folder = shutil.copytree(saved / "spatial_mlp", tmp_path / "model")
+    tamper(folder, lambda _, arrays: arrays["radius_um"].__setitem__(0, -1.0))
+    given = "a model that sees neighbours whose radius is negative"
+    with user_sees("Models", given, ValueError, match="radius_um must be above 0"):
+        load(folder)
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any], Arrays], object], str]] = {
@@ -283,7 +300,7 @@ def test_hundreds_of_mutations(folder, seed):
     """A model is read as it was saved, or it is one error that names the folder; what is read predicts."""
     rng = random.Random(seed)
     config, weights = (folder / CONFIG).read_bytes(), (folder / WEIGHTS).read_bytes()
-    expected = load(folder).predict(X[:5])
+    expected = load(folder).predict(X[:5], places=FIVE)
     header = 8 + int.from_bytes(weights[:8], "little")
     refused = 0
     for _ in range(60):
@@ -312,7 +329,7 @@ def test_hundreds_of_mutations(folder, seed):
             if not str(error).startswith(f"the model in {folder} cannot be read: "):
                 raise
             continue
-        found = model.predict(X[:5])
+        found = model.predict(X[:5], places=FIVE)
         assert found.shape == expected.shape
         if kind == "weights":
             np.testing.assert_array_equal(found, expected)

@@ -221,3 +221,64 @@ def test_imported_abundances_are_learnt_and_written(cohort, tmp_path):
     assert hc.get.abundance(cohort).notna().all(axis=None)
     assert hc.get.provenance(cohort, "predicted_abundance")["unit"] == "cells per spot"
     table.write_h5ad(tmp_path / "out.h5ad")
+
+
+class TestNoise:
+    """The 95 % less the 5 % quantile of cell2location goes to the slot that deconvolution fills as well."""
+
+    @pytest.fixture
+    def source(self, visium, cells):
+        source = AnnData(obs=pd.DataFrame(index=cells.index))
+        for name, values in (("q05", cells), ("q95", cells * 2 + 1)):
+            source.obsm[f"{name}_cell_abundance_w_sf"] = values.add_prefix(f"{name}cell_abundance_w_sf_")
+        return source
+
+    def test_difference_of_the_quantiles(self, visium, cells, source):
+        hc.pp.import_abundance(visium, source)
+        pd.testing.assert_frame_equal(visium.obsm["cell_abundance_noise"], (cells + 1).loc[visium.obs_names])
+        assert hc.get.provenance(visium, "cell_abundance")["noise"] == "q95 - q05"
+
+    def test_from_a_file_and_obs(self, visium, cells, source, tmp_path):
+        source.write_h5ad(tmp_path / "c2l.h5ad")
+        hc.pp.import_abundance(visium, tmp_path / "c2l.h5ad")
+        in_obs = AnnData(obs=pd.concat([source.obsm[key] for key in sorted(source.obsm)], axis=1))
+        hc.pp.import_abundance(visium, in_obs, key_added="obs")
+        pd.testing.assert_frame_equal(visium.obsm["obs_noise"], visium.obsm["cell_abundance_noise"])
+
+    def test_of_shares(self, visium, cells, source):
+        hc.pp.import_abundance(visium, source, unit="proportion")
+        expected = (cells + 1).div(cells.sum(axis=1), axis=0).loc[visium.obs_names]
+        np.testing.assert_allclose(visium.obsm["cell_abundance_noise"], expected)
+
+    def test_one_quantile_gives_none(self, visium, source):
+        del source.obsm["q95_cell_abundance_w_sf"]
+        hc.pp.import_abundance(visium, source)
+        assert "cell_abundance_noise" not in visium.obsm
+        assert "noise" not in hc.get.provenance(visium, "cell_abundance")
+
+    def test_none_stays_of_values_that_were_replaced(self, visium, cells, source):
+        hc.pp.import_abundance(visium, source)
+        hc.pp.import_abundance(visium, section_of(cells, "C2"), section="C2", unit="cells per spot")
+        noise = visium.obsm["cell_abundance_noise"]
+        assert noise[visium.obs["section"] == "C2"].isna().all(axis=None)
+        assert noise[visium.obs["section"] == "C3"].notna().all(axis=None)
+        hc.pp.import_abundance(visium, cells)
+        assert "cell_abundance_noise" not in visium.obsm
+
+    def test_quantiles_that_cross(self, visium, source):
+        source.obsm["q95_cell_abundance_w_sf"] *= 0.1
+        with pytest.raises(ValueError, match="95 % quantiles .* are below the 5 % ones for"):
+            hc.pp.import_abundance(visium, source)
+
+
+def test_spotlight(visium, cells):
+    """Its residuals are no cell type, and its rows sum to less than 1 where small shares became 0."""
+    shares = cells.div(cells.sum(axis=1), axis=0)
+    table = shares.where(shares > 0.1, 0).assign(res_ss=30.0)
+    hc.pp.import_abundance(visium, table)
+    found = visium.obsm["cell_abundance"]
+    assert list(found.columns) == TYPES
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    facts = hc.get.provenance(visium, "cell_abundance")
+    assert facts["unit"] == "proportion"
+    assert facts["sections"]["C2"]["method"] == "SPOTlight"

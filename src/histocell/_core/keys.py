@@ -23,6 +23,8 @@ ABUNDANCE = "cell_abundance"  # DataFrame, one column per cell type
 PREDICTED = "predicted_abundance"  # DataFrame; with _lower and _upper the interval
 
 LOWER, UPPER = "_lower", "_upper"  # endings of the slots of an interval
+NOISE = "_noise"  # ending of the slot with the uncertainty of a measured abundance
+SIGNATURES = "_signatures"  # ending of the slot of varm with what was deconvolved by
 NOVELTY = "_novelty"  # ending of the column of obs that says how unlike the training rows a row is
 
 # obs

@@ -1,77 +1,70 @@
-"""Evaluation protocols, leave-one-group-out and cross-dataset, for any task and several models."""
+"""Evaluation protocols for any task: leave one group out, ablation of embeddings, one dataset to another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from histocell._core import keys
-from histocell._core.arguments import check_count
+from histocell._core.arguments import check_count, check_positive
 from histocell._core.rng import as_rng, draw_seed
-from histocell._core.settings import progress_bar
-from histocell.models.base import Model
-from histocell.models.registry import make_model
+from histocell.bench.agreement import map_coordinates
+from histocell.bench.cache import Cache
+from histocell.bench.folds import (
+    Plan,
+    ablation_sets,
+    feature_sets,
+    inner_groups,
+    known_rows,
+    left_out_folds,
+    named_models,
+    one_fold,
+    set_name,
+)
+from histocell.bench.jobs import Job, run_jobs
+from histocell.bench.scores import Scoring
 from histocell.tables.access import row_labels
-from histocell.tables.fields import FieldsOfView
 from histocell.tables.sections import Sections
 from histocell.tables.units import recorded_unit, warn_of_other_unit
 from histocell.tl.engine import features as _features
 from histocell.tl.engine.abundance import ABUNDANCE
-from histocell.tl.engine.evaluate import ALL, score_table
-from histocell.tl.engine.fit import Dataset, fit
+from histocell.tl.engine.evaluate import ALL, free_names
+from histocell.tl.engine.fit import Dataset
 from histocell.tl.engine.layout import places_for, reach_um
-from histocell.tl.engine.rows import apart, held_out_groups, seen_rows
 from histocell.tl.engine.task import shared_targets
 from histocell.tl.engine.views import AUTO
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from histocell._core.rng import RNGLike, SeedLike
-    from histocell._core.types import Bools, Floats, Ints
+    from histocell.bench.folds import Features, Models
+    from histocell.models.base import Model
     from histocell.tables.access import Data
-    from histocell.tl.engine.rows import Rows
-    from histocell.tl.engine.task import Task, Values
-    from histocell.tl.engine.views import Views
+    from histocell.tl.engine.task import Task
 
 
 _MODELS = ("mean", "ridge", "mlp")
 
 
-class Predicted(NamedTuple):
-    """Predictions of several models for the same rows.
-
-    Attributes
-    ----------
-    rows
-        Positions in the table.
-    outputs
-        By model, then by the ending of the slot.
-    seen
-        Whether the models were fitted on each row, whether it chose their settings, and whether it shows tissue of such
-        rows, ``(3, n)``.
-    """
-
-    rows: Ints
-    outputs: dict[str, dict[str, Floats]]
-    seen: Bools
-
-
 def leave_one_group_out(
     data: Data,
-    features: str | Sequence[str] | None = None,
+    features: Features | None = None,
     *,
     task: Task = ABUNDANCE,
-    models: str | Model | Sequence[str | Model] | Mapping[str, str | Model] = _MODELS,
+    models: Models = _MODELS,
     group_key: str = keys.PATIENT,
     target: str = keys.ABUNDANCE,
     standardize_by: str | None = AUTO,
     config: Mapping[str, Mapping[str, object]] | None = None,
+    colocalization: bool | None = None,
+    length_scale_um: float | None = None,
+    cache: str | Path | None = None,
+    n_workers: int = 1,
     n_bootstrap: int = 1000,
     rng: SeedLike | RNGLike | None = 0,
     device: str | None = None,
@@ -79,14 +72,16 @@ def leave_one_group_out(
 ) -> pd.DataFrame:
     """Predict each group with models fitted on all others, and score.
 
-    Rows of other groups whose features show tissue of the group that is left out are not fitted, with a warning.
+    All that a model chooses for itself is chosen on groups of the training rows that are held out in turn. Rows of other
+    groups whose features show tissue of the group that is left out are not fitted, with a warning.
 
     Parameters
     ----------
     data
         AnnData, or SpatialData with a table; nothing is written to it.
     features
-        One or several embeddings in ``obsm``; by default the only one there is.
+        One or several embeddings in ``obsm``, side by side; by default the only one there is. A mapping names several
+        sets, each of which is tried: ``{"both": ["X_conch", "X_uni"], "UNI": "X_uni"}``.
     task
         What is predicted and how it is scored.
     models
@@ -100,6 +95,17 @@ def leave_one_group_out(
         `histocell.tl.fit_abundance`.
     config
         Settings for the models that are given by name, by model name: ``{"mlp": {"n_members": 5}}``.
+    colocalization
+        Whether maps of co-localization of prediction and truth are compared; by default where there are coordinates and
+        four cell types.
+    length_scale_um
+        Of those maps, see :func:`histocell.tl.colocalization`.
+    cache
+        Folder of its own that keeps the result of every fold. A run that was interrupted continues there; a fold is
+        repeated when any of its features, labels, groups or settings changed.
+    n_workers
+        Number of processes that fit side by side, with one thread each. Models whose folds train together, such as
+        ``"mlp"``, stay in this one.
     n_bootstrap
         Number of resamples of groups for the intervals.
     rng
@@ -111,12 +117,23 @@ def leave_one_group_out(
 
     Returns
     -------
-    The table of `histocell.tl.evaluate_abundance`, with one group per level of `group_key` and ``all``.
+    The table of `histocell.tl.evaluate_abundance` for each model and set of features, which the column ``features``
+    names, with one group per level of `group_key` and ``all``. Beside its metrics, with the cell type ``mean``:
+    ``colocalization_cosine`` and ``colocalization_correlation``, row by row without the diagonal, the mean over the
+    sections of a group (``..._with_diagonal``: with ones there, as papers have it); ``seconds`` of the fit;
+    ``peak_memory_mb`` of the process meanwhile; ``peak_gpu_memory_mb`` on a CUDA device; ``n_parameters``. Of ``all``,
+    seconds are the sum over the groups, memory and parameters the largest.
 
     Raises
     ------
     ValueError
         When there are fewer than two groups with a known target.
+    FileExistsError
+        When the folder `cache` holds anything else.
+
+    References
+    ----------
+    arXiv 2507.07013: leave-one-patient-out, Tables 1 and 3.
 
     Examples
     --------
@@ -127,42 +144,132 @@ def leave_one_group_out(
     >>> scores = hc.bench.leave_one_group_out(sdata, models=["mean", "ridge"], n_bootstrap=100, rng=0)
     >>> scores["group"].unique().tolist()
     ['P1', 'P2', 'P3', 'all']
+    >>> sorted(set(scores["metric"]) - {"cc", "cc_per_slide", "l1", "coverage"})[:2]
+    ['colocalization_correlation', 'colocalization_correlation_with_diagonal']
     """
-    check_count(n_bootstrap, "n_bootstrap")
+    _check(n_bootstrap, n_workers, length_scale_um, cache, rng)
     sections = Sections(data, table_key=table_key)
-    dataset = Dataset.read(task, sections.table, features, target, standardize_by)
-    labels = row_labels(dataset.table, group_key)
-    rows = _known_rows(dataset)
-    groups = np.unique(labels[rows])
-    if len(groups) < 2:
-        msg = f'obs["{group_key}"] has {len(groups)} level with a known target; at least two are needed'
+    named = named_models(models, config)
+    places = places_for(named.values(), sections)
+    datasets = {
+        name: replace(Dataset.read(task, sections.table, names, target, standardize_by), places=places)
+        for name, names in feature_sets(features).items()
+    }
+    labels = row_labels(sections.table, group_key)
+    labels = np.array(free_names(labels.tolist(), ALL, "group"), dtype=object)
+    known = next(iter(datasets.values()))
+    n_groups = len(np.unique(labels[known_rows(known)]))
+    if n_groups < 2:
+        msg = f'obs["{group_key}"] has {n_groups} level with a known target; at least two are needed'
         raise ValueError(msg)
-    named = _named_models(models, config, dataset.views)
-    dataset = replace(dataset, places=places_for(named.values(), sections))
-    reach = reach_um(named.values(), dataset.places)
-    children = as_rng(rng).spawn(len(groups) + 1)
-    parts = []
-    for group, child in zip(progress_bar(groups, desc="leave one out", unit="group"), children, strict=False):
-        held = labels[rows] == group
-        fitted = _apart(sections, dataset, rows[~held], rows[held], reach)
-        train = _inner_groups(sections, dataset, fitted, group_key)
-        parts.append(
-            _fit_predict(task, named, (dataset, train), (sections, dataset, rows[held]), draw_seed(child), device)
-        )
-    return _score(task, sections, dataset.truth, labels, parts, n_bootstrap, children[-1])
+    children = as_rng(rng).spawn(n_groups + 1)
+    seeds = [draw_seed(child) for child in children]
+    reach = reach_um(named.values(), places)
+    plans = []
+    for name, dataset in datasets.items():
+        folds = left_out_folds(task, sections, dataset, labels, group_key, seeds=seeds[:-1], reach_um=reach)
+        plans.append(Plan(name or set_name(dataset.names), dataset, folds))
+    maps = map_coordinates(
+        data, sections, len(known.truth.names), wanted=colocalization, length_scale_um=length_scale_um
+    )
+    scoring = Scoring(task, sections, labels, maps, n_bootstrap, seeds[-1])
+    return _run(plans, named, scoring, cache, n_workers, device)
+
+
+def ablation(
+    data: Data,
+    features: Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]],
+    *,
+    task: Task = ABUNDANCE,
+    models: Models = _MODELS,
+    group_key: str = keys.PATIENT,
+    target: str = keys.ABUNDANCE,
+    standardize_by: str | None = AUTO,
+    config: Mapping[str, Mapping[str, object]] | None = None,
+    colocalization: bool | None = None,
+    length_scale_um: float | None = None,
+    cache: str | Path | None = None,
+    n_workers: int = 1,
+    n_bootstrap: int = 1000,
+    rng: SeedLike | RNGLike | None = 0,
+    device: str | None = None,
+    table_key: str | None = None,
+) -> pd.DataFrame:
+    """Leave one group out with each of several sets of embeddings, and each model, on the same folds.
+
+    Parameters
+    ----------
+    data
+        AnnData, or SpatialData with a table; nothing is written to it.
+    features
+        Sets of embeddings in ``obsm``, ``["X_uni", ["X_conch", "X_uni"]]``, or a mapping from names for the table.
+    task, models, group_key, target, standardize_by, config, colocalization, length_scale_um, cache, n_workers
+        As in :func:`leave_one_group_out`.
+    n_bootstrap, rng, device, table_key
+        As in :func:`leave_one_group_out`.
+
+    Returns
+    -------
+    The table of :func:`leave_one_group_out`; its column ``features`` tells the sets apart.
+
+    Raises
+    ------
+    TypeError
+        When `features` is one set.
+    ValueError
+        When a set is there twice, or there are fewer than two groups with a known target.
+
+    References
+    ----------
+    arXiv 2507.07013: Figures 4 and A2.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(3, n_patients=3, size_px=600, spot_pitch_um=50, rng=0)
+    >>> hc.pp.patches(sdata)
+    >>> hc.pp.embed_image(sdata, "morphology")
+    >>> sdata["table"].obsm["X_colour"] = sdata["table"].obsm["X_morphology"][:, :3]
+    >>> sets = ["X_colour", ["X_colour", "X_morphology"]]
+    >>> scores = hc.bench.ablation(sdata, sets, models="ridge", n_bootstrap=100, rng=0)
+    >>> scores["features"].unique().tolist()
+    ['X_colour', 'X_colour + X_morphology']
+    """
+    return leave_one_group_out(
+        data,
+        ablation_sets(features),
+        task=task,
+        models=models,
+        group_key=group_key,
+        target=target,
+        standardize_by=standardize_by,
+        config=config,
+        colocalization=colocalization,
+        length_scale_um=length_scale_um,
+        cache=cache,
+        n_workers=n_workers,
+        n_bootstrap=n_bootstrap,
+        rng=rng,
+        device=device,
+        table_key=table_key,
+    )
 
 
 def cross_dataset(
     train: Data,
     test: Data,
-    features: str | Sequence[str] | None = None,
+    features: Features | None = None,
     *,
     task: Task = ABUNDANCE,
-    models: str | Model | Sequence[str | Model] | Mapping[str, str | Model] = _MODELS,
+    models: Models = _MODELS,
     group_key: str = keys.PATIENT,
     target: str = keys.ABUNDANCE,
     standardize_by: str | None = AUTO,
     config: Mapping[str, Mapping[str, object]] | None = None,
+    colocalization: bool | None = None,
+    length_scale_um: float | None = None,
+    cache: str | Path | None = None,
+    n_workers: int = 1,
     n_bootstrap: int = 1000,
     rng: SeedLike | RNGLike | None = 0,
     device: str | None = None,
@@ -175,7 +282,8 @@ def cross_dataset(
     train, test
         AnnData, or SpatialData with a table; nothing is written to them.
     features
-        One or several embeddings in ``obsm`` of both; by default the only one there is.
+        One or several embeddings in ``obsm`` of both, side by side; by default the only one there is. A mapping names
+        several sets, each of which is tried.
     task
         What is predicted and how it is scored.
     models
@@ -189,6 +297,8 @@ def cross_dataset(
         `histocell.tl.fit_abundance`.
     config
         Settings for the models that are given by name, by model name: ``{"mlp": {"n_members": 5}}``.
+    colocalization, length_scale_um, cache, n_workers
+        As in :func:`leave_one_group_out`.
     n_bootstrap
         Number of resamples for the intervals.
     rng
@@ -200,12 +310,16 @@ def cross_dataset(
 
     Returns
     -------
-    The table of `histocell.tl.evaluate_abundance`.
+    The table of :func:`leave_one_group_out` with the groups of `test`; costs are those of the one fit, of group ``all``.
 
     Raises
     ------
     ValueError
         When the two share no target, or their embeddings differ in what is known of them.
+
+    References
+    ----------
+    arXiv 2507.07013: Tables 2 and 3.
 
     Examples
     --------
@@ -220,125 +334,68 @@ def cross_dataset(
     >>> scores["model"].unique().tolist()
     ['mean', 'ridge']
     """
-    check_count(n_bootstrap, "n_bootstrap")
+    _check(n_bootstrap, n_workers, length_scale_um, cache, rng)
     source, goal = (Sections(data, table_key=table_key) for data in (train, test))
-    known = Dataset.read(task, source.table, features, target, standardize_by)
-    _features.check_same(goal.table, known.features)
-    new = Dataset.read(task, goal.table, features, target, standardize_by, like=known)
-    units = [recorded_unit(each.table, target) for each in (known, new)]
-    warn_of_other_unit(units[0], units[1], names=("train", "test"))
-    shared = shared_targets(known.truth, new.truth, "the two")
-    known, new = (replace(dataset, truth=dataset.truth.select(shared)) for dataset in (known, new))
-    train = _inner_groups(source, known, _known_rows(known), group_key)
+    named = named_models(models, config)
     generator = as_rng(rng)
-    named = _named_models(models, config, known.views)
-    known, new = (
-        replace(dataset, places=places_for(named.values(), sections))
-        for dataset, sections in ((known, source), (new, goal))
-    )
-    part = _fit_predict(task, named, (known, train), (goal, new, _known_rows(new)), draw_seed(generator), device)
-    obs = new.table.obs
-    labels = row_labels(new.table, group_key) if group_key in obs else np.full(len(obs), ALL)
-    return _score(task, goal, new.truth, labels, [part], n_bootstrap, generator)
+    places = [places_for(named.values(), sections) for sections in (source, goal)]
+    reach = reach_um(named.values(), places[0])
+    seed, scoring_seed = draw_seed(generator), draw_seed(generator)
+    plans: list[Plan] = []
+    for name, names in feature_sets(features).items():
+        known = Dataset.read(task, source.table, names, target, standardize_by)
+        _features.check_same(goal.table, known.features)
+        new = Dataset.read(task, goal.table, names, target, standardize_by, like=known)
+        if not plans:  # the same for all sets
+            units = [recorded_unit(each.table, target) for each in (known, new)]
+            warn_of_other_unit(units[0], units[1], names=("train", "test"))
+            shared = shared_targets(known.truth, new.truth, "the two")
+        known, new = (
+            replace(dataset, truth=dataset.truth.select(shared), places=where)
+            for dataset, where in zip((known, new), places, strict=True)
+        )
+        rows = inner_groups(source, known, known_rows(known), group_key)
+        fold = one_fold(task, ALL, (known, rows), (goal, new, known_rows(new)), seed=seed, reach_um=reach)
+        plans.append(Plan(name or set_name(known.names), new, [fold]))
+    maps = map_coordinates(test, goal, len(shared), wanted=colocalization, length_scale_um=length_scale_um)
+    has_groups = group_key in goal.table.obs
+    labels = row_labels(goal.table, group_key) if has_groups else np.full(goal.table.n_obs, ALL)
+    if len(np.unique(labels)) > 1:
+        labels = np.array(free_names(labels.tolist(), ALL, "group"), dtype=object)
+    scoring = Scoring(task, goal, labels, maps, n_bootstrap, scoring_seed)
+    return _run(plans, named, scoring, cache, n_workers, device)
 
 
-def _known_rows(dataset: Dataset) -> Ints:
-    if not dataset.known.any():
-        msg = "no row has a known target"
-        raise ValueError(msg)
-    return np.flatnonzero(dataset.known)
-
-
-def _apart(sections: Sections, dataset: Dataset, rows: Ints, held: Ints, reach: float) -> Ints:
-    """The rows to fit on that show no tissue of the held-out ones, which may lie on the same section.
-
-    They are the same for all models: those that the one that looks furthest may be fitted on.
-    """
-    parts = np.full(dataset.table.n_obs, keys.DROPPED, dtype=object)
-    parts[rows], parts[held] = keys.TRAIN, keys.TEST
-    fields = FieldsOfView.of(sections, dataset.names, reach_um=reach)
-    return np.flatnonzero(apart(fields, parts) == keys.TRAIN)
-
-
-def _inner_groups(sections: Sections, dataset: Dataset, rows: Ints, group_key: str) -> Rows:
-    """Groups for what a model chooses for itself: those of the protocol while two are left, else the next finer ones."""
-    obs = dataset.table.obs
-    usable = group_key in obs and obs[group_key].iloc[rows].nunique() > 1
-    inner = Sections(dataset.table, library_key=sections.library_key, group_key=group_key if usable else None)
-    return held_out_groups(inner, rows, np.zeros(len(rows), dtype=bool))
-
-
-def _named_models(
-    models: str | Model | Sequence[str | Model] | Mapping[str, str | Model],
-    config: Mapping[str, Mapping[str, object]] | None,
-    views: Views,
-) -> dict[str, Model]:
-    """Unfitted models by the name that they have in the table."""
-    if isinstance(models, str | Model):
-        models = [models]
-    pairs = (
-        models.items()
-        if isinstance(models, Mapping)
-        else [(model if isinstance(model, str) else model.name, model) for model in models]
-    )
-    named: dict[str, Model] = {}
-    for name, model in pairs:
-        if name in named:
-            msg = f"two models are called {name!r}; give a mapping from names of your own to models"
-            raise ValueError(msg)
-        named[name] = views.tell(make_model(model, (config or {}).get(model, {}) if isinstance(model, str) else {}))
-    return named
-
-
-def _fit_predict(
-    task: Task,
-    models: Mapping[str, Model],
-    known: tuple[Dataset, Rows],
-    new: tuple[Sections, Dataset, Ints],
-    seed: int,
-    device: str | None,
-) -> Predicted:
-    """Models fitted on rows of one dataset, and what they say of rows of another."""
-    sections, dataset, rows = new
-    outputs = {}
-    for name, model in models.items():
-        # Baselines are models of the protocol like all others.
-        fit(task, model, *known, rng=seed, device=device, baselines=False)
-        outputs[name] = _outputs(model, dataset, rows, device)
-    widest = max(models.values(), key=lambda model: model.reach_um())
-    return Predicted(rows, outputs, seen_rows(sections, dataset.hashes, widest)[:, rows])
-
-
-def _outputs(model: Model, dataset: Dataset, rows: Ints, device: str | None) -> dict[str, Floats]:
-    """What a model says of some rows; one that sees neighbours sees all rows of their sections."""
-    if not model.needs_places or dataset.places is None:
-        return model.outputs(dataset.X[rows], device=device)
-    together = np.flatnonzero(np.isin(dataset.places.sections, dataset.places.sections[rows]))
-    outputs = model.outputs(dataset.X[together], places=dataset.places.rows(together), device=device)
-    return {ending: values[np.searchsorted(together, rows)] for ending, values in outputs.items()}
-
-
-def _score(
-    task: Task,
-    sections: Sections,
-    truth: Values,
-    labels: np.ndarray,
-    parts: Sequence[Predicted],
+def _check(
     n_bootstrap: int,
-    rng: np.random.Generator,
+    n_workers: int,
+    length_scale_um: float | None,
+    cache: str | Path | None,
+    rng: SeedLike | RNGLike | None,
+) -> None:
+    check_count(n_bootstrap, "n_bootstrap")
+    check_count(n_workers, "n_workers", least=1)
+    if length_scale_um is not None:
+        check_positive(length_scale_um, "length_scale_um")
+    if cache is not None and rng is None:
+        msg = "rng=None draws other seeds each time, so nothing in the cache would ever be found again; give a seed"
+        raise ValueError(msg)
+
+
+def _run(
+    plans: Sequence[Plan],
+    models: Mapping[str, Model],
+    scoring: Scoring,
+    cache: str | Path | None,
+    n_workers: int,
+    device: str | None,
 ) -> pd.DataFrame:
-    """The table of scores of all rows that were predicted, with the replicate of each row of the table in `labels`."""
-    rows = np.concatenate([part.rows for part in parts])
-    return score_table(
-        task,
-        truth.rows(rows),
-        {
-            name: {ending: np.concatenate([part.outputs[name][ending] for part in parts]) for ending in endings}
-            for name, endings in parts[0].outputs.items()
-        },
-        groups=labels[rows],
-        slides=sections.labels[rows],
-        seen=np.hstack([part.seen for part in parts]),
-        n_bootstrap=n_bootstrap,
-        rng=rng,
-    )
+    """Every model on every fold of every set of embeddings, and their scores."""
+    told = [[plan.new.views.tell(model) for model in models.values()] for plan in plans]
+    jobs = [
+        Job(model, fold.rows) for plan, some in zip(plans, told, strict=True) for model in some for fold in plan.folds
+    ]
+    with Cache.open(cache) as opened:
+        results = iter(run_jobs(jobs, opened, n_workers=n_workers, device=device))
+    tables = [scoring.table(plan, {name: [next(results) for _ in plan.folds] for name in models}) for plan in plans]
+    return pd.concat(tables, ignore_index=True)

@@ -1,3 +1,4 @@
+from histocell.datasets.cohorts import hest_cohort as hest_cohort
 from histocell.datasets.download import example_slide as example_slide
 from histocell.datasets.download import her2st as her2st
 from histocell.datasets.synthetic import synthetic_tissue as synthetic_tissue

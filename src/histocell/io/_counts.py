@@ -1,4 +1,4 @@
-"""Reader of count tables as text, spots by genes, into a sparse matrix."""
+"""Counts, spots by genes, as sparse matrices: read from text, and those of sections below each other."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from histocell._core.errors import reading
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
     from numpy.typing import NDArray
 
 _TAB, _ZERO = 9, 48
@@ -58,6 +59,36 @@ def read_counts(path: Path) -> tuple[list[str], list[str], csr_matrix]:
         (np.concatenate(counts), (row_of, np.concatenate(columns))), shape=(len(rows), n_genes), dtype=np.float32
     )
     return spots, genes, csr_matrix(matrix)
+
+
+def stack_counts(parts: list[csr_matrix], genes: list[pd.Index], all_genes: pd.Index) -> csr_matrix:
+    """Counts of sections below each other, 0 where a section lacks a gene.
+
+    Parameters
+    ----------
+    parts
+        Counts of each section; emptied on the way, so that they are not all in memory beside the result.
+    genes
+        Names of their columns.
+    all_genes
+        Names of the columns of the result.
+    """
+    stored = np.array([part.nnz for part in parts])
+    rows = np.array([part.shape[0] for part in parts])
+    wide = stored.sum() > np.iinfo(np.int32).max
+    indices, data = np.empty(stored.sum(), np.int64 if wide else np.int32), np.empty(stored.sum(), np.float32)
+    pointer = np.zeros(rows.sum() + 1, indices.dtype)
+    row = start = 0
+    for names in genes:
+        part = csr_matrix(parts.pop(0))
+        columns = all_genes.get_indexer(names).astype(indices.dtype)
+        moved = csr_matrix((part.data, columns[part.indices], part.indptr), shape=(part.shape[0], len(all_genes)))
+        moved.sort_indices()
+        end = start + moved.nnz
+        indices[start:end], data[start:end] = moved.indices, moved.data
+        pointer[row + 1 : row + 1 + part.shape[0]] = moved.indptr[1:] + start
+        row, start = row + part.shape[0], end
+    return csr_matrix((data, indices, pointer), shape=(int(rows.sum()), len(all_genes)))
 
 
 def _parse_row(text: bytes, n_genes: int, where: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -17,7 +17,7 @@ from histocell._core import keys
 from histocell._core.arguments import as_names
 from histocell._core.errors import listing, reading, warn
 from histocell._core.geometry import check_mpp, mpp_from_pitch
-from histocell._core.settings import logger
+from histocell._core.settings import logger, progress_bar
 from histocell.images.slide_image import open_image
 from histocell.io.build import Placed, build, concatenate_sections, place, set_label
 from histocell.tables.access import coordinates
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Distance between neighbouring (pseudo-)spots in um where the metadata leave it out; legacy ST has several.
 _PITCH_UM = {"Visium": 100.0, "Xenium": 100.0, "Visium HD": 128.0}
-_LABELS = ("organ", "disease_state", "oncotree_code", "species", "st_technology")
+_LABELS = ("subseries", "organ", "disease_state", "oncotree_code", "species", "st_technology")
 _SOURCE = ("dataset_title", "license", "study_link", "download_page_link1", "hest_version_added")
 _DIFFERENT = 0.1  # resolutions that differ by more contradict each other
 
@@ -54,7 +54,8 @@ def hest(
         ``patches/<id>.h5``.
     sample
         An id (``"TENX99"``) or several; may be left out where the folder holds one sample. Several come in one
-        SpatialData, with elements ``he-<id>``, ``spots-<id>`` and one table; genes that a sample lacks are 0.
+        SpatialData, with elements ``he-<id>``, ``spots-<id>`` and one table; genes that a sample lacks are 0. Slides stay on
+        disk, counts of all samples are in memory. :func:`histocell.datasets.hest_cohort` knows the samples of some studies.
     image
         The full-resolution slide of a single sample: a path or an array; by default ``wsis/<id>.tif``.
     mpp
@@ -64,8 +65,8 @@ def hest(
     -------
     SpatialData: image ``he`` (where the slide is there), shapes ``spots``, ``table`` with counts (CSR, float32),
     ``obsm["spatial"]`` (centres x, y in full-resolution px), ``obs["mpp"]``, ``obs["section"]`` (the id),
-    ``obs["patient"]`` and, where stated, ``obs["organ"]``, ``obs["disease_state"]``, ``obs["oncotree_code"]``,
-    ``obs["species"]``, ``obs["st_technology"]``. Licence and study of each sample are in the provenance. Bins of Xenium and
+    ``obs["patient"]`` and, where stated, ``obs["subseries"]`` (what the study calls the section), ``obs["organ"]``,
+    ``obs["disease_state"]``, ``obs["oncotree_code"]``, ``obs["species"]``, ``obs["st_technology"]``. Licence and study of each sample are in the provenance. Bins of Xenium and
     Visium HD come as spots.
 
     Raises
@@ -102,7 +103,8 @@ def hest(
     if len(names) > 1 and (image is not None or mpp is not None):
         msg = f"image= and mpp= are for a single sample, not for {len(names)}; read them one by one"
         raise ValueError(msg)
-    read = {name: _read(folder, name, image, mpp) for name in names}
+    read = {name: _read(folder, name, image, mpp) for name in progress_bar(names, desc="Reading", unit="sample")}
+    _report_slides(folder, {name: bool(sdata.images) for name, sdata in read.items()})
     if isinstance(sample, str) or sample is None:
         return read[names[0]]
     merged = concatenate_sections(read)
@@ -188,13 +190,24 @@ def _blank(value: object) -> bool:
 
 def _slide(folder: Path, name: str) -> Path | None:
     path = folder / "wsis" / f"{name}.tif"
-    if path.is_file():
-        return path
-    if (folder / "patches" / f"{name}.h5").is_file():
-        logger.info("%s: no slide (wsis/%s.tif); hc.pp.embed_patches embeds patches/%s.h5", name, name, name)
-    else:
-        warn(f"{name} has neither a slide (wsis/{name}.tif) nor patches (patches/{name}.h5) in {folder}; give image=")
-    return None
+    return path if path.is_file() else None
+
+
+def _report_slides(folder: Path, has_slide: dict[str, bool]) -> None:
+    """Say which samples have patches in place of a slide, and warn of those that have neither."""
+    without = [name for name, has in has_slide.items() if not has]
+    from_patches = [name for name in without if (folder / "patches" / f"{name}.h5").is_file()]
+    file = without[0] if len(without) == 1 else "<id>"
+    if from_patches:
+        logger.info(
+            "no slide (wsis/%s.tif) of %s; hc.pp.embed_patches embeds patches/%s.h5", file, listing(from_patches), file
+        )
+    if neither := [name for name in without if name not in from_patches]:
+        who = f"{neither[0]} has" if len(has_slide) == 1 else f"{len(neither)} of {len(has_slide)} samples have"
+        warn(
+            f"{who} neither a slide (wsis/{file}.tif) nor patches (patches/{file}.h5) in {folder}"
+            + ("; give image=" if len(has_slide) == 1 else f": {listing(neither, 6)}")
+        )
 
 
 def _place(

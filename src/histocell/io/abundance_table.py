@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # cell2location's slots and the beginnings of its columns, as q05cell_abundance_w_sf_B cells
 _CELL2LOCATION = ("q05_cell_abundance_w_sf", "means_cell_abundance_w_sf", "q50_cell_abundance_w_sf")
 _PREFIX = re.compile(r"^(q\d\d|means?)_?(cell_abundance_w_sf|spot_factors|per_cluster_mu_fg|w_sf)_?")
+_QUANTILES = ("q05_cell_abundance_w_sf", "q95_cell_abundance_w_sf")
+# Columns that tools write beside the cell types, which are none: SPOTlight's sum of squared residuals
+_BESIDE = {"res_ss": "SPOTlight"}
 _TEXT = {".csv", ".tsv", ".txt"}
 # Columns of numbers that stand beside abundances: places, counts of genes, quality
 _NO_TYPE = re.compile(
@@ -34,6 +37,7 @@ class AbundanceTable(NamedTuple):
     name: str  # of the source
     labels: list[str] | None = None  # section of each row
     method: str | None = None
+    noise: pd.DataFrame | None = None  # q95 - q05 of cell2location, rows and columns as in `frame`
 
 
 def read_abundances(
@@ -65,10 +69,11 @@ def read_abundances(
     if isinstance(source, str | PathLike):
         path = Path(source).expanduser()
         name, source = path.name, _read_file(path)
-    labels, method = None, None
+    labels, method, noise = None, None, None
     if isinstance(source, AnnData):
         frame, slot = _from_anndata(source, source_key)
-        method = "cell2location" if slot in _CELL2LOCATION else None
+        if slot in _CELL2LOCATION:
+            method, noise = "cell2location", _spread(source)
         if library_key is not None and library_key in source.obs:
             labels = source.obs[library_key].astype(str).tolist()
     elif isinstance(source, pd.DataFrame):
@@ -77,8 +82,14 @@ def read_abundances(
         msg = f"abundances come from a data frame, an AnnData or a file of either, not {type(source).__name__}; give one section after the other, with section="
         raise TypeError(msg)
     frame, tool = _without_prefix(frame)
+    for column in frame.columns.intersection(list(_BESIDE)):
+        frame, tool = frame.drop(columns=column), _BESIDE[column]
     _check(frame, name, labels)
-    return AbundanceTable(frame.astype("float64").set_axis(frame.index.astype(str)), name, labels, method or tool)
+    if noise is not None:
+        noise = noise.reindex(columns=frame.columns).astype("float64").set_axis(frame.index.astype(str))
+    return AbundanceTable(
+        frame.astype("float64").set_axis(frame.index.astype(str)), name, labels, method or tool, noise
+    )
 
 
 def _read_file(path: Path) -> pd.DataFrame | AnnData:
@@ -107,6 +118,27 @@ def _read_h5ad(path: Path) -> AnnData:
         obs: Any = read_elem(file["obs"])
         obsm: Any = read_elem(file["obsm"])
         return AnnData(obs=obs, obsm=obsm, uns={"mod": mod})
+
+
+def _spread(adata: AnnData) -> pd.DataFrame | None:
+    """The 95 % less the 5 % quantile of cell2location, `None` where either is not there."""
+    low, high = (_quantile(adata, slot) for slot in _QUANTILES)
+    if low is None or high is None or set(low) != set(high):
+        return None
+    spread = high[list(low)] - low
+    if (spread.to_numpy() < 0).any():
+        msg = f"the 95 % quantiles of cell2location in the source are below the 5 % ones for {(spread.to_numpy() < 0).sum()} values"
+        raise ValueError(msg)
+    return spread
+
+
+def _quantile(adata: AnnData, slot: str) -> pd.DataFrame | None:
+    try:
+        return _without_prefix(_from_anndata(adata, slot)[0])[0]
+    except KeyError:
+        start = slot.replace("_", "", 1) + "_"
+        columns = [column for column in adata.obs if str(column).startswith(start)]
+        return _without_prefix(pd.DataFrame(adata.obs[columns]))[0] if columns else None
 
 
 def _from_anndata(adata: AnnData, key: str | None) -> tuple[pd.DataFrame, str | None]:

@@ -16,6 +16,7 @@ from histocell._core.arguments import check_positive
 from histocell._core.errors import listing, warn
 from histocell._core.geometry import check_inside, check_mpp, spot_pitch
 from histocell.images.slide_image import open_image
+from histocell.io._counts import stack_counts
 from histocell.io.elements import coordinate_systems, image_element
 
 if TYPE_CHECKING:
@@ -190,9 +191,17 @@ def concatenate_sections(sections: dict[str, SpatialData]) -> SpatialData:
     """Several sections, each built by `build`, in one SpatialData with one table.
 
     Elements and coordinate systems get the name of their section as suffix, as `spatialdata.concatenate` does; genes that
-    a section lacks are 0.
+    a section lacks are 0. The tables of `sections` are used up: their counts move into the result, because
+    `spatialdata.concatenate` copies all counts anew with every section.
     """
-    merged = concatenate(sections, concatenate_tables=True, join="outer", fill_value=0, uns_merge="first")
+    tables = [sdata.tables[keys.TABLE] for sdata in sections.values()]
+    counts, genes = [table.X for table in tables], [table.var_names for table in tables]
+    for table in tables:
+        table.X = None
+    merged = concatenate(
+        sections, concatenate_tables=True, modify_tables_inplace=True, join="outer", fill_value=0, uns_merge="first"
+    )
+    merged.tables[keys.TABLE].X = stack_counts(counts, genes, merged.tables[keys.TABLE].var_names)
     facts = {
         f"{region}-{name}": fact
         for name, sdata in sections.items()

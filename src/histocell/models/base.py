@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 FINGERPRINT, BASELINE = "rows.", "baseline_{}."  # beginnings of names of arrays
+_NOT_LEARNT = ("input_", "target_", "interval_", "alpha")  # and of weights that scale, bound or were chosen
 
 
 class Model(ABC):
@@ -57,6 +58,17 @@ class Model(ABC):
     name: ClassVar[str]
     config_class: ClassVar[type[Config]] = Config
     needs_places: ClassVar[bool] = False  # whether a row is seen together with its neighbours
+
+    # What `histocell.models.list_models` says of the class.
+    summary: ClassVar[str] = ""
+    tasks: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[str] = "embeddings of any encoder"
+    limits: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    license: ClassVar[str] = (
+        "that of the features: terms of an encoder's weights may extend to models fitted on its embeddings"
+    )
+    reference: ClassVar[str] = ""
 
     def __init__(self, **config: object) -> None:
         self.config = make_config(self.config_class, config, type(self).__name__)
@@ -221,6 +233,11 @@ class Model(ABC):
         views = f" as they are and{views}" if views and self.facts.get("beside_raw") else views
         features = listing(f["key"] for f in self.features)
         return f"{type(self).__name__}({state}, features: {features}{views}{rows}{groups})"
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of learnt parameters: all weights, of all nets of an ensemble, without scalers, intervals and penalties."""
+        return sum(array.size for name, array in self.weights.items() if not name.startswith(_NOT_LEARNT))
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes that weights must have by settings, features and targets, where the model knows them."""

@@ -1,4 +1,4 @@
-"""Models by name, and loading of saved ones."""
+"""Models by name, the table of them, and loading of saved ones."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from histocell.models.checks import check_shapes
 from histocell.models.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from spatialdata import SpatialData
 
 # Name in files and arguments to the class, or to where it is. Adding a model = one file + one row.
 MODELS: dict[str, str | type[Model]] = {
+    "hist2cell": "histocell.models.regressors.hist2cell.regressor:Hist2Cell",
     "mean": "histocell.models.regressors.ridge:Mean",
     "mlp": "histocell.models.regressors.mlp:MLP",
     "ridge": "histocell.models.regressors.ridge:Ridge",
+    "spatial_mlp": "histocell.models.regressors.spatial_mlp:SpatialMLP",
 }
 
 
@@ -37,6 +40,31 @@ def model_class(name: str) -> type[Model]:
         return entry
     module, _, attribute = entry.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+_COLUMNS = ("tasks", "summary", "needs", "limits", "cost", "license", "reference")
+
+
+def list_models() -> pd.DataFrame:
+    """The models of all tasks, one row each, indexed by name.
+
+    Columns: the tasks that a model is for (``"abundance"``: :func:`histocell.tl.fit_abundance`), a summary, what it reads
+    beside the target, its limits, what it costs, the licence of a fitted model, publication. No model comes fitted: what a
+    fitted one inherits are the terms of the encoder that its embeddings are of
+    (:func:`histocell.encoders.list_encoders`).
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> hc.models.list_models().loc["mlp", "reference"]
+    'Sun, Zhu and Qiu 2025, arXiv:2507.07013'
+    """
+    import pandas as pd
+
+    classes = {name: model_class(name) for name in MODELS}
+    rows = {name: {column: getattr(each, column) for column in _COLUMNS} for name, each in classes.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(_COLUMNS)).rename_axis("name")
+    return table.assign(tasks=table["tasks"].map(", ".join))
 
 
 def make_model(model: str | Model, config: Mapping[str, object]) -> Model:

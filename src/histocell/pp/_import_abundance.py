@@ -40,7 +40,7 @@ def import_abundance(
     table_key: str | None = None,
     inplace: bool = True,
 ) -> pd.DataFrame | None:
-    """Take cell abundances that another tool estimated: cell2location, RCTD, stereoscope, or any table.
+    """Take cell abundances that another tool estimated: cell2location, RCTD, stereoscope, SPOTlight, or any table.
 
     Rows are joined by the names of the spots: two are the same if their barcode, or place in the grid such as
     ``10x13``, is, and neither names nor labels say that they are of different sections. Where several fit, that of the
@@ -59,7 +59,7 @@ def import_abundance(
         ``obs[library_key]``, say. Rows of other sections keep what they have.
     unit
         ``"cells per spot"``, ``"proportion"`` or ``"abundance"`` (neither). Proportions are divided by the sum of their
-        row. By default cells for cell2location, proportions where rows sum to 1 or to 100, else abundance.
+        row. By default cells for cell2location, proportions for SPOTlight and where rows sum to 1 or to 100, else abundance.
     source_key
         Slot of ``obsm`` of an AnnData; by default cell2location's 5 % quantile (``q05_cell_abundance_w_sf``), else its
         mean or median.
@@ -74,10 +74,12 @@ def import_abundance(
 
     Returns
     -------
-    `None`, or with ``inplace=False`` the data frame that would have been written. Writes:
+    `None`, or with ``inplace=False`` the data frame of abundances that would have been written. Writes:
 
     ``obsm[key_added]`` : DataFrame
         One column per cell type, under its name without the prefixes of cell2location.
+    ``obsm[key_added + "_noise"]`` : DataFrame
+        Of cell2location, where both are in the source: the 95 % less the 5 % quantile, in the same unit.
     ``uns["histocell"][key_added]`` : str
         As JSON the unit, and for each section the source and the numbers of its rows and of those that matched.
 
@@ -120,8 +122,12 @@ def import_abundance(
     names, originals = keys.safe_names(read.frame.columns)
     matched = found >= 0
     values = np.full((table.n_obs, len(names)), np.nan)
-    values[matched], unit = _in_unit(read.frame.to_numpy()[found[matched]], unit, read)
+    values[matched], scale, unit = _in_unit(read.frame.to_numpy()[found[matched]], unit, read)
     frame = pd.DataFrame(values, index=table.obs_names, columns=names)
+    noise = None
+    if read.noise is not None:
+        noise = pd.DataFrame(np.nan, index=table.obs_names, columns=names)
+        noise.loc[matched] = read.noise.to_numpy()[found[matched]] * scale
     facts = {
         name: {"source": read.name, "method": read.method, "rows": len(rows), "matched": int(matched[rows].sum())}
         for name, rows in zip(sections.names, sections.rows, strict=True)
@@ -134,18 +140,23 @@ def import_abundance(
     if not inplace:
         return frame
     table.obsm[key_added] = frame
-    keys.write_provenance(table, key_added, unit=unit, original_names=originals, sections=facts)
+    _write_noise(table, key_added + keys.NOISE, noise, names, here)
+    table.varm.pop(key_added + keys.SIGNATURES, None)  # of the abundances that these replace
+    said = {"noise": "q95 - q05"} if key_added + keys.NOISE in table.obsm else {}
+    keys.write_provenance(table, key_added, unit=unit, original_names=originals, sections=facts, **said)
     return None
 
 
-def _in_unit(values: Floats, unit: str | None, read: AbundanceTable) -> tuple[Floats, str]:
-    """Abundances in their unit, and the unit where none was given; proportions of each row sum to 1."""
+def _in_unit(values: Floats, unit: str | None, read: AbundanceTable) -> tuple[Floats, Floats, str]:
+    """Abundances in their unit, by what their rows were multiplied for it, and the unit where none was given."""
     totals = values.sum(axis=1)
     known = totals[totals > 0]
     if unit is None and len(known):
         low, middle, high = np.quantile(known, [0, 0.5, 1])
         if read.method == "cell2location":
             unit = CELLS
+        elif read.method == "SPOTlight":  # small shares are set to 0, so that rows sum to less than 1
+            unit = PROPORTION
         elif any(np.allclose((low, high), whole, rtol=_ROUNDING, atol=0) for whole in (1, 100)):
             unit = PROPORTION
         elif _ABOUT_ONE[0] < middle < _ABOUT_ONE[1]:
@@ -155,9 +166,20 @@ def _in_unit(values: Floats, unit: str | None, read: AbundanceTable) -> tuple[Fl
                 f'unit="{CELLS}"'
             )
             raise ValueError(msg)
+    scale = np.ones((len(values), 1))
     if unit == PROPORTION and not np.allclose(totals, 1, rtol=0, atol=1e-4):
-        values = values / np.where(totals > 0, totals, np.nan)[:, None]
-    return values, unit or ABUNDANCE
+        scale = 1 / np.where(totals > 0, totals, np.nan)[:, None]
+    return values * scale, scale, unit or ABUNDANCE
+
+
+def _write_noise(table: AnnData, key: str, noise: pd.DataFrame | None, names: list[str], here: Bools) -> None:
+    """Write the noise of the rows that were imported, keep that of others; no noise stays of values that were replaced."""
+    there = table.obsm.pop(key, None)
+    full = pd.DataFrame(np.nan, index=table.obs_names, columns=names) if noise is None else noise
+    if isinstance(there, pd.DataFrame) and set(there.columns) == set(names):
+        full.loc[~here] = there.loc[~here, names].to_numpy()
+    if full.notna().any(axis=None):
+        table.obsm[key] = full
 
 
 def _report(frame: pd.DataFrame, matched: Bools, facts: dict[str, Any], *, n_source: int) -> None:

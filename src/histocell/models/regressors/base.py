@@ -62,6 +62,7 @@ class Regressor(Model):
 
     config_class = RegressorConfig
     config: RegressorConfig
+    tasks = ("abundance",)
     _output: ClassVar[str] = ""
 
     @abstractmethod

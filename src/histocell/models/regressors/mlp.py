@@ -124,6 +124,13 @@ class MLP(Regressor):
     """
 
     name = "mlp"
+    summary = (
+        'Seven-layer perceptron; preset "paper": one plain net, as published; "robust" (default): three smaller nets, '
+        "normalised and averaged with a ridge regression."
+    )
+    limits = "looks at each row by itself; needs several groups to choose the number of epochs"
+    cost = 'a GPU helps; with 1,536 features and 30 targets 3.6 ("paper") or 1.8 ("robust") million weights'
+    reference = "Sun, Zhu and Qiu 2025, arXiv:2507.07013"
     config_class = MLPConfig
     config: MLPConfig
     _output = "output.bias"

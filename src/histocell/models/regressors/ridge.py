@@ -36,6 +36,10 @@ class Mean(Regressor):
     """
 
     name = "mean"
+    summary = "The mean of the training rows, whatever the image shows: what every other model has to beat."
+    needs = "nothing: the features are ignored"
+    limits = "the same for all rows, so it has no correlation with the truth"
+    cost = "none; one number per target"
     _output = "mean"
 
     def _fit_scaled(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
@@ -111,6 +115,10 @@ class Ridge(Regressor):
     """
 
     name = "ridge"
+    summary = "Linear, in closed form; the penalty is chosen on whole groups that were left out."
+    limits = "linear in the embedding; looks at each row by itself"
+    cost = "one eigendecomposition per group left out, on a processor; one number per feature and target"
+    reference = "Hoerl and Kennard 1970, Technometrics, doi:10.1080/00401706.1970.10488634"
     config_class = RidgeConfig
     config: RidgeConfig
     _output = "intercept"

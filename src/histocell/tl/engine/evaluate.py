@@ -120,9 +120,9 @@ def score_table(
     """
     if seen is not None:
         _warn_of_training_rows(*seen)
-    targets = _free_names(truth.names, MEAN, task.column)
+    targets = free_names(truth.names, MEAN, task.column)
     if len(set(groups)) > 1:  # the only group has no rows of its own
-        groups = np.array(_free_names(groups.tolist(), ALL, "group"), dtype=object)
+        groups = np.array(free_names(groups.tolist(), ALL, "group"), dtype=object)
     seed = int(as_rng(rng).integers(2**63 - 1))
     parts = []
     for name, outputs in predictions.items():
@@ -198,7 +198,7 @@ def _rows(
     return table if len(groups) > 1 else table.iloc[len(targets) :]
 
 
-def _free_names(names: Sequence[str], reserved: str, column: str) -> list[str]:
+def free_names(names: Sequence[str], reserved: str, column: str) -> list[str]:
     """Names for a column of the scores where `reserved` stands for all of them; what is called so gets another name."""
     free = reserved
     while free in set(names):

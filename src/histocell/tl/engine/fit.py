@@ -125,21 +125,34 @@ def fit(
             warnings.simplefilter("ignore", UserWarning)
             baseline = model_class(name).baseline_for(model)
             model.baselines[name] = baseline.fit(X, Y, groups=rows.groups, validation=validation)
-    for each in (model, *model.baselines.values()):
-        each.features = dataset.features
-        each.targets = dataset.truth.names
-        each.facts |= {
-            "task": task.name,
-            "target": dataset.target,
-            **dataset.views.facts,
-            "group_key": rows.group_key,
-            "library_key": rows.library_key,
-            "original_names": dataset.truth.renamed,
-            "groups": [str(name) for name in np.unique(rows.groups[~rows.validation])],
-        }
+    for each in model.baselines.values():
+        _describe(task, each, dataset, rows)
+    remember(task, model, dataset, rows)
+    return model
+
+
+def remember(task: Task, model: Model, dataset: Dataset, rows: Rows, *, reach_um: float | None = None) -> None:
+    """Tell a model what it is fitted on: its features, targets and rows, by which an evaluation recognises them.
+
+    `reach_um` says how far it looks beside a row, by default what it says itself.
+    """
+    _describe(task, model, dataset, rows)
     sections = Sections(dataset.table, library_key=rows.library_key)
-    fields = FieldsOfView.of(sections, dataset.names, reach_um=model.reach_um())
+    fields = FieldsOfView.of(sections, dataset.names, reach_um=model.reach_um() if reach_um is None else reach_um)
     fitted, resolutions = places_of(fields, rows.index)
     model.facts["sections"] = resolutions
     model.fingerprint = dataset.fingerprint(rows)._replace(places=fitted)
-    return model
+
+
+def _describe(task: Task, model: Model, dataset: Dataset, rows: Rows) -> None:
+    model.features = dataset.features
+    model.targets = dataset.truth.names
+    model.facts |= {
+        "task": task.name,
+        "target": dataset.target,
+        **dataset.views.facts,
+        "group_key": rows.group_key,
+        "library_key": rows.library_key,
+        "original_names": dataset.truth.renamed,
+        "groups": [str(name) for name in np.unique(rows.groups[~rows.validation])],
+    }

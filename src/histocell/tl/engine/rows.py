@@ -156,7 +156,7 @@ def row_hashes(table: AnnData, features: Sequence[str]) -> NDArray[np.uint64]:
     return np.column_stack(hashes)
 
 
-def seen_rows(sections: Sections, hashes: NDArray[np.uint64], model: Model) -> Bools:
+def seen_rows(sections: Sections, hashes: NDArray[np.uint64], model: Model, *, reach_um: float | None = None) -> Bools:
     """What a model has seen of each row, ``(3, n)``.
 
     Whether it was fitted on the row, whether the row only chose its settings, and whether the row shows tissue of those,
@@ -165,7 +165,8 @@ def seen_rows(sections: Sections, hashes: NDArray[np.uint64], model: Model) -> B
     fingerprint = model.fingerprint or Fingerprint.of(hashes[:0], np.zeros(0, dtype=bool))
     seen = fingerprint.contains(hashes)
     unseen = ~seen.any(axis=0)
-    fields = FieldsOfView.of(sections, [feature["key"] for feature in model.features], reach_um=model.reach_um())
+    reach = model.reach_um() if reach_um is None else reach_um
+    fields = FieldsOfView.of(sections, [feature["key"] for feature in model.features], reach_um=reach)
     beside = fields.shared(unseen, ~unseen)
     beside |= beside_fitted(fields, unseen, fingerprint.places, model.facts.get("sections", {}))
     return np.vstack([seen, beside])

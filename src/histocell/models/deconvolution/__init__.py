@@ -1,0 +1,1 @@
+"""Models of spots as mixtures of cell types."""

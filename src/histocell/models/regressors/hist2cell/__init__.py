@@ -1,0 +1,1 @@
+"""Hist2Cell: graph attention, a transformer over the spots, and four heads."""

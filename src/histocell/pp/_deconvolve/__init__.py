@@ -1,0 +1,1 @@
+"""Deconvolution of spots: the verb, its inputs, and the packages that it can call."""
