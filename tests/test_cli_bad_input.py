@@ -123,8 +123,10 @@ def test_debug_shows_where(folder, monkeypatch):
 
 # The command tells when it is at the stage that is to be interrupted.
 _TELL = """
+import signal
 import sys
-from pathlib import Path
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
 from histocell.cli import main
 
 if not {module!r}:
@@ -206,6 +208,8 @@ def test_slides_that_do_not_say_their_resolution(folder):
 _FINALISER = """
 import os, signal, time
 from histocell.cli.signals import end_at_a_signal
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Noisy:
     def __del__(self):
