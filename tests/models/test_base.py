@@ -189,16 +189,19 @@ class TestFitTogether:
         for seed, name in enumerate(names):
             index = order[cohort.groups[order] != name][seed * 7 :]
             validation = cohort.groups[index] == "g3" if seed == 2 else None
-            problems.append(Problem(cohort.X, cohort.Y, index, cohort.groups[index], validation, seed))
+            places = cohort.places.rows(index)
+            problems.append(Problem(cohort.X, cohort.Y, index, cohort.groups[index], validation, seed, places))
         together = cls.fit_together([cls(**config) for _ in problems], problems)
         for model, problem in zip(together, problems, strict=True):
             X, Y = problem.rows()
-            alone = cls(**config).fit(X, Y, groups=problem.groups, validation=problem.validation, rng=problem.rng)
+            rows = {"groups": problem.groups, "validation": problem.validation, "places": problem.places}
+            alone = cls(**config).fit(X, Y, **rows, rng=problem.rng)
             assert model.facts == alone.facts
             assert model.weights.keys() == alone.weights.keys()
             for name, array in alone.weights.items():
                 np.testing.assert_allclose(model.weights[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
-            np.testing.assert_allclose(model.predict(cohort.X), alone.predict(cohort.X), rtol=1e-3, atol=1e-3)
+            found, expected = (each.predict(cohort.X, places=cohort.places) for each in (model, alone))
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
     @pytest.mark.parametrize(("cls", "config"), MODELS)
     def test_nothing_to_fit(self, cls, config):

@@ -138,6 +138,24 @@ class TestMap:
         assert ax.get_legend().get_title().get_text() == "R, treated − control, adjusted p ≤ 0.05"
         assert ax.get_title() == "arms"
 
+    def test_agreement_with_the_truth(self, adata):
+        """Cosine and correlation without the diagonal, as it is not drawn."""
+        hc.tl.colocalization(adata, "predicted_abundance", key_added="predicted", rng=0)
+        hc.tl.colocalization(adata, key_added="measured", rng=0)
+        scores = hc.tl.evaluate_colocalization(adata.uns["measured"], adata.uns["predicted"])
+        wanted = scores[~scores["diagonal"]].set_index("measure")["value"]
+        text = f"cosine {wanted['cosine']:.2f}, correlation {wanted['pearson']:.2f}"
+        axes = hc.pl.colocalization(adata, ["measured", "predicted"], scores=scores, title=["truth", "mlp"])
+        assert [ax.get_title() for ax in axes] == ["truth", f"mlp\n{text}"]
+        axes = hc.pl.colocalization(adata, ["measured", "predicted", "measured"], scores={"predicted": scores})
+        assert axes[1].get_title() == f"predicted\n{text}"
+        with pytest.raises(ValueError, match="say of which"):
+            hc.pl.colocalization(adata, ["measured", "predicted", "measured"], scores=scores)
+        with pytest.raises(ValueError, match="scores of the result other not found; available: measured, predicted"):
+            hc.pl.colocalization(adata, ["measured", "predicted"], scores={"other": scores})
+        with pytest.raises(ValueError, match=r"hc\.tl\.evaluate_colocalization makes them"):
+            hc.pl.colocalization(adata, ["measured", "predicted"], scores=scores[["value"]])
+
     def test_results_that_do_not_fit(self, adata):
         adata.uns["colocalization_truth"]["names"] = np.array([*TYPES[:4], "other"], dtype=object)
         with pytest.raises(ValueError, match="different cell types: B, other"):

@@ -10,6 +10,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.offsetbox import AnchoredOffsetbox
 
 import histocell as hc
+from histocell._core import keys
 from histocell.metrics import pearson
 
 MPP, PITCH = 2.0, 50
@@ -422,6 +423,48 @@ def test_data_is_not_changed(spots):
     pd.testing.assert_frame_equal(spots.obsm["predicted_abundance"], before.obsm["predicted_abundance"])
     pd.testing.assert_frame_equal(spots.obs, before.obs)
     assert set(spots.uns) == set(before.uns)
+
+
+def test_several_predictions_stand_beside_the_truth(spots, looks_like):
+    truth, predicted = spots.obsm["cell_abundance"], spots.obsm["predicted_abundance"]
+    spots.obsm["predicted_abundance_ridge"] = predicted * 0.5 + 1
+    keys.write_provenance(spots, "predicted_abundance", model="mlp", baselines=["ridge"])
+    slots = ["predicted_abundance", "predicted_abundance_ridge"]
+    axes = hc.pl.abundance(spots, ["Tumour", "T-cells CD4+"], key=slots)
+    assert axes.shape == (2, 3)
+    cc = pearson(truth["Tumour"], predicted["Tumour"])[0]
+    assert [ax.get_title() for ax in axes[0]] == ["measured", f"mlp, CC {cc:.2f}", f"ridge, CC {cc:.2f}"]
+    limits = [drawn.get_clim() for ax in axes[0] for drawn in circles(ax)]
+    assert len(set(limits)) == 1
+    assert len(limits) == 3
+    looks_like(axes[0, 0], "abundance_models")
+    named = hc.pl.abundance(spots, "Tumour", key={"CONCH + UNI": slots[0], "Hist2Cell": slots[1]}, truth=False)
+    assert [ax.get_title() for ax in named[0]] == ["CONCH + UNI", "Hist2Cell"]
+    np.testing.assert_allclose(circles(named[0, 1])[0].get_array(), predicted["Tumour"] * 0.5 + 1)
+
+
+def test_slots_that_cannot_be_compared(spots):
+    spots.obsm["other"] = spots.obsm["predicted_abundance"].rename(columns=str.upper)
+    with pytest.raises(ValueError, match="share no cell type"):
+        hc.pl.abundance(spots, key=["predicted_abundance", "other"])
+    with pytest.raises(ValueError, match="mapping from names to slots"):
+        hc.pl.abundance(spots, key=[])
+    with pytest.raises(KeyError, match=r'obsm\["none"\] not found'):
+        hc.pl.abundance(spots, key=["predicted_abundance", "none"])
+    spots.obsm["other"] = spots.obsm["predicted_abundance"]
+    for slot, unit in (("predicted_abundance", "cells per spot"), ("other", "proportion")):
+        keys.write_provenance(spots, slot, unit=unit)
+    with pytest.raises(ValueError, match="no common colour scale"):
+        hc.pl.abundance(spots, key=["predicted_abundance", "other"], truth=False)
+
+
+def test_spots_of_a_dense_grid_hide_no_other(sdata):
+    """Circles of 80 um, 60 um apart, are drawn as large as their distance."""
+    sdata["table"].obsm["spatial"] *= 0.6
+    shapes = sdata["spots"]
+    shapes["geometry"] = shapes.scale(0.6, 0.6, origin=(0, 0))
+    (drawn,) = circles(hc.pl.abundance(sdata, "Tumour", truth=False))
+    np.testing.assert_allclose(drawn.get_widths(), 60)
 
 
 def test_looks(sdata, looks_like):

@@ -12,6 +12,8 @@ from histocell._core.arguments import check_positive
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+_MOST_SPREAD = 0.3  # of the distances to the nearest point, on a grid; 0.77 where points lie at random
+
 
 def spot_pitch(xy: ArrayLike) -> float:
     """Distance between neighbouring spots in px: the median over all pairs of direct neighbours.
@@ -31,6 +33,17 @@ def spot_pitch(xy: ArrayLike) -> float:
         raise ValueError(msg)
     distance = cKDTree(xy).query(xy, k=min(7, len(xy)))[0][:, 1:]
     return float(np.median(distance[distance < 1.25 * np.median(distance[:, 0])]))
+
+
+def is_grid(xy: ArrayLike) -> bool:
+    """Whether points, shape ``(n, 2)``, lie on a grid: each is as far from its nearest one as the others are."""
+    from scipy.spatial import cKDTree
+
+    xy = np.asarray(xy, dtype=np.float64)
+    if len(xy) < 2:
+        return False
+    low, middle, high = np.quantile(cKDTree(xy).query(xy, k=2)[0][:, 1], [0.25, 0.5, 0.75])
+    return bool(middle > 0 and (high - low) / middle <= _MOST_SPREAD)
 
 
 def mpp_from_pitch(xy: ArrayLike, pitch_um: float) -> float:

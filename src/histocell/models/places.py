@@ -1,4 +1,4 @@
-"""Where rows lie: what a model that sees neighbours is told of them."""
+"""Coordinates and sections of rows, which models that see neighbours are told."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ class Places(NamedTuple):
         Number of the section of each row, shape ``(n,)``; rows of two sections are never neighbours.
     pitch_um
         Distance between adjacent rows in um, NaN where no section has two. A part of the rows keeps that of the whole.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> places = hc.models.Places.of([[0, 0], [100, 0], [0, 0], [100, 0]], ["a", "a", "b", "b"])
+    >>> places.pitch_um, places.sections.tolist()
+    (100.0, [0, 0, 1, 1])
     """
 
     xy_um: Floats

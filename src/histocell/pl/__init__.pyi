@@ -4,4 +4,7 @@ from histocell.pl._colocalization.pair import colocalization_pair as colocalizat
 from histocell.pl._history import history as history
 from histocell.pl._maps import abundance as abundance
 from histocell.pl._patches import patches as patches
-from histocell.pl._scores import scores as scores
+from histocell.pl._scores.calibration import calibration as calibration
+from histocell.pl._scores.costs import costs as costs
+from histocell.pl._scores.groups import group_scores as group_scores
+from histocell.pl._scores.types import scores as scores

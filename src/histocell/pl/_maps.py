@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from textwrap import fill
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +21,7 @@ from histocell.tables.access import get_table
 from histocell.tables.units import PROPORTION, recorded_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -40,7 +41,7 @@ def abundance(
     data: Data,
     cell_types: str | Sequence[str] | None = None,
     *,
-    key: str = keys.PREDICTED,
+    key: str | Sequence[str] | Mapping[str, str] = keys.PREDICTED,
     truth: str | Literal[False] | None = None,
     section: str | Sequence[str] | None = None,
     image: Images | bool = True,
@@ -59,8 +60,8 @@ def abundance(
 ) -> Axes | NDArray[np.object_] | None:
     """Map cell abundances on the tissue, the measured ones beside the predicted ones.
 
-    Spots are drawn at their true size, tiles let the tissue show through, points too many to be told apart are drawn as
-    their mean over squares of about a px. Truth and prediction of a cell type share one colour scale, which starts at 0.
+    Spots are drawn at their true size (smaller on a denser grid, where they would hide each other), tiles let the tissue
+    show through, points too many to be told apart are drawn as their mean over squares of about a px. Truth and prediction of a cell type share one colour scale, which starts at 0.
     The correlation in a title is Pearson's over the spots shown, over the test spots alone where
     ``obs["split"]`` marks some, and says so where the spots served to train. Spots without a value are hollow.
 
@@ -70,9 +71,10 @@ def abundance(
         Reads ``obsm[key]``, ``obsm[truth]``, the coordinates, and where they are there: the image, ``obs["section"]``,
         ``obs["mpp"]``, ``obs["split"]``.
     cell_types
-        What to map; all columns of ``obsm[key]``, at most the 24 most abundant ones, by default.
+        What to map; all columns of ``obsm[key]`` (that all of several have), at most the 24 most abundant ones, by default.
     key
-        Slot with the abundances.
+        Slot with the abundances; or several to compare, such as those of two models, as a list or as a mapping from what to
+        call each to its slot.
     truth
         Slot with the measured abundances to show beside them; by default the one that the model was fitted on, else
         ``"cell_abundance"``, where it exists in the same unit. `False`: none.
@@ -103,7 +105,7 @@ def abundance(
     figsize
         Width and height of a new figure in inches.
     ax
-        Axes to draw on, as many as there are maps, row by row: cell types x (sections x truth, prediction).
+        Axes to draw on, as many as there are maps, row by row: cell types x (sections x truth, predictions).
     show
         Whether to show the figure; by default if it is new and matplotlib is interactive.
     table_key
@@ -118,7 +120,8 @@ def abundance(
     KeyError
         If a slot, a cell type or a section is not there.
     ValueError
-        If there are too many sections or no rows, not as many axes as maps, or `truth` is in another unit.
+        If there are too many sections or no rows, not as many axes as maps, slots are in different units or share no cell
+        type, or two of them have one name.
 
     Examples
     --------
@@ -129,14 +132,13 @@ def abundance(
     'P1S1, tumour'
     """
     table = get_table(data, table_key)
-    predicted = get.abundance(table, key)
-    measured = _measured(table, key, truth)
-    names = _choose_types(predicted, cell_types)
+    predicted, measured, label = _read(table, _slots(table, key), truth)
+    names = _choose_types(list(predicted.values()), cell_types)
     sections = find_sections(data, section, table_key=table_key, image=image)
     _check_number(sections)
     heading = title if title is not None else sections[0].title if len(sections) == 1 else ""
-    single = len(names) == 1 and len(sections) == 1 and measured is None
-    panels = _panels(sections, predicted, measured, key, heading if ax is not None else "")
+    single = len(names) == 1 and len(sections) == 1 and measured is None and len(predicted) == 1
+    panels = _panels(sections, predicted, measured, heading if ax is not None else "")
     split = np.asarray(table.obs[keys.SPLIT] if keys.SPLIT in table.obs else [""] * table.n_obs, dtype=np.str_)
     views, one_scale = views_of(panels)
     max_px = 900 if len(names) * len(panels) <= MANY_MAPS else 400
@@ -144,8 +146,6 @@ def abundance(
     look = Look(images, views, plt.get_cmap(cmap), size, alpha, image_alpha)  # an unknown name fails before a figure
     limits = [upper_limit(name, panels, vmax) for name in names]
     separator = "\n" if len(sections) > 1 or (ax is not None and heading) else ", "
-    drawn = {key: predicted} if measured is None else {key: predicted, truth or keys.ABUNDANCE: measured}
-    label = quantity(table, drawn)
     with styled(ax is None):
         if ax is None:
             ratios = np.array([np.divide(*np.ptp(views[panel.section.name], axis=0)) for panel in panels])
@@ -175,44 +175,95 @@ def _check_number(sections: list[Section]) -> None:
         raise ValueError(msg)
 
 
-def _measured(table: AnnData, key: str, truth: str | Literal[False] | None) -> pd.DataFrame | None:
+def _read(
+    table: AnnData, slots: Mapping[str, str], truth: str | Literal[False] | None
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame | None, str]:
+    """What is predicted, by what it is called, what was measured, and the unit of both."""
+    frames = {slot: get.abundance(table, slot) for slot in slots.values()}
+    predicted = {name: frames[slot] for name, slot in slots.items()}
+    chosen = _truth(table, list(frames), truth)
+    if chosen is not None:
+        frames[chosen] = get.abundance(table, chosen)
+    return predicted, None if chosen is None else frames[chosen], quantity(table, frames)
+
+
+def _slots(table: AnnData, key: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """The slots to show, by what they are called on the figure."""
+    if not isinstance(key, str):
+        slots = dict(key) if isinstance(key, Mapping) else {_name(table, slot, single=False): slot for slot in key}
+        if not slots or len(slots) < len(key):
+            msg = f"key holds {listing(key)}: give one slot, several different ones, or a mapping from names to slots"
+            raise ValueError(msg)
+        first, *others = slots.values()
+        if problem := next(filter(None, (_other_unit(table, first, other) for other in others)), None):
+            raise ValueError(problem)
+        return slots
+    return {_name(table, key, single=True): key}
+
+
+def _name(table: AnnData, slot: str, *, single: bool) -> str:
+    """What a slot is called: a prediction beside others by its model."""
+    if single or slot == keys.ABUNDANCE:
+        return {keys.PREDICTED: "predicted", keys.ABUNDANCE: "measured"}.get(slot, slot)
+    for whole in sorted(table.uns.get(keys.PROVENANCE, {}), key=len, reverse=True):
+        facts = keys.read_provenance(table, whole)
+        if slot == whole and "model" in facts:
+            return str(facts["model"])
+        for baseline in facts.get("baselines") or ():
+            if slot == f"{whole}_{baseline}":
+                return str(baseline)
+    return slot
+
+
+def _truth(table: AnnData, slots: Sequence[str], truth: str | Literal[False] | None) -> str | None:
+    """The slot of the measured abundances to show beside the others, if any."""
     chosen = truth
     if truth is None:
-        fitted = str(keys.read_provenance(table, key).get("target"))
+        fitted = str(keys.read_provenance(table, slots[0]).get("target"))
         chosen = next((slot for slot in (fitted, keys.ABUNDANCE) if slot in table.obsm), None)
-    if not chosen or chosen == key:
+    if not chosen or chosen in slots:
         return None
-    units = [recorded_unit(table, slot) for slot in (chosen, key)]
-    if None not in units and units[0] != units[1] and PROPORTION in units:
-        msg = f'obsm["{chosen}"] is in {units[0]}, obsm["{key}"] in {units[1]}: they have no common colour scale'
-        if truth is not None:
-            raise ValueError(msg)
-        warn(f"{msg}, so only the latter is drawn")
-        return None
-    return get.abundance(table, chosen)
+    for key in slots:
+        if problem := _other_unit(table, chosen, key):
+            if truth is not None:
+                raise ValueError(problem)
+            warn(f"{problem}, so only the latter is drawn")
+            return None
+    return chosen
 
 
-def _choose_types(frame: pd.DataFrame, cell_types: str | Sequence[str] | None) -> list[str]:
-    columns = list(frame.columns)
+def _other_unit(table: AnnData, first: str, second: str) -> str:
+    """The problem with two slots of which one alone holds proportions, if it is one."""
+    units = [recorded_unit(table, slot) for slot in (first, second)]
+    if None in units or units[0] == units[1] or PROPORTION not in units:
+        return ""
+    return f'obsm["{first}"] is in {units[0]}, obsm["{second}"] in {units[1]}: they have no common colour scale'
+
+
+def _choose_types(frames: Sequence[pd.DataFrame], cell_types: str | Sequence[str] | None) -> list[str]:
+    frame = frames[0]
+    columns = [name for name in frame.columns if all(name in other for other in frames)]
+    if not columns:
+        msg = f"the slots share no cell type: {'; '.join(listing(each.columns) for each in frames)}"
+        raise ValueError(msg)
     if cell_types is not None:
         return choose(cell_types, columns, "cell type")
     if len(columns) <= MAX_TYPES:
         return columns
     warn(f"showing the {MAX_TYPES} most abundant of {len(columns)} cell types; choose others with cell_types=")
-    most = set(frame.mean().nlargest(MAX_TYPES).index)
+    most = set(frame[columns].mean().nlargest(MAX_TYPES).index)
     return [name for name in columns if name in most]
 
 
 def _panels(
-    sections: list[Section], predicted: pd.DataFrame, measured: pd.DataFrame | None, key: str, heading: str
+    sections: list[Section], predicted: Mapping[str, pd.DataFrame], measured: pd.DataFrame | None, heading: str
 ) -> list[Panel]:
-    names = {keys.PREDICTED: "predicted", keys.ABUNDANCE: "measured"}
     out = []
     for section in sections:
         prefix = " ".join(filter(None, [heading, section.name if len(sections) > 1 else ""]))
-        for values, truth, name in ((measured, None, "measured"), (predicted, measured, names.get(key, key))):
-            if values is not None:
-                out.append(Panel(section, values, truth, f"{prefix} {name}".strip()))
+        if measured is not None:
+            out.append(Panel(section, measured, None, f"{prefix} measured".strip()))
+        out += [Panel(section, values, measured, f"{prefix} {name}".strip()) for name, values in predicted.items()]
     return out
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from histocell._core import keys
-from histocell._core.geometry import spot_pitch
+from histocell._core.geometry import is_grid, spot_pitch
 from histocell.pl._choices import choose
 from histocell.tables.access import is_spatialdata
 from histocell.tables.sections import Sections
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     type Images = ImageSource | Mapping[str, ImageSource]
 
+MOST_CHECKED = 100_000  # points that may be spots of a grid, whose size is compared with their pitch
 SPOT_TO_PITCH = 0.55  # a Visium spot: 55 um across, 100 um from the next
 
 
@@ -98,6 +99,8 @@ def find_sections(
 
 def _section(data: Data, sections: Sections, region: Region, *, with_image: bool) -> Section:
     size_px, square = _spot_size(data, sections.table, region)
+    if not square and len(region.centers) <= MOST_CHECKED and is_grid(region.centers):
+        size_px = min(size_px, spot_pitch(region.centers))  # those of a denser grid would hide each other
     xy, unit = region.centers, region.mpp or 1.0
     image = region.image if with_image else None
     title = _title(sections, region)

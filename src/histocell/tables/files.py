@@ -96,3 +96,10 @@ def remember_files(
     paths = {name: str(Path(path).resolve()) for name, path in sources.items() if isinstance(path, str | PathLike)}
     if paths:
         keys.write_provenance(table, _FILES, files=paths, **{RECORD: patches_record(table)})
+
+
+def copy_files(source: AnnData, target: AnnData) -> None:
+    """Let a table with patches on the same images as those of `source` find their files, too."""
+    files = keys.read_provenance(source, _FILES).get("files")
+    if files:
+        keys.write_provenance(target, _FILES, files=files, **{RECORD: patches_record(target)})

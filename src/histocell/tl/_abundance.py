@@ -55,7 +55,8 @@ def fit_abundance(
     wide an interval); no other row is looked at. Without that column every row with a known target is fitted, with a
     warning. Neighbours of held-out rows, whose features show the same tissue (see `field_um` of
     `histocell.encoders.EncoderSpec`), are left out, with a warning that counts them: training rows beside test or
-    validation rows, validation rows beside test rows. The mean and a ridge regression are fitted on the same rows and kept in the model, to be shown beside it.
+    validation rows, validation rows beside test rows. What the neighbours show counts, too, for a model that sees them. The
+    mean and a ridge regression are fitted on the same rows and kept in the model, to be shown beside it.
 
     Parameters
     ----------
@@ -64,12 +65,14 @@ def fit_abundance(
     features
         One or several embeddings in ``obsm``, set side by side; by default the only one there is.
     model
-        ``"mlp"``, ``"ridge"``, ``"mean"``, or a `histocell.models.Model`, whose settings are used and which itself stays
-        as it is.
+        ``"mlp"``, ``"ridge"``, ``"mean"``; ``"spatial_mlp"`` and ``"hist2cell"``, which see the rows around each row and
+        need coordinates and the resolution; or a `histocell.models.Model`, whose settings are used and which itself stays
+        as it is. ``"hist2cell"`` runs on the embeddings, in place of the ResNet18 of the original.
     preset
         Of the ``"mlp"``: ``"robust"`` (default) or ``"paper"``.
     config
-        Settings of the model, see `histocell.models.MLP` and `histocell.models.Ridge`.
+        Settings of the model, see `histocell.models.MLP`, `histocell.models.Ridge`, `histocell.models.SpatialMLP` and
+        `histocell.models.Hist2Cell`, for example ``{"mode": "paper"}``.
     target
         Data frame in ``obsm`` with one column per cell type.
     split_key
@@ -112,7 +115,8 @@ def fit_abundance(
         When the model has no such setting.
     ValueError
         When there is no training row, all of them show tissue of held-out rows, ``obs[split_key]`` holds anything but
-        ``train``, ``val``, ``test`` and ``dropped``, features are constant, or several embeddings could be meant.
+        ``train``, ``val``, ``test`` and ``dropped``, features are constant, several embeddings could be meant, or a model
+        that sees neighbours finds no resolution.
 
     References
     ----------

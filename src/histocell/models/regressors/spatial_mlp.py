@@ -12,6 +12,7 @@ from torch import nn
 from histocell.models import training
 from histocell.models.regressors.neighborhood import NeighborhoodConfig, NeighborhoodRegressor
 from histocell.models.regressors.perceptron import Perceptron, composite_loss
+from histocell.models.scaling import TRANSFORMS
 from histocell.models.settings import limited
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class SpatialMLPConfig(training.Schedule, NeighborhoodConfig):
         The loss, as in `histocell.models.MLP`.
     """
 
-    target_transform: str = "standard"
+    target_transform: str = limited("standard", choices=TRANSFORMS)
     ridge_share: float = limited(0.5, least=0, most=1)
     width: int = limited(256, least=1)
     hidden: tuple[int, ...] = limited((256, 128, 128), least=1)

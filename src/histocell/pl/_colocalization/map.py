@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from histocell.tables.access import get_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
@@ -39,6 +41,7 @@ def colocalization(
     *,
     cell_types: str | Sequence[str] | None = None,
     linkage: NDArray[np.float64] | str | bool = True,
+    scores: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
     significance: float | None = 0.05,
     vmax: float | None = None,
     cmap: str | Colormap = DIVERGING,
@@ -66,6 +69,9 @@ def colocalization(
     linkage
         The order: `True` clusters the first result, a slot's name clusters that one, an array is a linkage of scipy,
         `False` keeps the order of the types.
+    scores
+        What ``hc.tl.evaluate_colocalization`` says of a result, by its slot, or of the only one after the first: row-wise cosine
+        and correlation, without the diagonal, which is not drawn, are written under its title.
     significance
         Level of the adjusted p-value up to which pairs are marked; `None` marks none.
     vmax
@@ -93,7 +99,12 @@ def colocalization(
     KeyError
         If a slot or a cell type is not there.
     ValueError
-        If the results have different cell types, there are not as many axes as results, or a number is out of range.
+        If the results have different cell types, there are not as many axes as results, scores are of no result that is
+        shown or no scores of co-localization, or a number is out of range.
+
+    References
+    ----------
+    arXiv 2507.07013, Figure A1 (b) and Table 1.
 
     Examples
     --------
@@ -105,10 +116,7 @@ def colocalization(
     table = get_table(data, table_key)
     slots = [key] if isinstance(key, str) else list(key)
     results = [read_result(table, slot) for slot in slots]
-    captions = [title] if isinstance(title, str) else list(title or (slots if len(slots) > 1 else [""]))
-    if len(captions) != len(slots):
-        msg = f"title holds {len(captions)}, but there are {len(slots)} results"
-        raise ValueError(msg)
+    captions = _captions(slots, title, scores)
     names = _common_names(results, slots, cell_types)
     maps = [result.effect(names) for result in results]
     tree = _linkage(table, maps[0], names, linkage)
@@ -147,6 +155,43 @@ def colocalization(
         for each in dots:
             each.set_sizes([min(0.33 * box_size(axes[0])[1] / len(names), 6) ** 2])  # a third of a cell
     return finish(np.array(axes, dtype=object) if len(axes) > 1 else axes[0], created=ax is None, show=show)
+
+
+def _captions(
+    slots: Sequence[str],
+    title: str | Sequence[str] | None,
+    scores: pd.DataFrame | Mapping[str, pd.DataFrame] | None,
+) -> list[str]:
+    """What stands above each map: its title, and its agreement with the first one."""
+    titles = [title] if isinstance(title, str) else list(title or (slots if len(slots) > 1 else [""]))
+    if len(titles) != len(slots):
+        msg = f"title holds {len(titles)}, but there are {len(slots)} results"
+        raise ValueError(msg)
+    return ["\n".join(filter(None, pair)) for pair in zip(titles, _agreements(slots, scores), strict=True)]
+
+
+def _agreements(slots: Sequence[str], scores: pd.DataFrame | Mapping[str, pd.DataFrame] | None) -> list[str]:
+    """Row-wise cosine and correlation with the first result, where they were given."""
+    if scores is None:
+        return [""] * len(slots)
+    if not isinstance(scores, Mapping):
+        if len(slots) != 2:
+            msg = f"scores of one of {len(slots)} results: say of which, scores={{{slots[-1]!r}: ...}}"
+            raise ValueError(msg)
+        scores = {slots[1]: scores}
+    choose(list(scores), slots, "scores of the result", error=ValueError)
+    return [_agreement(scores[slot]) if slot in scores else "" for slot in slots]
+
+
+def _agreement(scores: pd.DataFrame) -> str:
+    if not {"measure", "diagonal", "value"} <= set(scores):
+        msg = f"these are no scores of co-localization, but: {listing(map(str, scores))}. "
+        msg += "hc.tl.evaluate_colocalization makes them"
+        raise ValueError(msg)
+    found = scores[~scores["diagonal"].astype(bool)].set_index("measure")["value"].astype(float)
+    names = {"cosine": "cosine", "pearson": "correlation"}
+    parts = [f"{name} {found[measure] + 0.0:.2f}" for measure, name in names.items() if measure in found]
+    return ", ".join(parts).replace("-", "\N{MINUS SIGN}").replace("nan", "undefined")
 
 
 def _common_names(results: list[Result], slots: list[str], wanted: Sequence[str] | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where the rows of a table lie, for the models that see neighbours."""
+"""Places of the rows of a table, for the models that see neighbours."""
 
 from __future__ import annotations
 

@@ -90,7 +90,8 @@ class Hist2CellNet(nn.Module):
 
     References
     ----------
-    Zhao et al.: Hist2Cell: deciphering fine-grained cellular architectures from histology images (Cell Genomics 2025).
+    Zhao et al.: Hist2Cell: deciphering fine-grained cellular architectures from histology images (bioRxiv 2024,
+    doi:10.1101/2024.02.17.580852).
     """
 
     def __init__(

@@ -79,7 +79,8 @@ class Hist2Cell(NeighborhoodRegressor):
 
     References
     ----------
-    Zhao et al.: Hist2Cell: deciphering fine-grained cellular architectures from histology images (Cell Genomics 2025).
+    Zhao et al.: Hist2Cell: deciphering fine-grained cellular architectures from histology images (bioRxiv 2024,
+    doi:10.1101/2024.02.17.580852).
 
     Examples
     --------

@@ -6,20 +6,30 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from matplotlib.lines import Line2D
 
-from histocell import get
 from histocell._core import keys
 from histocell._core.errors import listing
-from histocell.pl._choices import choose
 from histocell.pl._fit import box_size, fit, resize_text
-from histocell.pl._style import MUTED, colors_of, finish, one_axes, styled, text_scale
-from histocell.tables.access import get_table
+from histocell.pl._scores.table import (
+    ALL,
+    LABELS,
+    MEAN,
+    NAMES,
+    RUN,
+    interval_names,
+    promised,
+    read,
+    run_colors,
+    run_names,
+    select,
+)
+from histocell.pl._style import MUTED, finish, one_axes, styled, text_scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.legend import Legend
@@ -29,20 +39,6 @@ if TYPE_CHECKING:
     from histocell.pl._style import Palette
     from histocell.tables.access import Data
 
-MEAN = "mean"
-BASELINES = ("ridge", "mean")
-NAMES = {"mean": "training mean"}  # of models, where their own could be taken for something else
-ALL = "all"  # the group that stands for all of them
-LABELS = {
-    "cc": "CC with the measured abundance",
-    "cc_per_slide": "CC within sections",
-    "l1": "mean absolute error",
-    "coverage": "share of measured values in the interval",
-}
-# of a table of scores; the one that is left names the targets
-COLUMNS = ("model", "group", "metric", "value", "low", "high")
-COUNTS = ("interval", "n_spots", "n_undefined", "n_training", "n_overlapping")
-
 
 def scores(
     data: Data | pd.DataFrame,
@@ -50,6 +46,7 @@ def scores(
     key: str = keys.EVALUATION,
     metric: str = "cc",
     models: str | Sequence[str] | None = None,
+    features: str | Sequence[str] | None = None,
     group: str | None = None,
     palette: Palette | None = None,
     title: str | None = None,
@@ -76,10 +73,12 @@ def scores(
         ``"cc"``, ``"cc_per_slide"``, ``"l1"`` or ``"coverage"``.
     models
         Which models to show; all by default.
+    features
+        Which features to show, where the table of a benchmark holds several; all by default.
     group
         Which held-out group to show; by default their mean, each of them as a tick beside it.
     palette
-        Colours of the models: by name, a list, or the name of a colour map. By default a mean beside others is grey.
+        Colours of the models (as the legend names them): by name, a list, or the name of a colour map. By default a mean beside others is grey.
     title
         By default the group, or the number of groups, and how many spots were scored.
     figsize
@@ -116,30 +115,25 @@ def scores(
     >>> ax.get_xlabel()
     'mean absolute error'
     """
-    table = _read(data, key, table_key)
-    table = _select(table, "metric", metric)
-    if models is not None:
-        table = _select(table, "model", models)
+    table = select(read(data, key, table_key, models=models, features=features), "metric", metric)
     table, single, caption = _by_group(table, group)
-    names = sorted(table["model"].unique(), key=lambda name: BASELINES.index(name) if name in BASELINES else -1)
-    by_model = {name: table[table["model"] == name] for name in names}
+    names = run_names(table)
+    by_model = {name: table[table[RUN] == name] for name in names}
     drawn = [name for name in names if np.isfinite(by_model[name]["value"]).any()]
     types = _type_order(by_model[(drawn or names)[0]], metric)
     with styled(ax is None):
         own = figsize or (4.4 * text_scale(), (1.0 + 0.21 * (len(types) + 1)) * text_scale())
         axis = one_axes(ax, own)
-        colors = colors_of(drawn, palette)
-        if palette is None and len(names) > 1 and MEAN in drawn:
-            colors[MEAN] = MUTED
+        colors = run_colors(drawn, palette, is_only=len(names) == 1)
         for index, name in enumerate(drawn):
             color = colors[name]
             offset = 0.0 if len(drawn) == 1 else 0.44 * (index / (len(drawn) - 1) - 0.5)
             y = {cell_type: position + offset for position, cell_type in enumerate(types)}
             _draw_scores(axis, by_model[name], y, color=color, label=NAMES.get(name, name))
-            ticks = single[single["model"] == name]
+            ticks = single[single[RUN] == name]
             if len(ticks):
                 axis.plot(ticks["value"], ticks["cell_type"].map(y), "|", color=color, alpha=0.6, zorder=1)
-        if metric == "coverage" and (level := _promised(data, table_key)):
+        if metric == "coverage" and (level := promised(data, table_key)):
             axis.axvline(level, color=MUTED, linewidth=0.8, linestyle=":", label=f"promised: {level:.0%}", zorder=1)
         _label_axes(axis, types, metric, [NAMES.get(name, name) for name in names if name not in drawn])
         _name_undefined(axis, table, types)
@@ -147,36 +141,6 @@ def scores(
         legend = _legend(axis, table, has_groups=len(single) > 0)
         fit([axis], partial(_resize, axis, heading, legend), lambda: _largest(axis, len(types)))
     return finish(axis, created=ax is None, show=show)
-
-
-def _read(data: Data | pd.DataFrame, key: str, table_key: str | None) -> pd.DataFrame:
-    """The table, whose targets are called cell types."""
-    table = data.copy() if isinstance(data, pd.DataFrame) else get.scores(data, key, table_key=table_key)
-    named = [name for name in table if name not in {*COLUMNS, *COUNTS}]
-    if absent := [name for name in COLUMNS if name not in table] or ([] if named else ["cell_type"]):
-        msg = f"this is no table of scores: column {listing(absent)} not found; available: {listing(map(str, table))}. "
-        msg += "hc.tl.evaluate_abundance and hc.bench make one"
-        raise ValueError(msg)
-    target = "cell_type" if "cell_type" in named else named[0]
-    table = table.rename(columns={target: "cell_type"})
-    if (twice := table.duplicated(["model", "group", "metric", "cell_type"])).any():
-        model = table["model"][twice].iloc[0]
-        msg = f"the table has several scores of {model!r} for one cell type, group and metric: give each run a name of its own"
-        msg += ' in the column "model" before they are concatenated'
-        raise ValueError(msg)
-    return table.astype(dict.fromkeys(("model", "group", "cell_type", "metric"), str))
-
-
-def _promised(data: Data | pd.DataFrame, table_key: str | None) -> float | None:
-    """Share of values that the intervals of a prediction should hold, where that is known."""
-    if isinstance(data, pd.DataFrame):
-        return None
-    return keys.read_provenance(get_table(data, table_key), keys.PREDICTED).get("interval")
-
-
-def _select(table: pd.DataFrame, column: str, wanted: str | Sequence[str]) -> pd.DataFrame:
-    chosen = choose(wanted, table[column].unique(), column, where=" in the scores", error=ValueError)
-    return table[table[column].isin(chosen)]
 
 
 def _by_group(table: pd.DataFrame, group: str | None) -> tuple[pd.DataFrame, pd.DataFrame, str]:
@@ -188,7 +152,7 @@ def _by_group(table: pd.DataFrame, group: str | None) -> tuple[pd.DataFrame, pd.
         raise ValueError(msg)
     if group is None:
         group = ALL if has_mean else names[0]
-    drawn = _select(table, "group", group)
+    drawn = select(table, "group", group)
     single = table[table["group"] != ALL] if group == ALL and len(names) > 1 else table[:0]
     title = group if group != ALL else f"mean of {len(names)} groups" if len(single) else [*names, "one group"][0]
     return drawn, single, f"{title}, {drawn['n_spots'].max():,} spots" if "n_spots" in drawn else title
@@ -242,10 +206,8 @@ def _name_undefined(ax: Axes, table: pd.DataFrame, types: list[str]) -> None:
 def _legend(ax: Axes, table: pd.DataFrame, *, has_groups: bool) -> Legend:
     """Models, and what lines and ticks are; under the axes."""
     handles: list[Artist] = list(ax.get_legend_handles_labels()[0])
-    known = np.isfinite(table[["low", "high"]].astype(float)).all(axis=1)
-    if known.any():
-        names = table["interval"][known].unique() if "interval" in table else ["interval"]
-        handles.append(Line2D([], [], color=MUTED, linewidth=1.1, label=" or ".join(map(str, names))))
+    if name := interval_names(table):
+        handles.append(Line2D([], [], color=MUTED, linewidth=1.1, label=name))
     if has_groups:
         handles.append(Line2D([], [], color=MUTED, linestyle="none", marker="|", markersize=5, label="each group"))
     return ax.legend(handles=handles, loc="upper right", ncols=2, frameon=False, handletextpad=0.4, borderaxespad=0)

@@ -1,0 +1,1 @@
+"""Plots of how well models predict, and of what they cost."""

@@ -1,0 +1,1 @@
+"""Denser grids of spots."""
