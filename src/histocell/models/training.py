@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     type Pair = tuple[Tensor, Tensor]  # features and targets
 
 _FUSED = {"cpu", "cuda"}
-_SMALL_STEP = 100_000_000  # parameters times rows of a step
+_SMALL_STEP = 100_000_000  # parameters of a net times rows of a step
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def train_all(runs: Sequence[Run], learn: Learn, *, schedule: Schedule, desc: st
         Text of the progress bar.
     """
     device = next(runs[0].net.parameters()).device
-    n_parameters = sum(parameter.numel() for run in runs for parameter in run.net.parameters())
+    n_parameters = max(sum(parameter.numel() for parameter in run.net.parameters()) for run in runs)
     histories = [History() for _ in runs]
     n_epochs = sum(_n_epochs(run, schedule) for run in runs)
     with (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
+    from torch.autograd.function import BackwardCFunction, FunctionCtx
 
     from histocell._core.types import Floats, Ints
     from histocell.models.folds import Fold
@@ -213,13 +214,14 @@ class _Linear(torch.autograd.Function):
     """A linear layer of each net; unlike that of torch, its gradients lie in memory as the weights do, so none is copied."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
+    def backward(ctx: BackwardCFunction, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        x, weight = saved
         to_x = gradient @ weight if ctx.needs_input_grad[0] else None
         return to_x, gradient.transpose(1, 2) @ x, gradient.sum(dim=1)
 
