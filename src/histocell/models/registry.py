@@ -118,7 +118,7 @@ def load(
     >>> hc.tl.fit_abundance(sdata, model="ridge")
     >>> model = hc.models.load(sdata)
     >>> model
-    Ridge(6 targets, features: X_morphology, 40 training rows, groups by patient)
+    Ridge(6 targets, features: X_morphology as they are and standardised by section, 40 training rows, groups by patient)
     >>> model.save("abundance_model")  # doctest: +SKIP
     >>> model = hc.models.load("abundance_model")  # doctest: +SKIP
     """

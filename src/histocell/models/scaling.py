@@ -79,7 +79,7 @@ def fit_input(X: np.ndarray) -> Arrays:
     mean, scale = _mean_scale(X.astype(np.float64))
     if not scale.any():
         msg = (
-            f"all {X.shape[1]} features are constant over the {X.shape[0]} training rows, so nothing can be learnt from "
+            f"all features are constant over the {X.shape[0]} training rows, so nothing can be learnt from "
             "them; check the embedding (was every patch blank, or the same?)"
         )
         raise ValueError(msg)

@@ -50,7 +50,7 @@ def predict(
     slots: Slots = {}
     if (novelty := outputs.pop(keys.NOVELTY, None)) is not None:
         slots["obs", key + keys.NOVELTY] = pd.Series(novelty, index=table.obs_names)
-        _warn_of_new_sections(Sections(table), novelty)
+        _warn_of_new_sections(Sections(table), novelty, len(model.facts.get("groups", [])))
     if baselines:
         outputs |= {f"_{name}": each.predict(X, device=device) for name, each in model.baselines.items()}
     for ending, array in outputs.items():
@@ -87,14 +87,18 @@ def read(task: Task, table: AnnData, key: str) -> dict[str, dict[str, Values]]:
     return {name: outputs for name, outputs in predictions.items() if outputs}
 
 
-def _warn_of_new_sections(sections: Sections, novelty: Floats) -> None:
-    """Warn of sections that are less like those of the fit than these are like each other."""
+def _warn_of_new_sections(sections: Sections, novelty: Floats, n_groups: int) -> None:
+    """Warn of sections that are less like those of the fit than these are like each other.
+
+    Of few groups it is known badly how different groups are, so it takes more.
+    """
+    most = OUTSIDE * (1 + 1 / max(n_groups, 1))
     medians = {
         name: float(np.median(known))
         for name, rows in zip(sections.names, sections.rows, strict=True)
         if len(known := novelty[rows][np.isfinite(novelty[rows])])
     }
-    if far := {name: value for name, value in medians.items() if value > OUTSIDE}:
+    if far := {name: value for name, value in medians.items() if value > most}:
         those = listing(f"{name} ({value:.1f})" for name, value in sorted(far.items(), key=lambda item: -item[1]))
         warn(
             f"{len(far)} of {len(medians)} sections lie outside of what the model has seen: {those}, where 1 is the "
