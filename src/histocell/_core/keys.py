@@ -37,6 +37,7 @@ TRAIN, VAL, TEST, DROPPED = "train", "val", "test", "dropped"  # its levels
 PARTS = (TRAIN, VAL, TEST, DROPPED)
 TISSUE_FRACTION = "tissue_fraction"
 FOCUS = "focus"
+BETWEEN = "between_spots"  # rows of a denser grid that are no spots
 
 # uns
 PROVENANCE = "histocell"

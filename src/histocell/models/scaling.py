@@ -31,7 +31,7 @@ CLIP = 4.0  # standard deviations of the training rows beyond which a feature sa
 FEW_ROWS = 20
 
 
-def standardize_groups(X: ArrayLike, groups: ArrayLike) -> NDArray[np.float32]:
+def standardize_groups(X: ArrayLike, groups: ArrayLike, *, of: ArrayLike | None = None) -> NDArray[np.float32]:
     """Give each feature mean 0 and standard deviation 1 within each group.
 
     An unsupervised correction of batch effects between sections (stain, scanner): it uses the features of a group and
@@ -43,6 +43,8 @@ def standardize_groups(X: ArrayLike, groups: ArrayLike) -> NDArray[np.float32]:
         Features, shape ``(n, n_features)``. Rows that are not finite stay as they are and count for nothing.
     groups
         Group of each row.
+    of
+        Boolean, shape ``(n,)``: the rows that mean and standard deviation are of; all by default, and in a group without any.
 
     Returns
     -------
@@ -51,16 +53,17 @@ def standardize_groups(X: ArrayLike, groups: ArrayLike) -> NDArray[np.float32]:
     X, groups = np.asarray(X), np.asarray(groups)
     out = np.full(X.shape, np.nan, dtype=np.float32)
     finite = np.isfinite(X).all(axis=1)
+    counted = finite if of is None else finite & np.asarray(of, dtype=bool)
     small = []
     for name in np.unique(groups):
         rows = np.flatnonzero((groups == name) & finite)
         if len(rows) == 0:
             continue
-        if len(rows) < FEW_ROWS:
-            small.append(f"{name} ({len(rows)})")
-        part = X[rows].astype(np.float64)
-        mean, scale = _mean_scale(part)
-        out[rows] = (part - mean) * scale
+        own = rows[counted[rows]] if counted[rows].any() else rows
+        if len(own) < FEW_ROWS:
+            small.append(f"{name} ({len(own)})")
+        mean, scale = _mean_scale(X[own].astype(np.float64))
+        out[rows] = (X[rows].astype(np.float64) - mean) * scale
     if small:
         warn(f"groups of fewer than {FEW_ROWS} rows are standardised by themselves, which is noisy: {listing(small)}")
     return out

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from histocell.tables.regions import Region
 
 DENSE_TABLE = "dense_table"
-BETWEEN = "between_spots"
 
 
 def dense_spots(
@@ -166,7 +165,7 @@ def _table(sections: Sections, parts: list[Part]) -> AnnData:
     names = table.obs_names.to_numpy(dtype=object)[rows]
     names[is_new] = [f"between{number}" for number in range(is_new.sum())]
     obs.index = pd.Index(names.astype(str))
-    obs[BETWEEN] = is_new
+    obs[keys.BETWEEN] = is_new
     out = AnnData(obs=obs)
     out.obsm[keys.SPATIAL] = np.concatenate([part.extend(part.region.centers) for part in parts])
     if "spatial" in table.uns:
@@ -178,7 +177,7 @@ def _table(sections: Sections, parts: list[Part]) -> AnnData:
 def _constant_columns(table: AnnData, parts: list[Part]) -> list[str]:
     """Columns that say the same of all rows of a region, and so of what lies between them."""
     attrs = table.uns.get("spatialdata_attrs", {})
-    own = {attrs.get("region_key"), attrs.get("instance_key"), keys.INSIDE, BETWEEN}
+    own = {attrs.get("region_key"), attrs.get("instance_key"), keys.INSIDE, keys.BETWEEN}
     frames = [table.obs.iloc[part.region.rows] for part in parts]
     return [
         str(name)

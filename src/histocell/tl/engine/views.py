@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from histocell._core import keys
 from histocell._core.errors import missing_key, warn
 from histocell._core.settings import logger
 from histocell.models.scaling import FEW_ROWS, standardize_groups
@@ -91,5 +92,7 @@ class Views:
         else:
             hint = "The model was fitted on features standardised within its levels."
             raise missing_key("obs", self.column, table.obs.columns, hint)
-        standardized = standardize_groups(X, labels)
+        # A denser grid is seen by the means of its spots, so that predictions at the spots stay as they are.
+        spots = ~table.obs[keys.BETWEEN].to_numpy(dtype=bool) if keys.BETWEEN in table.obs else None
+        standardized = standardize_groups(X, labels, of=spots)
         return np.hstack([X, standardized]) if self.beside_raw else standardized
