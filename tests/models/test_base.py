@@ -122,7 +122,7 @@ class TestContract:
         again = registry.load(tmp_path)
         assert again.config == model.config
         found, expected = (each.outputs(cohort.X, places=cohort.places) for each in (again, model))
-        assert found.keys() == expected.keys() == {"", "_lower", "_upper"}
+        assert found.keys() == expected.keys() == {"", "_lower", "_upper", "_novelty"}
         for ending, values in expected.items():
             np.testing.assert_array_equal(found[ending], values)
 
