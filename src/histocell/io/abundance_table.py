@@ -138,7 +138,7 @@ def _quantile(adata: AnnData, slot: str) -> pd.DataFrame | None:
     except KeyError:
         start = slot.replace("_", "", 1) + "_"
         columns = [column for column in adata.obs if str(column).startswith(start)]
-        return _without_prefix(pd.DataFrame(adata.obs[columns]))[0] if columns else None
+        return _without_prefix(adata.obs[columns])[0] if columns else None  # type: ignore[arg-type]
 
 
 def _from_anndata(adata: AnnData, key: str | None) -> tuple[pd.DataFrame, str | None]:

@@ -5,7 +5,7 @@ import pytest
 
 from histocell import metrics
 from histocell.models import Mean, Ridge
-from histocell.models.folds import FitRows
+from histocell.models.folds import FitRows, Fold
 from histocell.models.regressors import ridge
 from histocell.models.regressors.ridge import Path, _decompose, _row_errors, _solve
 
@@ -30,6 +30,26 @@ def test_closed_form(shape):
         np.testing.assert_allclose(intercept[j], offset[j], atol=1e-10)
         np.testing.assert_allclose(path.at(alpha), X[:4] @ expected + offset, atol=1e-9)
         np.testing.assert_allclose(path.at(alphas)[:, j], path.at(alpha)[:, j], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "n_features", [1, 2, 9, 90]
+)  # 90 is more than the rows of some folds, less than those of others
+def test_folds_are_each_fitted_on_their_own_rows(n_features):
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(120, n_features)) + 3, rng.normal(size=(120, 2)) - 50
+    if n_features > 2:
+        X[:, 1], X[:, 2] = X[:, 0], 0  # singular
+    held = [np.arange(20), np.arange(20, 30), np.arange(30, 90)]
+    train = np.arange(110)
+    folds = [Fold(np.setdiff1d(train, rows), rows) for rows in held] + [Fold(train, np.arange(110, 120))]
+    alphas = np.array([1e-4, 2.0])
+    for path, (fit, new) in zip(Path.of_folds(X, Y, folds), folds, strict=True):
+        for j, alpha in enumerate(alphas):
+            B, intercept = naive_ridge(X[fit], Y[fit], alpha)
+            expected = X[new] @ B + intercept
+            np.testing.assert_allclose(path.at(alpha), expected, atol=1e-7)
+            np.testing.assert_allclose(path.at(alphas)[:, j], expected[:, j], atol=1e-7)
 
 
 def test_cross_validation_is_over_groups(cohort):

@@ -6,20 +6,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
+from scipy.linalg import lapack
 
 from histocell import metrics
 from histocell.models import scaling
+from histocell.models.folds import Fold
 from histocell.models.regressors.base import Regressor, RegressorConfig
 from histocell.models.settings import limited
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from histocell._core.types import Floats, Ints
     from histocell.models.base import Model
-    from histocell.models.folds import FitRows, Fold
+    from histocell.models.folds import FitRows
 
 
 _ENTRIES = 25_000  # predictions that are scored at once
 _LEAST_FREE = 1e-6  # share of a row below which what it leaves to the others is rounding
+_BLOCK = 64  # columns that LAPACK works on at once
 
 
 class Mean(Regressor):
@@ -96,8 +101,8 @@ class RidgeConfig(RegressorConfig):
 class Ridge(Regressor):
     r"""Ridge regression in closed form, its penalty chosen on rows and on whole groups that were left out.
 
-    Minimises :math:`\|Y - XB\|^2 / n + \alpha \|B\|^2` on centred data by one eigendecomposition per fold, which serves
-    all penalties and all targets; in float64, so that predictions repeat bit by bit. Of several views of the features
+    Minimises :math:`\|Y - XB\|^2 / n + \alpha \|B\|^2` on centred data by one decomposition per fold, which serves all
+    penalties and all targets; in float64, so that predictions repeat bit by bit. Of several views of the features
     (`n_views`) each has a fit and a penalty of its own, and the prediction is their mean.
 
     References
@@ -141,7 +146,7 @@ class Ridge(Regressor):
     def _fit_view(self, X: Floats, Y: Floats, rows: FitRows, alphas: Floats) -> tuple[Floats, ...]:
         """Held-out predictions, coefficients, intercept, penalties and the scores of all penalties."""
         folds = _folds(rows, max_folds=self.config.max_folds)
-        paths = [Path.of(X[fold.fit], Y[fold.fit], X[fold.held]) for fold in folds]
+        paths = Path.of_folds(X, Y, folds)
         X, known = X[rows.train], Y[rows.train]
         parts, variance = _decompose(X, known), known.var(axis=0)
         scores = [
@@ -193,34 +198,97 @@ class Ridge(Regressor):
 
 
 class Path(NamedTuple):
-    """Predictions for new rows at any penalty, from one eigendecomposition.
+    """Predictions for new rows at any penalty, from one tridiagonal form of the covariance of the features.
+
+    That takes a third of the time of an eigendecomposition, and solves for a penalty in no time, too.
 
     Attributes
     ----------
     scores
-        New rows in the basis of the eigenvectors, ``(n_new, rank)``.
+        New rows in the basis of the form, ``(n_new, rank)``.
     projected
-        Covariance of the eigenvectors with the targets, ``(rank, n_targets)``.
-    values
-        Eigenvalues, ``(rank,)``.
+        Covariance of the basis with the targets, ``(rank, n_targets)``.
+    diagonal, beside
+        The form: its diagonal, ``(rank,)``, and what is beside it, ``(rank - 1,)``.
+    least
+        Smallest penalty that rounding leaves a meaning.
     offset
         Means of the targets.
     """
 
     scores: Floats
     projected: Floats
-    values: Floats
+    diagonal: Floats
+    beside: Floats
+    least: float
     offset: Floats
 
     @classmethod
     def of(cls, X: Floats, Y: Floats, X_new: Floats) -> Self:
         """Fit on `X` and `Y`, predict `X_new`."""
-        x_mean, y_mean, vectors, projected, values = _decompose(X, Y)
-        return cls((X_new - x_mean) @ vectors, projected, values, y_mean)
+        rows = np.arange(len(X) + len(X_new))
+        fold = Fold(rows[: len(X)], rows[len(X) :])
+        (path,) = cls.of_folds(np.vstack([X, X_new]), np.vstack([Y, np.zeros((len(X_new), Y.shape[1]))]), [fold])
+        return path
+
+    @classmethod
+    def of_folds(cls, X: Floats, Y: Floats, folds: Sequence[Fold]) -> list[Self]:
+        """Fit on the rows to fit of each fold, predict those held out.
+
+        Sums of products over all rows are taken once; for a fold, those over the rows that it leaves out are taken off.
+        """
+        every = np.unique(np.concatenate([fold.fit for fold in folds]))
+        x_mean, y_mean = X[every].mean(axis=0), Y[every].mean(axis=0)
+        X, Y = X - x_mean, Y - y_mean
+        total: list[Floats] | None = None
+        paths = []
+        for fold in folds:
+            if X.shape[1] > len(fold.fit):  # the smaller side of `X`
+                x, y = X[fold.fit], Y[fold.fit]
+                center, mean = x.mean(axis=0), y.mean(axis=0)
+                x = x - center
+                path = cls._of(x @ x.T / len(x), (y - mean) / len(x), (X[fold.held] - center) @ x.T, mean + y_mean)
+            else:
+                total = _sums(X[every], Y[every]) if total is None else total
+                out = np.setdiff1d(every, fold.fit, assume_unique=True)
+                left = zip(total, _sums(X[out], Y[out]), strict=True)
+                center, mean, xx, xy = (each / len(fold.fit) for each in (a - b for a, b in left))
+                held = X[fold.held] - center
+                path = cls._of(xx - np.outer(center, center), xy - np.outer(center, mean), held, mean + y_mean)
+            paths.append(path)
+        return paths
+
+    @classmethod
+    def _of(cls, matrix: Floats, right: Floats, new: Floats, offset: Floats) -> Self:
+        """Predictions ``new @ solve(matrix + alpha, right) + offset``."""
+        if (missing := 3 - len(matrix)) > 0:  # LAPACK wants something to reflect
+            matrix = np.pad(matrix, (0, missing))
+            right, new = np.pad(right, ((0, missing), (0, 0))), np.pad(new, ((0, 0), (0, missing)))
+        least = float(np.trace(matrix)) * len(matrix) * np.finfo(float).eps
+        size = len(matrix) * _BLOCK
+        reflected, diagonal, beside, scales, _ = lapack.dsytrd(matrix, lower=1, lwork=size)
+
+        def rotate(columns: Floats) -> Floats:
+            out = np.array(columns, order="F")
+            size = max(columns.shape) * _BLOCK
+            out[1:] = lapack.dormqr("L", "T", reflected[1:, :-1], scales, out[1:], lwork=size)[0]
+            return out
+
+        return cls(rotate(new.T).T, rotate(right), diagonal, beside, least, offset)
 
     def at(self, alpha: float | Floats) -> Floats:
         """Predictions ``(n_new, n_targets)`` with one penalty, or one for each target."""
-        return self.scores @ (self.projected / np.add.outer(self.values, np.atleast_1d(alpha))) + self.offset
+        alphas = np.broadcast_to(np.maximum(alpha, self.least), self.projected.shape[1:])
+        solved = np.empty_like(self.projected)
+        for each in np.unique(alphas):
+            columns = alphas == each
+            solved[:, columns] = lapack.dptsv(self.diagonal + each, self.beside, self.projected[:, columns])[2]
+        return self.scores @ solved + self.offset
+
+
+def _sums(X: Floats, Y: Floats) -> list[Floats]:
+    """Sums over rows: of features, of targets, and of their products."""
+    return [X.sum(axis=0), Y.sum(axis=0), X.T @ X, X.T @ Y]
 
 
 def _folds(rows: FitRows, *, max_folds: int) -> list[Fold]:
