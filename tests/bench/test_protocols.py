@@ -91,7 +91,7 @@ def test_errors(table):
 
 
 def test_agreement_is_that_of_the_public_functions(table):
-    scores = hc.bench.leave_one_group_out(table, models=["ridge"], standardize_by=None, n_bootstrap=0)
+    scores = hc.bench.leave_one_group_out(table, standardize_by=None, models=["ridge"], n_bootstrap=0)
     X, Y, patient = table.obsm["X_toy"], table.obsm["cell_abundance"], table.obs["patient"].to_numpy()
     table.obsm["predicted"] = Y.copy()
     for name in "ABC":
@@ -140,7 +140,7 @@ def test_agreement_where_it_cannot_be(table):
 
 def test_costs(table):
     scores = hc.bench.leave_one_group_out(
-        table, models=["ridge", "mlp"], standardize_by=None, config=TINY, n_bootstrap=0
+        table, models=["ridge", "mlp"], config=TINY, standardize_by=None, n_bootstrap=0
     )
     costs = scores[scores["metric"].isin(["seconds", "peak_memory_mb", "n_parameters"])]
     assert set(costs["cell_type"]) == {"mean"}
@@ -185,7 +185,7 @@ def test_workers_repeat_their_warnings(table):
 
 
 def test_folds_of_an_mlp_are_those_of_single_fits(table):
-    scores = hc.bench.leave_one_group_out(table, models=["mlp"], standardize_by=None, config=TINY, n_bootstrap=0, rng=3)
+    scores = hc.bench.leave_one_group_out(table, models=["mlp"], config=TINY, standardize_by=None, n_bootstrap=0, rng=3)
     X, Y, patient = table.obsm["X_toy"], table.obsm["cell_abundance"].to_numpy(), table.obs["patient"].to_numpy()
     for index, name in enumerate("ABC"):
         held = patient == name

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 
 
 FINGERPRINT, BASELINE = "rows.", "baseline_{}."  # beginnings of names of arrays
-_NOT_LEARNT = ("input_", "target_", "interval_", "novelty_", "alpha")  # and of weights that scale, bound or were chosen
+_NOT_LEARNT = (
+    "input_",
+    "target_",
+    "interval_",
+    "alpha",
+    "novelty_",
+    "ridge.share",
+)  # and of weights that scale, bound or were chosen
 
 
 class Model(ABC):
