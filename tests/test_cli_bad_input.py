@@ -48,7 +48,7 @@ NETWORK = f"{EMBED} --encoder timm/test_vit --weights random"
     [
         ("demo --section Z9 --train C2", "there is no section Z9; her2st has A1, "),
         ("demo --section C2 --train Z9", "there is no section Z9"),
-        ("demo --model nope", "unknown model 'nope'; there are: mean, mlp, ridge"),
+        ("demo --model nope", "unknown model 'nope'; there are: hist2cell, mean, mlp, ridge, spatial_mlp"),
         ("demo --out file", "--out file: file is a file, not a folder"),
         ("demo --out file/x", "is a file, not a folder"),
         (f"{EMBED} --device foo", "device 'foo' is not known; use cpu, cuda"),
@@ -153,7 +153,7 @@ _STAGES = {
             "embed a.tif --out out --encoder timm/vit_base_patch16_224 --weights random --size-um 20 --min-tissue 0"
         ),
     ),
-    "fitting": ("histocell.models.training", "_one_epoch", ["demo", "--out", "out"]),
+    "fitting": ("histocell.models.training", "_epoch", ["demo", "--out", "out"]),
 }
 
 

@@ -257,7 +257,7 @@ def write_mlp(path: Path) -> None:
 
 def read_model(path: Path) -> None:
     model = hc.models.load(path)
-    model.outputs(np.random.default_rng(0).normal(size=(5, model.features[0]["dim"])))
+    model.outputs(np.random.default_rng(0).normal(size=(5, model.features[0]["dim"] * model.config.n_views)))
 
 
 def write_weights(path: Path) -> None:

@@ -457,7 +457,9 @@ class TestNamedFeatures:
         settings = {"models": ["ridge"], "n_bootstrap": 0, "rng": 0}
         expected = hc.bench.cross_dataset(train, test, **settings)
         test.obsm["X_toy"] = test.obsm["X_toy"].iloc[:, ::-1]
-        pd.testing.assert_frame_equal(hc.bench.cross_dataset(train, test, **settings), expected)
+        scores = hc.bench.cross_dataset(train, test, **settings)
+        same = ~scores["metric"].isin(["seconds", "peak_memory_mb"])
+        pd.testing.assert_frame_equal(scores[same], expected[same])
 
 
 def test_calls_without_a_seed_agree(table):

@@ -43,7 +43,7 @@ def run_demo(section: str | None, training: list[str], *, model: str, rng: int, 
     hc.pp.patches(sdata, size_um=112)
     hc.pp.embed_image(sdata, "morphology")
     hc.pp.split(sdata, by="section", test=[section])
-    hc.tl.fit_abundance(sdata, "X_morphology", model=model, standardize_by="section", rng=rng)
+    hc.tl.fit_abundance(sdata, "X_morphology", model=model, rng=rng)
     hc.tl.predict_abundance(sdata)
     hc.tl.evaluate_abundance(sdata, rng=rng)
     scores = hc.get.scores(sdata)

@@ -212,7 +212,7 @@ class TestEvaluation:
                 scores = hc.tl.evaluate_abundance(test, n_bootstrap=0, inplace=False)
             assert set(scores["n_overlapping"]) == {expected}
         with pytest.warns(UserWarning, match=f"{expected} of the 16 scored rows"):
-            hc.bench.cross_dataset(train, test, models=["ridge"], n_bootstrap=0, rng=0)
+            hc.bench.cross_dataset(train, test, models=["ridge"], standardize_by=None, n_bootstrap=0, rng=0)
 
     @pytest.mark.parametrize("change", ["slide", "name", "resolution", "places"])
     def test_rows_of_another_slide(self, table_of_blocks, change):

@@ -59,8 +59,10 @@ def expected(table, distance_um):
     return train & ~near(table, train, test, distance_um) & ~near(table, train, val, distance_um), val
 
 
-def fit(table, model="spatial_mlp", **config):
-    return hc.tl.fit_abundance(table, model=model, config=TINY[model] | config, rng=0, inplace=False)
+def fit(table, model="spatial_mlp", *, inplace=False, **config):
+    """Fitted on features as they are: standardised ones know the mean of their whole section."""
+    settings = {"config": TINY[model] | config, "standardize_by": None, "rng": 0}
+    return hc.tl.fit_abundance(table, model=model, **settings, inplace=inplace)
 
 
 def rows_of(table, model) -> np.ndarray:
@@ -155,7 +157,7 @@ class TestPredict:
         """Also in an object of their own and with a model from a folder."""
         table.obs["split"] = np.where(table.obs["split"] == "test", "test", "train")
         train, test = (table[table.obs["split"] == part].copy() for part in ("train", "test"))
-        hc.tl.fit_abundance(train, model="spatial_mlp", config=TINY["spatial_mlp"], rng=0)
+        fit(train, inplace=True)
         hc.models.load(train).save(tmp_path / "m")
         hc.tl.predict_abundance(test, model=tmp_path / "m")
         with pytest.warns(UserWarning, match="16 of the 16 scored rows have a field of view that overlaps"):
