@@ -52,6 +52,7 @@ def synthetic(arguments: argparse.Namespace) -> None:
                 adata,
                 FEATURES,
                 models={name: model},
+                standardize_by=None,  # as published
                 n_workers=arguments.workers,
                 device=arguments.device,
                 cache=arguments.cache,
@@ -114,7 +115,6 @@ def sections(arguments: argparse.Namespace) -> None:
                     "X_morphology",
                     models=models,
                     group_key=group_key,
-                    standardize_by="section",
                     device=arguments.device,
                     cache=arguments.cache,
                 )

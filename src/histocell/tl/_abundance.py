@@ -9,7 +9,7 @@ from histocell._core import keys
 from histocell._core.arguments import check_switch
 from histocell.models.base import Model
 from histocell.models.registry import load, make_model
-from histocell.tables.access import get_table
+from histocell.tables.access import get_table, split_parts
 from histocell.tables.sections import Sections
 from histocell.tables.units import recorded_unit, unit_of, warn_of_other_unit
 from histocell.tl.engine import evaluate as _evaluate
@@ -87,10 +87,10 @@ def fit_abundance(
     standardize_by
         ``"auto"``: the features twice, as they are and standardised within each section, side by side, where it is known
         which section a row lies on and sections have 20 rows. A column of ``obs``, for example ``"section"``: features
-        standardised within each of its levels alone. `None`: features as they are. Standardising uses the features of all
-        rows of a level, and nothing else, here and when predicting. It corrects for stain and scanner, and takes
-        differences between the means of levels away: predictions from such features alone compare places within a
-        section, not sections.
+        standardised within each of its levels alone. `None`: features as they are. Standardising uses the features of the
+        rows of a level and nothing else: here without test rows, when predicting of all of them. It corrects for stain and
+        scanner, and takes differences between the means of levels away: predictions from such features alone compare
+        places within a section, not sections.
     target_transform
         ``"none"``, ``"log1p"``, ``"sqrt"``, ``"standard"`` or ``"root"``, inverted at prediction; by default what the
         model or its preset says, see `histocell.models.Ridge`.
@@ -139,7 +139,9 @@ def fit_abundance(
     dict_keys(['config', 'weights', 'history'])
     """
     sections = Sections(data, table_key=table_key, group_key=group_key, library_key=library_key)
-    dataset = _fit.Dataset.read(ABUNDANCE, sections.table, features, target, standardize_by)
+    parts = split_parts(sections.table, split_key)
+    unseen = None if parts is None else parts == keys.TEST
+    dataset = _fit.Dataset.read(ABUNDANCE, sections.table, features, target, standardize_by, unseen=unseen)
     keys.safe_names(dataset.truth.renamed.values())  # warns of names that had to change
     given = {"preset": preset, "target_transform": target_transform}
     settings = dict(config or {}) | {name: value for name, value in given.items() if value is not None}

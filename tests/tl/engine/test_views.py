@@ -168,3 +168,15 @@ def test_protocols_take_the_same_default(table):
     query = "cell_type == 'mean' and metric == 'cc'"
     expected = scores.query(f"group == 'P2' and {query}")["value"].item()
     assert crossed.query(query)["value"].item() == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("ignore:the training rows are one group", "ignore:.*left out of the fit")
+def test_features_of_test_rows_of_the_same_section_change_nothing(table):
+    """Nothing is scaled by test rows, also where a section holds training rows, too."""
+    xy = np.asarray(table.obsm["spatial"])
+    table.obs["split"] = np.where(xy[:, 0] > np.quantile(xy[:, 0], 0.7), "test", "train")
+    before = hc.tl.fit_abundance(table, model="ridge", inplace=False)["weights"]
+    table.obsm["X_toy"][table.obs["split"] == "test"] += 5
+    after = hc.tl.fit_abundance(table, model="ridge", inplace=False)["weights"]
+    for name in before.keys() - {"rows.train", "rows.validation"}:
+        np.testing.assert_array_equal(before[name], after[name])

@@ -73,14 +73,16 @@ class Dataset:
         target: str,
         standardize_by: str | None,
         like: Dataset | None = None,
+        *,
+        unseen: Bools | None = None,
     ) -> Dataset:
-        """The features and the truth of a task; the features as in another dataset, `like`."""
+        """The features and the truth of a task; the features as in another dataset, `like`, and not scaled by `unseen` rows."""
         if like is None:
             described = _features.describe(table, _features.embedding_keys(table, features))
             views = Views.choose(standardize_by, table)
         else:
             described, views = like.features, like.views
-        X = views.apply(_features.feature_matrix(table, described), table)
+        X = views.apply(_features.feature_matrix(table, described), table, unseen=unseen)
         return cls(table, described, X, task.target(table, target), target, views)
 
     @property

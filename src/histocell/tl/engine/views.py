@@ -17,6 +17,7 @@ from histocell.tables.sections import ALL, Sections
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from histocell._core.types import Bools
     from histocell.models.base import Model
     from histocell.models.files import JSON
 
@@ -73,8 +74,10 @@ class Views:
             return type(model)(**asdict(model.config) | {"n_views": 2})
         return model
 
-    def apply(self, X: np.ndarray, table: AnnData) -> np.ndarray:
+    def apply(self, X: np.ndarray, table: AnnData, *, unseen: Bools | None = None) -> np.ndarray:
         """The features that a model sees, from those of all rows of a table.
+
+        Means and standard deviations of a section are not of its `unseen` rows, unless it has no others.
 
         Raises
         ------
@@ -92,7 +95,8 @@ class Views:
         else:
             hint = "The model was fitted on features standardised within its levels."
             raise missing_key("obs", self.column, table.obs.columns, hint)
-        # A denser grid is seen by the means of its spots, so that predictions at the spots stay as they are.
-        spots = ~table.obs[keys.BETWEEN].to_numpy(dtype=bool) if keys.BETWEEN in table.obs else None
-        standardized = standardize_groups(X, labels, of=spots)
+        counted = np.ones(len(X), dtype=bool) if unseen is None else ~unseen
+        if keys.BETWEEN in table.obs:  # a denser grid goes by its spots, so that predictions there stay as they are
+            counted &= ~np.asarray(table.obs[keys.BETWEEN], dtype=bool)
+        standardized = standardize_groups(X, labels, of=counted)
         return np.hstack([X, standardized]) if self.beside_raw else standardized
