@@ -1,6 +1,9 @@
 from histocell.tl._abundance import evaluate_abundance as evaluate_abundance
 from histocell.tl._abundance import fit_abundance as fit_abundance
 from histocell.tl._abundance import predict_abundance as predict_abundance
+from histocell.tl._alignment.alignment import align as align
+from histocell.tl._alignment.alignment import fit_alignment as fit_alignment
+from histocell.tl._alignment.evaluation import evaluate_alignment as evaluate_alignment
 from histocell.tl._colocalization.colocalization import colocalization as colocalization
 from histocell.tl._colocalization.difference import colocalization_difference as colocalization_difference
 from histocell.tl._colocalization.evaluation import evaluate_colocalization as evaluate_colocalization
