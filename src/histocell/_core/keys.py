@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SPATIAL = "spatial"  # (n, 2) float64: x, y in full-resolution pixels
 PATCHES = "patches"  # (n, 4) int32: y0, x0, y1, x1 in full-resolution pixels
 ABUNDANCE = "cell_abundance"  # DataFrame, one column per cell type
+ALIGNED = "X_aligned"  # with _image and _genes: both views of a cell in one space
 PREDICTED = "predicted_abundance"  # DataFrame; with _lower and _upper the interval
 
 LOWER, UPPER = "_lower", "_upper"  # endings of the slots of an interval
@@ -37,12 +38,17 @@ TRAIN, VAL, TEST, DROPPED = "train", "val", "test", "dropped"  # its levels
 PARTS = (TRAIN, VAL, TEST, DROPPED)
 TISSUE_FRACTION = "tissue_fraction"
 FOCUS = "focus"
+NICHE = "niche"
 BETWEEN = "between_spots"  # rows of a denser grid that are no spots
 
 # uns
 PROVENANCE = "histocell"
 MODEL = "abundance_model"
 EVALUATION = "abundance_evaluation"
+
+ALIGNMENT_MODEL = "alignment_model"
+ALIGNMENT_EVALUATION = "alignment_evaluation"
+NICHES = "niches"
 
 # models that stand beside every other one, the simplest first
 BASELINES = ("mean", "ridge")

@@ -8,3 +8,4 @@ from histocell.tl._colocalization.colocalization import colocalization as coloca
 from histocell.tl._colocalization.difference import colocalization_difference as colocalization_difference
 from histocell.tl._colocalization.evaluation import evaluate_colocalization as evaluate_colocalization
 from histocell.tl._colocalization.result import ColocalizationResult as ColocalizationResult
+from histocell.tl._niches.niches import niches as niches

@@ -56,7 +56,7 @@ class ContrastiveConfig(training.Schedule, AlignmentConfig):
     batch_size: int = limited(1024, least=2)
     max_epochs: int = limited(20, least=1)
     hidden: int = limited(512, least=1)
-    dropout: float = limited(0.0, least=0, below=1)
+    dropout: float = limited(0.5, least=0, below=1)
     temperature: float = limited(0.07, least=0.01)
     learn_temperature: bool = True
     alike: float | None = limited(None, above=0, most=1)
@@ -84,7 +84,8 @@ class Contrastive(AlignmentModel):
     >>> rng = np.random.default_rng(0)
     >>> state = rng.normal(size=(200, 3))
     >>> image, genes = state @ rng.normal(size=(3, 8)), state @ rng.normal(size=(3, 6))
-    >>> model = hc.models.Contrastive(dim=16, max_epochs=3).fit(image, genes, validation=np.arange(200) < 40)
+    >>> model = hc.models.Contrastive(dim=16, max_epochs=3, batch_size=80)
+    >>> model = model.fit(image, genes, validation=np.arange(200) < 40)
     >>> model.project("image", image).shape
     (200, 16)
     """
