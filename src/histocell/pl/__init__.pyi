@@ -1,8 +1,11 @@
+from histocell.pl._alignment.embedding import alignment_embedding as alignment_embedding
+from histocell.pl._alignment.recall import alignment_recall as alignment_recall
 from histocell.pl._colocalization.map import colocalization as colocalization
 from histocell.pl._colocalization.network import colocalization_network as colocalization_network
 from histocell.pl._colocalization.pair import colocalization_pair as colocalization_pair
 from histocell.pl._history import history as history
 from histocell.pl._maps import abundance as abundance
+from histocell.pl._niches.niches import niches as niches
 from histocell.pl._patches import patches as patches
 from histocell.pl._scores.calibration import calibration as calibration
 from histocell.pl._scores.costs import costs as costs

@@ -68,13 +68,13 @@ def test_enrichment_counts_and_p():
 
 
 def test_coherence_beside_a_loop():
-    data = cells(300, sections=2)
+    data = cells(150, sections=2)
     with pytest.warns(UserWarning, match="no section is large enough to shift"):
         hc.tl.niches(data, "X_genes", cell_type_key="cell_type", **QUICK)
     xy, labels, section = data.obsm["spatial"], data.obs["niche"].to_numpy(), data.obs["section"].to_numpy()
     found = []
-    for i in range(300):
-        others = np.flatnonzero((section == section[i]) & (np.arange(300) != i))
+    for i in range(150):
+        others = np.flatnonzero((section == section[i]) & (np.arange(150) != i))
         near = others[np.argsort(np.linalg.norm(xy[others] - xy[i], axis=1))[:6]]
         found.append((labels[near] == labels[i]).mean())
     by_niche = pd.Series(found).groupby(labels).mean()
