@@ -13,7 +13,9 @@ SMALL = {
     "spatial_mlp": {"width": 8, "hidden": (8,), "max_epochs": 3, "n_members": 2},
     "hist2cell": {"width": 16, "max_epochs": 2, "n_members": 2},
 }
-MODELS = [(model_class(name), SMALL.get(name, {})) for name in registry.MODELS]
+MODELS = [
+    (model_class(name), SMALL.get(name, {})) for name in registry.MODELS if "abundance" in model_class(name).tasks
+]
 
 
 @pytest.mark.parametrize(("cls", "config"), MODELS)

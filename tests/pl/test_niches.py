@@ -60,7 +60,7 @@ def test_many_cells_are_drawn_as_the_most_frequent_niche():
     pixels, _ = _points._mode_image(xy, codes, 10.0)
     assert (pixels[:, :5] == 0).all()
     assert (pixels[:, 6:] == 2).all()
-    data = cells(7000)
+    data = cells(30_000)
     ax = hc.pl.niches(data, enrichment=False, figsize=(1, 1), show=False)
     assert len(ax.images) == 1
     assert set(np.unique(ax.images[0].get_array().compressed())) == {0, 1, 2}

@@ -122,6 +122,7 @@ def _draw(ax: Axes, table: pd.DataFrame) -> None:
             if np.isfinite(rows["low"]).all():
                 ax.fill_between(rows["k"], rows["low"], rows["high"], color=color, alpha=0.15, linewidth=0)
     ax.set(xscale="log", xlabel="cells looked at", ylim=(0, None))
+    ax.set_ylim(top=min(1.0, ax.get_ylim()[1]))
     ks = sorted(set(table["k"]))
     ax.set_xticks(ks, [str(k) for k in ks])
     ax.minorticks_off()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from histocell.tables.access import Data
 
 MAX_SECTIONS = 6
-_LARGEST = 70.0  # area of the dot of all cells of a niche
+_SMALLEST, _LARGEST = 14.0, 70.0  # area of a dot of no cell, and what all cells of a niche add
 _OWN_COLORS = 7
 
 
@@ -175,7 +175,7 @@ def _draw_dots(ax: Axes, table: pd.DataFrame, colors: dict[str, ColorType], max_
     rare = (table["q"] < max_q).to_numpy()
     edges = np.where(rare, "black", "none")
     dots = ax.scatter(
-        x, y, s=4 + _LARGEST * share, c=value, cmap="RdBu_r", norm=TwoSlopeNorm(0, -limit, limit), edgecolors=edges,
+        x, y, s=_SMALLEST + _LARGEST * share, c=value, cmap="RdBu_r", norm=TwoSlopeNorm(0, -limit, limit), edgecolors=edges,
         linewidths=0.8,
     )
     ax.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
@@ -187,7 +187,7 @@ def _draw_dots(ax: Axes, table: pd.DataFrame, colors: dict[str, ColorType], max_
     ax.tick_params(length=0)
     add_colorbar(ax, dots, "log2 (observed / expected)")
     handles = [
-        Line2D([], [], linestyle="", marker="o", color="0.6", markersize=np.sqrt(4 + _LARGEST * part), label=f"{part:.0%}")
+        Line2D([], [], linestyle="", marker="o", color="0.6", markersize=np.sqrt(_SMALLEST + _LARGEST * part), label=f"{part:.0%}")
         for part in (0.1, 0.5, 1.0)
     ]
     ring = Line2D([], [], linestyle="", marker="o", mfc="none", mec="black", markersize=5, label=f"q < {max_q:g}")
