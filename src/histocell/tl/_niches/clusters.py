@@ -104,7 +104,9 @@ class Clustering:
 
         import_optional("igraph", "niches")
         holder = AnnData(obsm={"X": sample})
-        sc.pp.neighbors(holder, n_neighbors=min(self.n_neighbors, len(sample) - 1), use_rep="X", random_state=seed)
+        n_neighbors = min(self.n_neighbors, len(sample) - 1)
+        # exact: the sample is small enough, and an approximation would be another one on each machine
+        sc.pp.neighbors(holder, n_neighbors, use_rep="X", transformer="sklearn", random_state=seed)
         return holder.obsp["connectivities"]
 
     def _leiden(self, graph: csr_matrix, seed: int) -> Ints:
