@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 METHODS = ("leiden", "kmeans")
 _VOTERS = 15  # rows of the sample that say in which cluster another row is
 _CHUNK = 20_000
+_LEAST_ROWS = 500
 _SILHOUETTE_ROWS = 5000
 _STARTS = 10  # of k-means
 
@@ -80,10 +81,16 @@ class Clustering:
     n_seeds: int
     max_cells: int
 
-    def run(self, values: NDArray[np.float32], rng: np.random.Generator) -> Clusters:
-        """Cluster the rows of `values`, all of them finite."""
-        n = len(values)
-        chosen = np.arange(n) if n <= self.max_cells else np.sort(rng.choice(n, self.max_cells, replace=False))
+    def run(self, values: NDArray[np.float32], rng: np.random.Generator, *, shared: float = 1.0) -> Clusters:
+        """Cluster the rows of `values`, all of them finite.
+
+        `shared` is the number of cells that a row is the mean of. A graph of rows that share their cells would link those that
+        lie side by side, not those that are alike, so Leiden gets one of `shared` rows.
+        """
+        n, most = len(values), self.max_cells
+        if self.method == "leiden" and shared > 1:
+            most = min(most, max(_LEAST_ROWS, round(n / shared)))
+        chosen = np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
         sample = values[chosen]
         seeds = [draw_seed(rng) for _ in range(self.n_seeds)]
         graph = self._graph(sample, draw_seed(rng)) if self.method == "leiden" else None

@@ -15,7 +15,7 @@ from histocell.kernels.discs import disc_means
 from histocell.tables.access import get_obsm
 from histocell.tables.sections import Sections
 from histocell.tl._niches.clusters import METHODS, Clustering, reduce
-from histocell.tl._niches.tissue import coherence, enrichment
+from histocell.tl._niches.tissue import coherence, enrichment, typical_count
 from histocell.tl.engine.features import dense
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def niches(
 
     With ``smooth_um=0`` a niche is a state of cells; with more, the embedding of a cell becomes the mean over the cells
     within that radius in its section, and a niche is a kind of surroundings. Of more than `max_cells` rows a random
-    sample is clustered, and each other row goes with most of its 15 nearest rows of the sample.
+    sample is clustered, and each other row goes with most of its 15 nearest rows of the sample. So it is with Leiden and
+    ``smooth_um``: the sample is one row for each disc, since a graph of rows that share cells links what lies side by side.
 
     Parameters
     ----------
@@ -156,10 +157,12 @@ def niches(
     xy = sections.coordinates_um()
     where = [np.flatnonzero(sections.labels[rows] == name) for name in sections.names]
     where = [each for each in where if len(each)]
+    shared = 1.0
     if check_amount(smooth_um, "smooth_um") > 0:
         values = _smooth(values, xy[rows], where, float(smooth_um))
+        shared = typical_count(xy[rows], where, float(smooth_um), generator)
     values = reduce(values, n_components, generator, max_cells)
-    found = clustering.run(values, generator)
+    found = clustering.run(values, generator, shared=shared)
     _warn_of_few(np.bincount(found.labels), found.n)
     result = _describe(found, xy[rows], where)
     if types is not None:

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from histocell._core.types import Floats, Ints
 
 _NEAREST = 6
+_COUNTED = 1000  # cells of a section whose discs are counted
+
+
+def typical_count(xy: Floats, where: list[Ints], radius: float, rng: np.random.Generator) -> float:
+    """Mean number of cells of a section within `radius` of a cell, itself among them."""
+    total = 0.0
+    for rows in where:
+        some = xy[rows] if len(rows) <= _COUNTED else xy[rng.choice(rows, _COUNTED, replace=False)]
+        total += len(rows) * cKDTree(xy[rows]).query_ball_point(some, radius, return_length=True).mean()
+    return total / sum(map(len, where))
 
 
 def coherence(xy: Floats, labels: Ints, where: list[Ints]) -> tuple[Floats, Floats]:
