@@ -78,7 +78,9 @@ def tissue(rng: np.random.Generator, n: int, side_um: float) -> np.ndarray:
     return xy[np.hypot(dx, dy) < edge]
 
 
-def labels(rng: np.random.Generator, xy: np.ndarray, k: int, scale_um: float, noise: float, side_um: float) -> np.ndarray:
+def labels(
+    rng: np.random.Generator, xy: np.ndarray, k: int, scale_um: float, noise: float, side_um: float
+) -> np.ndarray:
     """The greatest of `k` smooth fields and some noise at each point."""
     n = 200
     row, column = np.clip(xy / side_um * n, 0, n - 1).astype(int).T
@@ -103,7 +105,10 @@ def calibration(n_simulated: int) -> None:
             shifts.append((found.p < 0.05).mean())
             naive.append((np.abs(found.z) > 1.96).mean())
         error = np.std(shifts) / np.sqrt(n_simulated)
-        print(f"  {scale:4d} um                          {np.mean(shifts):.3f} +- {error:.3f}  {np.mean(naive):.3f}", flush=True)
+        print(
+            f"  {scale:4d} um                          {np.mean(shifts):.3f} +- {error:.3f}  {np.mean(naive):.3f}",
+            flush=True,
+        )
 
 
 def scale(sizes: list[int], method: str) -> None:
@@ -135,7 +140,9 @@ def scale(sizes: list[int], method: str) -> None:
             seconds.append(time.perf_counter() - start)
         times = "   ".join(f"{each:7.0f} s" for each in seconds)
         agreement = adjusted_rand_score(types, cells.obs["niche"])
-        print(f"{n:8d}   {times}   {peak_gb():.1f}   {cells.obs['niche'].nunique()} niches, ARI with types {agreement:.2f}")
+        print(
+            f"{n:8d}   {times}   {peak_gb():.1f}   {cells.obs['niche'].nunique()} niches, ARI with types {agreement:.2f}"
+        )
         print(cells.uns["niches"]["summary"], flush=True)
 
 

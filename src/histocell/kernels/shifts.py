@@ -105,9 +105,7 @@ def occur_together(
     return Together(observed, expected, z, np.where(np.isfinite(z_usable), p, np.nan))
 
 
-def _counts(
-    first: Sequence[Ints], second: Sequence[Ints], n_labels: tuple[int, int]
-) -> tuple[Floats, Floats, Floats]:
+def _counts(first: Sequence[Ints], second: Sequence[Ints], n_labels: tuple[int, int]) -> tuple[Floats, Floats, Floats]:
     """Points by pair of labels, those expected, and their variance, summed over sections."""
     totals = np.zeros((3, *n_labels))
     for one, other in zip(first, second, strict=True):

@@ -67,7 +67,8 @@ def test_evaluation_beside_a_double_loop():
     rows = np.flatnonzero(data.obs["split"] == "test")
     square = [tuple(place) for place in (data.obsm["spatial"][rows] * 0.5 // 500).astype(int)]
     image, genes = (
-        model.project(view, data.obsm[key][rows]).astype(float) for view, key in (("image", "X_image"), ("genes", "X_genes"))
+        model.project(view, data.obsm[key][rows]).astype(float)
+        for view, key in (("image", "X_image"), ("genes", "X_genes"))
     )
     ranks = {"within": [], "across": []}
     for i in range(len(rows)):
@@ -143,7 +144,9 @@ class TestBadInput:
     def test_nan_rows(self):
         data = cells()
         data.obsm["X_image"][np.flatnonzero(data.obs["split"] == "train")[:2]] = np.nan
-        with pytest.warns(UserWarning, match="2 training or validation rows have a target that is not finite; left out"):
+        with pytest.warns(
+            UserWarning, match="2 training or validation rows have a target that is not finite; left out"
+        ):
             fit(data)
         with pytest.warns(UserWarning, match=r'2 of 900 rows of obsm\["X_image"\] are not finite'):
             hc.tl.align(data)

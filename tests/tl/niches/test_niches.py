@@ -128,8 +128,12 @@ def test_survives_files(tmp_path):
     back = ad.read_h5ad(tmp_path / "cells.h5ad")
     for name in ("niches", "enrichment"):
         pd.testing.assert_frame_equal(
-            back.uns["niches"][name], data.uns["niches"][name], check_dtype=False, check_index_type=False,
-            check_column_type=False, check_categorical=False,
+            back.uns["niches"][name],
+            data.uns["niches"][name],
+            check_dtype=False,
+            check_index_type=False,
+            check_column_type=False,
+            check_categorical=False,
         )
     assert back.uns["niches"]["summary"] == data.uns["niches"]["summary"]
 

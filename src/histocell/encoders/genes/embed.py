@@ -145,5 +145,9 @@ def _padded(batch: Sequence[Tokens | None], inference: Inference) -> tuple[torch
     values = np.full(shape, inference.network.config.pad_value, dtype=np.float32)
     padding = np.ones(shape, dtype=bool)
     for row, each in enumerate(known):
-        ids[row, : len(each.ids)], values[row, : len(each.ids)], padding[row, : len(each.ids)] = each.ids, each.values, False
+        ids[row, : len(each.ids)], values[row, : len(each.ids)], padding[row, : len(each.ids)] = (
+            each.ids,
+            each.values,
+            False,
+        )
     return torch.from_numpy(ids), torch.from_numpy(values), torch.from_numpy(padding)

@@ -72,9 +72,7 @@ class _Attention(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None, *, first_only: bool) -> Tensor:
-        q, k, v = (
-            part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1)
-        )
+        q, k, v = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
         q = q[:, :, :1] if first_only else q
         return self.out(functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
 

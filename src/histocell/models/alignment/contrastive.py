@@ -96,9 +96,7 @@ class _InfoNCE(torch.autograd.Function):
         return d_first, d_second, d_scale, None, None
 
 
-def _similarities(
-    first: Tensor, second: Tensor, alike: Alike | None, start: int, chunk: int
-) -> tuple[Tensor, Tensor]:
+def _similarities(first: Tensor, second: Tensor, alike: Alike | None, start: int, chunk: int) -> tuple[Tensor, Tensor]:
     """Products of some rows with all, without and with the pairs that are left out."""
     plain = first[start : start + chunk] @ second.T
     if alike is None:

@@ -102,9 +102,13 @@ class Contrastive(AlignmentModel):
         train, held = np.flatnonzero(rows.train), np.flatnonzero(~rows.train)
         self._fit_scales(X, Y, train, rng)
         if len(train) < self.config.batch_size:
-            warn(f"{len(train)} training rows are fewer than batch_size={self.config.batch_size}: one batch holds them all")
+            warn(
+                f"{len(train)} training rows are fewer than batch_size={self.config.batch_size}: one batch holds them all"
+            )
         if len(held) < 2:
-            warn(f"{len(held)} validation rows: the training is not stopped early, all {self.config.max_epochs} epochs count")
+            warn(
+                f"{len(held)} validation rows: the training is not stopped early, all {self.config.max_epochs} epochs count"
+            )
         chosen = pick_device(device)
         with training.seeded(draw_seed(rng), chosen):
             net = self._build(X.shape[1], Y.shape[1]).to(chosen)

@@ -92,4 +92,3 @@ def partner_ranks(
     # a partner counts itself as half a place, except among others
     offset = {"within": 0.5, "across": 1.0, "all": 0.5}
     return {scope: Ranks(above[scope] + offset[scope], candidates[scope]) for scope in scopes}
-

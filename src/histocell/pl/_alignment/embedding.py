@@ -107,7 +107,9 @@ def alignment_embedding(
     with styled(ax is None):
         if ax is None:
             width = 2.6 * len(names) + 1.2 * text_scale()
-            grid = plt.subplots(1, len(names), figsize=figsize or (width, 2.7), layout="constrained", squeeze=False)[1][0]
+            grid = plt.subplots(1, len(names), figsize=figsize or (width, 2.7), layout="constrained", squeeze=False)[1][
+                0
+            ]
         else:
             grid = check_axes(ax, (len(names),), f"{len(names)} bases need as many")
         for axis, xy, title in zip(grid, points, titles, strict=True):

@@ -118,7 +118,9 @@ def _draw(ax: Axes, table: pd.DataFrame) -> None:
                 continue
             label = model if model == _CHANCE else f"{model}, {direction}"
             dotted = ":" if model == _CHANCE else style
-            ax.plot(rows["k"], rows["value"], dotted, color=color, label=label, marker="o", markersize=2.5, linewidth=1.2)
+            ax.plot(
+                rows["k"], rows["value"], dotted, color=color, label=label, marker="o", markersize=2.5, linewidth=1.2
+            )
             if np.isfinite(rows["low"]).all():
                 ax.fill_between(rows["k"], rows["low"], rows["high"], color=color, alpha=0.15, linewidth=0)
     ax.set(xscale="log", xlabel="cells looked at", ylim=(0, None))

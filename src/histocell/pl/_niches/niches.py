@@ -168,31 +168,55 @@ def _axes(
 def _draw_dots(ax: Axes, table: pd.DataFrame, colors: dict[str, ColorType], max_q: float) -> None:
     """A dot for each niche and cell type."""
     rows, columns = (list(dict.fromkeys(table[name].astype(str))) for name in ("niche", "cell_type"))
-    y, x = (table[name].astype(str).map({v: i for i, v in enumerate(vs)}) for name, vs in (("niche", rows), ("cell_type", columns)))
+    y, x = (
+        table[name].astype(str).map({v: i for i, v in enumerate(vs)})
+        for name, vs in (("niche", rows), ("cell_type", columns))
+    )
     share = table["observed"] / table.groupby("niche", observed=True)["observed"].transform("sum").clip(lower=1)
     value = table["log2_enrichment"].to_numpy()
     limit = max(1.0, min(4.0, float(np.abs(value).max())))
     rare = (table["q"] < max_q).to_numpy()
     edges = np.where(rare, "black", "none")
     dots = ax.scatter(
-        x, y, s=_SMALLEST + _LARGEST * share, c=value, cmap="RdBu_r", norm=TwoSlopeNorm(0, -limit, limit), edgecolors=edges,
+        x,
+        y,
+        s=_SMALLEST + _LARGEST * share,
+        c=value,
+        cmap="RdBu_r",
+        norm=TwoSlopeNorm(0, -limit, limit),
+        edgecolors=edges,
         linewidths=0.8,
     )
     ax.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(rows)), rows)
     for label in ax.get_yticklabels():  # the legend of the maps
         label.set(color="white" if _is_dark(colors.get(label.get_text(), "0.5")) else "black", fontweight="bold")
-        label.set_bbox({"facecolor": colors.get(label.get_text(), "0.5"), "edgecolor": "none", "boxstyle": "round,pad=0.25"})
+        label.set_bbox(
+            {"facecolor": colors.get(label.get_text(), "0.5"), "edgecolor": "none", "boxstyle": "round,pad=0.25"}
+        )
     ax.set(xlim=(-0.6, len(columns) - 0.4), ylim=(len(rows) - 0.4, -0.6), ylabel="niche")
     ax.tick_params(length=0)
     add_colorbar(ax, dots, "log2 (observed / expected)")
     handles = [
-        Line2D([], [], linestyle="", marker="o", color="0.6", markersize=np.sqrt(_SMALLEST + _LARGEST * part), label=f"{part:.0%}")
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker="o",
+            color="0.6",
+            markersize=np.sqrt(_SMALLEST + _LARGEST * part),
+            label=f"{part:.0%}",
+        )
         for part in (0.1, 0.5, 1.0)
     ]
     ring = Line2D([], [], linestyle="", marker="o", mfc="none", mec="black", markersize=5, label=f"q < {max_q:g}")
     ax.legend(
-        handles=[*handles, ring], loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, columnspacing=0.6, handletextpad=0.1,
+        handles=[*handles, ring],
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=4,
+        columnspacing=0.6,
+        handletextpad=0.1,
         borderaxespad=0.2,
     )
 
@@ -205,4 +229,6 @@ def _is_dark(color: ColorType) -> bool:
 
 def _legend(ax: Axes, colors: dict[str, ColorType]) -> None:
     handles = [Line2D([], [], linestyle="", marker="o", color=color, label=name) for name, color in colors.items()]
-    ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5), ncols=1 + len(colors) // 16, handletextpad=0.2)
+    ax.legend(
+        handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5), ncols=1 + len(colors) // 16, handletextpad=0.2
+    )

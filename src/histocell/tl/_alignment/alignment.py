@@ -148,7 +148,9 @@ def fit_alignment(
     if not inplace:
         return state
     table.uns[key_added] = state
-    keys.write_provenance(table, key_added, model=fitted.name, image=image, genes=genes, n_train=fitted.facts["n_train"])
+    keys.write_provenance(
+        table, key_added, model=fitted.name, image=image, genes=genes, n_train=fitted.facts["n_train"]
+    )
     return None
 
 

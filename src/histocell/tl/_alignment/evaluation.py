@@ -135,9 +135,15 @@ def evaluate_alignment(
     n_blocks = int(block.max()) + 1
     scopes = ("within", "across") if n_blocks > 1 else ("within",)
     if n_blocks == 1:
-        warn(f"all {len(rows)} scored rows lie in one square of {block_um:g} um: nothing is ranked across; see block_um=")
+        warn(
+            f"all {len(rows)} scored rows lie in one square of {block_um:g} um: nothing is ranked across; see block_um="
+        )
     seen = seen_rows(sections, row_hashes(table, [described[0]["key"]]), fitted)[:, rows[queries]]
-    counts = {"n_queries": len(queries), "n_training": int(seen[:2].any(axis=0).sum()), "n_overlapping": int(seen[2].sum())}
+    counts = {
+        "n_queries": len(queries),
+        "n_training": int(seen[:2].any(axis=0).sum()),
+        "n_overlapping": int(seen[2].sum()),
+    }
     if counts["n_training"] or counts["n_overlapping"]:
         warn(
             f"the model was fitted or stopped on {counts['n_training']} of {len(queries)} queries, and "

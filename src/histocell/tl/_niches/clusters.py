@@ -154,9 +154,7 @@ def _by_size(labels: Ints) -> Ints:
     return place[inverse]
 
 
-def _spread(
-    labels: Ints, sample: NDArray[np.float32], values: NDArray[np.float32], chosen: Ints
-) -> Ints:
+def _spread(labels: Ints, sample: NDArray[np.float32], values: NDArray[np.float32], chosen: Ints) -> Ints:
     """Labels of all rows: that of most of the nearest rows of the sample."""
     voters = KNeighborsClassifier(min(_VOTERS, len(sample)), algorithm="brute").fit(sample, labels)
     out = np.empty(len(values), dtype=np.intp)
@@ -171,7 +169,9 @@ def _spread(
 def _silhouette(values: NDArray[np.float32], labels: Ints, rng: np.random.Generator) -> Floats:
     """Mean silhouette of the rows of each cluster, over a sample."""
     n = int(labels.max()) + 1
-    some = np.arange(len(values)) if len(values) <= _SILHOUETTE_ROWS else rng.choice(len(values), _SILHOUETTE_ROWS, False)  # noqa: FBT003
+    some = (
+        np.arange(len(values)) if len(values) <= _SILHOUETTE_ROWS else rng.choice(len(values), _SILHOUETTE_ROWS, False)
+    )  # noqa: FBT003
     drawn = np.unique(labels[some])
     if not 1 < len(drawn) < len(some):
         return np.full(n, np.nan)

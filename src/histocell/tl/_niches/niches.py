@@ -194,7 +194,9 @@ def _types(table: AnnData, key: str) -> pd.Series:
 
 def _finite(table: AnnData, key: str) -> tuple[NDArray[np.float32], Ints]:
     """The embedding where it is finite, and these rows."""
-    values = dense(get_obsm(table, key, "Embeddings are written by hc.pp.embed_genes, hc.pp.embed_image and hc.tl.align."), key)
+    values = dense(
+        get_obsm(table, key, "Embeddings are written by hc.pp.embed_genes, hc.pp.embed_image and hc.tl.align."), key
+    )
     finite = np.isfinite(values).all(axis=1)
     rows = np.flatnonzero(finite)
     if len(rows) < 2:
