@@ -6,6 +6,7 @@ from histocell.pp._grids.dense import dense_spots as dense_spots
 from histocell.pp._import_abundance import import_abundance as import_abundance
 from histocell.pp._normalize_stain import normalize_stain as normalize_stain
 from histocell.pp._patches import patches as patches
+from histocell.pp._segment_nuclei.segment_nuclei import segment_nuclei as segment_nuclei
 from histocell.pp._split import split as split
 from histocell.pp._tiles import tiles as tiles
 from histocell.pp._tiles import tiles_from_shapes as tiles_from_shapes

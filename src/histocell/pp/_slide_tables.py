@@ -1,7 +1,8 @@
-"""Tiles of several slides in one table: joined, laid again, and never lost without a word."""
+"""Tiles, or nuclei, of several slides in one table: joined, made again, and never lost without a word."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -23,18 +24,42 @@ _ATTRS = "spatialdata_attrs"
 _INSTANCE = "instance_id"
 
 
-def tiles_name(data: SpatialData, slide: Slide) -> str:
-    """Name of the shapes that are the tiles of a slide: what they are called already, else as `beside_image` says."""
-    laid = [name for name in _tiles_of(data, slide) if name.partition("-")[0] == keys.TILES]
-    return laid[0] if laid else beside_image(data, keys.TILES, slide.key)
+@dataclass(frozen=True)
+class Kind:
+    """What a table of several slides annotates.
+
+    Attributes
+    ----------
+    shapes, table
+        Names of the shapes, before the ending of a slide, and of the table. In messages the shapes are their own name.
+    verb
+        What makes them.
+    place
+        Slot of ``obsm`` that tells whether they are the same.
+    """
+
+    shapes: str
+    table: str
+    verb: str
+    place: str
 
 
-def _tiles_of(data: SpatialData, slide: Slide) -> list[str]:
-    """The shapes in ``tile_table`` that lie on a slide; of the same section, where the image is not known."""
-    table = data.tables.get(keys.TILE_TABLE)
+TILES = Kind(keys.TILES, keys.TILE_TABLE, "hc.pp.tiles", keys.PATCHES)
+NUCLEI = Kind(keys.NUCLEI, keys.NUCLEUS_TABLE, "hc.pp.segment_nuclei", keys.SPATIAL)
+
+
+def shapes_name(data: SpatialData, slide: Slide, kind: Kind) -> str:
+    """Name of the tiles or nuclei of a slide: what they are called already, else as `beside_image` says."""
+    there = [name for name in _shapes_of(data, slide, kind) if name.partition("-")[0] == kind.shapes]
+    return there[0] if there else beside_image(data, kind.shapes, slide.key)
+
+
+def _shapes_of(data: SpatialData, slide: Slide, kind: Kind) -> list[str]:
+    """The shapes in the table that lie on a slide; of the same section, where the image is not known."""
+    table = data.tables.get(kind.table)
     if table is None:
         return []
-    regions, found = _regions(table), []
+    regions, found = _regions(table, kind), []
     for name in dict.fromkeys(regions):
         image = region_image(data, name)
         sections = set(table.obs[keys.SECTION][regions == name].astype(str)) if keys.SECTION in table.obs else set()
@@ -43,49 +68,51 @@ def _tiles_of(data: SpatialData, slide: Slide) -> list[str]:
     return found
 
 
-def add_tiles(data: SpatialData, name: str, table: AnnData, slide: Slide, *, overwrite: bool) -> None:
-    """Put the table of the tiles `name` of a slide into ``tile_table``, beside the rows of other slides.
+def add_rows(data: SpatialData, name: str, table: AnnData, slide: Slide, kind: Kind, *, overwrite: bool) -> None:
+    """Put the table of the tiles or nuclei `name` of a slide into that of all slides, beside the rows of others.
 
     Raises
     ------
     ValueError
-        When what was computed on other tiles of the slide would be lost, or tiles of other slides have another size.
+        When what was computed on others of the slide would be lost, or tiles of other slides have another size.
     """
-    there = data.tables.get(keys.TILE_TABLE)
+    there = data.tables.get(kind.table)
     if there is None:
-        data.tables[keys.TILE_TABLE] = table
+        data.tables[kind.table] = table
         return
-    own = np.isin(_regions(there), [name, *_tiles_of(data, slide)])
-    if set(_regions(there)[own]) == {name} and _same_tiles(there[own], table):
+    own = np.isin(_regions(there, kind), [name, *_shapes_of(data, slide, kind)])
+    if set(_regions(there, kind)[own]) == {name} and _same_places(there[own], table, kind):
         if keys.TISSUE_FRACTION in table.obs:
             there.obs.loc[own, keys.TISSUE_FRACTION] = table.obs[keys.TISSUE_FRACTION].to_numpy()
         return
     lost = _computed(there, own, table)
     if lost and not overwrite:
-        old = listing(map(repr, dict.fromkeys(_regions(there)[own])))
+        old = listing(map(repr, dict.fromkeys(_regions(there, kind)[own])))
         msg = (
-            f"the tiles {old} would be replaced by others, and {listing(lost)} of theirs would be lost; do so with "
+            f"the {kind.shapes} {old} would be replaced by others, and {listing(lost)} of theirs would be lost; do so with "
             "overwrite=True, or get the new ones beside them with inplace=False"
         )
         raise ValueError(msg)
-    data.tables[keys.TILE_TABLE] = table if own.all() else _joined(there[~own].copy(), table, name)
+    data.tables[kind.table] = table if own.all() else _joined(there[~own].copy(), table, name, kind)
 
 
-def _regions(table: AnnData) -> NDArray[np.object_]:
+def _regions(table: AnnData, kind: Kind) -> NDArray[np.object_]:
     """Name of the shapes of each row."""
-    if _ATTRS not in table.uns or keys.PATCHES not in table.obsm:
-        msg = f"the table {keys.TILE_TABLE!r} is none of tiles on shapes, so it is not of hc.pp.tiles; give it another name"
+    if _ATTRS not in table.uns or kind.place not in table.obsm:
+        msg = (
+            f"the table {kind.table!r} is none of {kind.shapes} on shapes, so it is not of {kind.verb}; give it another name"
+        )
         raise ValueError(msg)
     return table.obs[table.uns[_ATTRS]["region_key"]].astype(str).to_numpy()
 
 
-def _same_tiles(there: AnnData, table: AnnData) -> bool:
-    same = keys.PATCHES in there.obsm and np.array_equal(there.obsm[keys.PATCHES], table.obsm[keys.PATCHES])
+def _same_places(there: AnnData, table: AnnData, kind: Kind) -> bool:
+    same = np.array_equal(there.obsm[kind.place], table.obsm[kind.place])
     return same and np.array_equal(resolutions(there), resolutions(table))
 
 
 def _computed(there: AnnData, own: NDArray[np.bool_], table: AnnData) -> list[str]:
-    """What the rows `own` hold that new tiles do not."""
+    """What the rows `own` hold that new ones do not."""
     if not own.any():
         return []
     slots = {"obs": there.obs, "obsm": there.obsm, "uns": there.uns if own.all() else {}}
@@ -105,12 +132,13 @@ def _is_known(value: object, rows: NDArray[np.bool_]) -> bool:
     return bool(pd.notna(np.asarray(value)[rows]).any())
 
 
-def _joined(others: AnnData, table: AnnData, name: str) -> AnnData:
+def _joined(others: AnnData, table: AnnData, name: str, kind: Kind) -> AnnData:
     """Rows of other slides, then those of `table`."""
     import anndata as ad
     from spatialdata.models import TableModel
 
-    _check_size(others, table)
+    if kind is TILES:
+        _check_size(others, table)
     empty = [f'obsm["{key}"]' for key in others.obsm if key not in table.obsm]
     region_key = others.uns[_ATTRS]["region_key"]
     frames, instance_key = _with_equal_columns(others, table, name)
@@ -127,7 +155,7 @@ def _joined(others: AnnData, table: AnnData, name: str) -> AnnData:
     regions = list(dict.fromkeys(joined.obs[region_key]))
     if empty:
         warn(
-            f"the tiles {name!r} have no {listing(empty)} yet, their rows are NaN: run the steps that wrote them again"
+            f"the {kind.shapes} {name!r} have no {listing(empty)} yet, their rows are NaN: run the steps that wrote them again"
         )
     return TableModel.parse(joined, region=regions, region_key=region_key, instance_key=instance_key)
 
