@@ -151,6 +151,7 @@ def _joined(others: AnnData, table: AnnData, name: str, kind: Kind) -> AnnData:
         table.obs_names = [f"{each}-{ending}" for each in table.obs_names]
     joined = ad.concat([others, table], join="outer", pairwise=True)
     joined.uns = {key: value for key, value in {**table.uns, **others.uns}.items() if key != _ATTRS}
+    joined.uns[keys.PROVENANCE] = {**table.uns.get(keys.PROVENANCE, {}), **others.uns.get(keys.PROVENANCE, {})}
     joined.obs[region_key] = pd.Categorical(joined.obs[region_key].astype(str))
     regions = list(dict.fromkeys(joined.obs[region_key]))
     if empty:

@@ -38,9 +38,12 @@ class Grid:
     shape: tuple[int, int]
 
     @classmethod
-    def of_slide(cls, shape: tuple[int, int], *, mpp: float, wanted: float) -> Grid:
-        """The grid whose px come near to `wanted` um: whole full-resolution px, where these differ by a tenth at most."""
-        scale = wanted / mpp
+    def of_slide(cls, shape: tuple[int, int], *, mpp: float, wanted: float, enlarges: bool = False) -> Grid:
+        """The grid whose px come near to `wanted` um: whole full-resolution px, where these differ by a tenth at most.
+
+        Px of a coarser slide are taken as they are, or enlarged.
+        """
+        scale = wanted / mpp if enlarges else max(wanted / mpp, 1.0)
         whole = round(scale)
         if whole >= 1 and abs(scale - whole) <= _SAME_SCALE * whole:
             scale = float(whole)

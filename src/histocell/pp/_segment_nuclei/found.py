@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SPARE_UM = 2.0  # objects centred this far outside of a core are kept until its neighbours are known to have them
 _BORDER_UM = 10.0  # objects centred this near to a border of a core may be those of the neighbour, seen otherwise
-_TWIN = 0.25  # of the smaller of two outlines lies in the other
+_TWIN = 0.2  # shared area of two outlines over that of their union
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Found:
     is_border
         Whether the centre lies near a border of the core.
     n_cut
-        Number of those that reach the border of the window of the block, where it is none of the image.
+        Shape (1,): number of objects that reach from the core of the block beyond its window.
     """
 
     points: NDArray[np.int32]
@@ -89,7 +89,9 @@ def find_nuclei(labels: NDArray[np.integer], block: Block, grid: Grid) -> Found:
     depth = np.minimum(center - (y0, x0), np.array([y1 - 1, x1 - 1]) - center).min(axis=1)
     kept = depth >= -SPARE_UM / grid.mpp
     inner = (TOP * (top > 0)) | (LEFT * (left > 0)) | (BOTTOM * (bottom < grid.shape[0])) | (RIGHT * (right < grid.shape[1]))
-    n_cut = (objects.sides & inner > 0) & (depth >= 0)
+    in_core = np.zeros(int(labels.max(initial=0)) + 1, bool)
+    in_core[labels[y0 - top : y1 - top, x0 - left : x1 - left]] = True
+    n_cut = (objects.sides & inner > 0) & in_core[objects.labels]
     outlines = trace_outlines(labels, objects.labels[kept])
     return Found(
         points=outlines.points + np.array([2 * left, 2 * top], np.int32),
@@ -126,7 +128,7 @@ def _twins(polygons: NDArray[np.object_], block: NDArray[np.intp]) -> NDArray[np
     pairs = np.column_stack([one, other])[(one < other) & (block[one] != block[other])]
     area = shapely.area(polygons)
     shared = shapely.area(shapely.intersection(*polygons[pairs].T))
-    pairs = pairs[shared > _TWIN * area[pairs].min(axis=1)]
+    pairs = pairs[shared > _TWIN * (area[pairs].sum(axis=1) - shared)]  # not those that lie in a hole of another
     for first, second in pairs[np.lexsort(pairs.T)].tolist():  # by the second: whether the first is kept is known
         lost[second] |= not lost[first]
     return lost

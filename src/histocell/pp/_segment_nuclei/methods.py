@@ -57,6 +57,8 @@ class Method:
         What has to be seen around the core of a block.
     window_px
         Edge of all its images, where it wants one size.
+    enlarges
+        Whether it wants px of this size of coarser slides, too.
     runs_in_threads
         Whether several threads may call it at once.
     definition
@@ -68,8 +70,13 @@ class Method:
     mpp: float
     margin_um: float
     window_px: int | None
+    enlarges: bool
     runs_in_threads: bool
     definition: Mapping[str, object]
+
+    def code(self) -> str | None:
+        """What tells a function from another one, `None` for methods that are known by name."""
+        return self.segmenter.code() if isinstance(self.segmenter, _OfFunction) else None
 
 
 class _OfFunction:
@@ -79,6 +86,13 @@ class _OfFunction:
         self._function = function
         self.mpp = float(getattr(function, "mpp", _MPP))
         self.halo_um = float(getattr(function, "halo_um", _HALO_UM))
+
+    def code(self) -> str:
+        """Its attribute `version` where it has one, else a checksum of its code and of what that uses."""
+        from histocell.encoders.networks.code import function_digest
+
+        version = getattr(self._function, "version", None)
+        return function_digest(self._function) if version is None else str(version)
 
     def context(self, sample: Sequence[Image], mpp: float) -> object:
         """What its own `context` gives, if it has one."""
@@ -142,7 +156,8 @@ def resolve_method(
         mpp=wanted,
         margin_um=halo + _REACH_UM,
         window_px=getattr(segmenter, "window_px", None),
-        runs_in_threads=method in METHODS if isinstance(method, str) else False,
+        enlarges=method_mpp is not None or getattr(segmenter, "enlarges", False),
+        runs_in_threads=isinstance(method, str) and method in METHODS,
         definition={"method": name, "settings": options, **definition, "method_mpp": wanted, "halo_um": halo},
     )
 

@@ -121,8 +121,8 @@ class SlideRun:
         n_cut = sum(int(part.n_cut[0]) for part in found)
         if n_cut:
             warn(
-                f"{n_cut} of {sum(map(len, found))} nuclei reach further than the {self._method.margin_um:g} um that a block "
-                "sees around itself, and are cut there; give a larger halo_um="
+                f"{n_cut} objects reach further than the {self._method.margin_um:g} um that a block sees around itself, and are "
+                f"cut there or missing, beside {sum(map(len, found))} nuclei; give a larger halo_um="
             )
 
 

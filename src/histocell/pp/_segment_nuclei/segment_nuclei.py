@@ -87,7 +87,8 @@ def segment_nuclei(
         Micrometres per full-resolution px, where the image does not say it.
     method_mpp
         Micrometres per px of what the method sees; by default what it asks for, 0.5 for functions. Whole full-resolution
-        px are taken where they come within a tenth of it.
+        px are taken where they come within a tenth of it, and the px of a coarser slide as they are, unless a number is
+        given here or the method is a network that knows one resolution.
     halo_um
         How far a px is influenced by its surroundings, in um; by default what the method says, 20 for functions.
     block_px
@@ -149,8 +150,8 @@ def segment_nuclei(
         device=device,
     )
     tissue = _tissue(data, slide, region)
-    grid = Grid.of_slide(slide.image.shape, mpp=slide.mpp, wanted=chosen.mpp)
-    _warn_of_blur(slide, grid, chosen)
+    grid = Grid.of_slide(slide.image.shape, mpp=slide.mpp, wanted=chosen.mpp, enlarges=chosen.enlarges)
+    _warn_of_blur(slide, chosen)
     blocks, edge = _plan(grid, chosen, block_px, tissue)
     facts = {**chosen.definition, "mpp": grid.mpp, "block_px": edge, "region": region}
     found = _segment(slide, grid, chosen, tissue, blocks, store=store, facts=facts)
@@ -183,7 +184,8 @@ def _segment(
     run = SlideRun(slide.image, grid, method, tissue)
     manifest = None
     if store is not None:
-        manifest = {**facts, "image": image_checksum(slide.image, px=grid.scale), "tissue": _checksum(tissue)}
+        facts = {**facts, "code": method.code(), "image": image_checksum(slide.image, px=grid.scale)}
+        manifest = {**facts, "tissue": _checksum(tissue)}
     with (
         nullcontext() if manifest is None or store is None else NucleusStore(store, manifest) as on_disk,
         progress_bar(total=len(blocks), desc=f"segmenting nuclei with {method.name}", unit="block") as bar,
@@ -204,11 +206,11 @@ def _check_resolution(slide: Slide) -> None:
         raise ValueError(msg)
 
 
-def _warn_of_blur(slide: Slide, grid: Grid, method: Method) -> None:
-    if grid.scale < 0.9:
+def _warn_of_blur(slide: Slide, method: Method) -> None:
+    if slide.mpp > 1.5 * method.mpp:
         warn(
-            f"method {method.name!r} works at {method.mpp:g} um per px and image {slide.key!r} has {slide.mpp:g}: it is enlarged, "
-            "and small or crowded nuclei may be missed"
+            f"method {method.name!r} works best at {method.mpp:g} um per px and image {slide.key!r} has {slide.mpp:g}: small or "
+            "crowded nuclei may be missed"
         )
 
 

@@ -92,7 +92,7 @@ class NucleusStore(AbstractContextManager["NucleusStore"]):
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 found = Found(**{field.name: arrays[field.name] for field in fields(Found)})
             if int(found.offsets[-1]) == len(found.points) and len(found.offsets) == len(found) + 1:
                 return found

@@ -46,6 +46,7 @@ class InstanSeg:
 
     mpp = 0.5
     halo_um = 16.0
+    enlarges = True  # they know no other resolution
 
     def __init__(
         self,
@@ -115,6 +116,7 @@ class LazySlideModel:
 
     mpp = 0.5
     halo_um = 16.0
+    enlarges = True  # they know no other resolution
     window_px = WINDOW_PX
 
     def __init__(
