@@ -2,48 +2,62 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from histocell.kernels.compiled import njit
 from histocell.kernels.level_sets.tree import find_root
 
-# Half of the neighbours at a distance below 2.3 px: those before a pixel in the order of reading.
-_BEFORE_Y = np.array([0, -1, -1, -1, -1, -1, -2, -2])
-_BEFORE_X = np.array([-1, -1, 0, 1, -2, 2, -1, 1])
-_BEFORE_FAR = np.array([1, math.sqrt(2), 1, math.sqrt(2), math.sqrt(5), math.sqrt(5), math.sqrt(5), math.sqrt(5)])
-
+# Lengths of steps to the side and along a diagonal that estimate distances to within 4 % (Borgefors 1986).
+_SIDE, _DIAGONAL = np.float32(0.955), np.float32(1.369)
+_HALF = np.float32(0.5)
+FAR = np.float32(1e6)
 _HIGHEST, _BINS_PER_UNIT, _N_BINS = 6.0, 400.0, 4096  # of heights, for sorting
 
 
 @njit(nogil=True, cache=True)
 def inner_distance(labels: np.ndarray) -> np.ndarray:
-    """Distance in px of each pixel to the edge of its label, by steps to neighbours: up to 2 % too far.
+    """Distance in px of the centre of each pixel to the edge of its label, 0 outside of labels.
 
     The border of the image is no edge: what it cuts goes on behind it.
+
+    References
+    ----------
+    Borgefors (1986), Distance transformations in digital images.
     """
     height, width = labels.shape
     out = np.zeros((height, width), np.float32)
     for y in range(height):
         for x in range(width):
             label = labels[y, x]
-            if label:
-                out[y, x] = 1e6
-                for k in range(4):
-                    v, u = y + (k == 3) - (k == 0), x + (k == 2) - (k == 1)
-                    if 0 <= v < height and 0 <= u < width and labels[v, u] != label:
-                        out[y, x] = 0.5
-    for sign in (1, -1):
-        for i in range(height):
-            for j in range(width):
-                y, x = (i, j) if sign > 0 else (height - 1 - i, width - 1 - j)
-                if out[y, x] <= 0.5:
-                    continue
-                for k in range(8):
-                    v, u = y + sign * _BEFORE_Y[k], x + sign * _BEFORE_X[k]
-                    if 0 <= v < height and 0 <= u < width and labels[v, u] == labels[y, x]:
-                        out[y, x] = min(out[y, x], out[v, u] + _BEFORE_FAR[k])
+            if label == 0:
+                continue
+            up, left = max(y - 1, 0), max(x - 1, 0)
+            down, right = min(y + 1, height - 1), min(x + 1, width - 1)
+            if (labels[up, x] != label) | (labels[down, x] != label) | (labels[y, left] != label):
+                out[y, x] = _HALF
+            elif labels[y, right] != label:
+                out[y, x] = _HALF
+            else:
+                near = min(out[up, x] if y else FAR, out[y, left] if x else FAR) + _SIDE
+                if y and x and labels[up, left] == label:
+                    near = min(near, out[up, left] + _DIAGONAL)
+                if y and x < right and labels[up, right] == label:
+                    near = min(near, out[up, right] + _DIAGONAL)
+                out[y, x] = near
+    for y in range(height - 1, -1, -1):
+        for x in range(width - 1, -1, -1):
+            if out[y, x] <= _HALF:
+                continue
+            label, near = labels[y, x], out[y, x]
+            if y < height - 1:
+                near = min(near, out[y + 1, x] + _SIDE)
+                if x and labels[y + 1, x - 1] == label:
+                    near = min(near, out[y + 1, x - 1] + _DIAGONAL)
+                if x < width - 1 and labels[y + 1, x + 1] == label:
+                    near = min(near, out[y + 1, x + 1] + _DIAGONAL)
+            if x < width - 1:
+                near = min(near, out[y, x + 1] + _SIDE)
+            out[y, x] = near
     return out
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from histocell.kernels.compiled import njit
 
 N_LEVELS = 160
+FRAME = -2  # level of the frame around a map
 _N_SUMS = 8
 
 
@@ -24,7 +25,7 @@ class Tree(NamedTuple):
     pixels
         Shape (n,): flat positions in an array with a frame of one pixel.
     levels
-        Shape of that array, flat, int16: level of each pixel, -1 below the floor.
+        Shape of that array, flat, int16: level of each pixel, -1 below the floor, -2 in the frame.
     parents
         Shape (n,): the parent of each entry, the entry itself at a root.
     sums
@@ -49,13 +50,16 @@ def component_tree(surface: np.ndarray, floor: float, step: float) -> Tree:
     """
     height, width = surface.shape
     row = width + 2
-    levels = np.full((height + 2) * row, -1, np.int16)
+    levels = np.full((height + 2) * row, FRAME, np.int16)
+    heights = np.zeros(levels.size, np.float32)
     starts = np.zeros(N_LEVELS + 1, np.int64)
     for y in range(height):
         for x in range(width):
-            if surface[y, x] >= floor:
-                level = min(int((surface[y, x] - floor) / step), N_LEVELS - 1)
-                levels[(y + 1) * row + x + 1] = level
+            p, here = (y + 1) * row + x + 1, surface[y, x]
+            levels[p], heights[p] = -1, here
+            if here >= floor:
+                level = min(int((here - floor) / step), N_LEVELS - 1)
+                levels[p] = level
                 starts[N_LEVELS - level] += 1
     starts = np.cumsum(starts)
     pixels = np.empty(starts[-1], np.int32)
@@ -64,42 +68,45 @@ def component_tree(surface: np.ndarray, floor: float, step: float) -> Tree:
             rank = N_LEVELS - 1 - levels[p]
             pixels[starts[rank]] = p
             starts[rank] += 1
-    parents, sums = _join(surface, pixels, levels)
+    parents, sums = _join(heights, pixels, levels, row)
     return Tree(pixels, levels, parents, sums)
 
 
 @njit(nogil=True, cache=True)
-def _join(surface: np.ndarray, pixels: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _join(
+    heights: np.ndarray, pixels: np.ndarray, levels: np.ndarray, row: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Parents and sums of a tree whose pixels are sorted."""
-    height, width = surface.shape
-    row = width + 2
     n = pixels.size
     entry = np.full(levels.size, -1, np.int32)
     parents, roots = np.empty(n, np.int32), np.empty(n, np.int32)
-    sums = np.zeros((n, _N_SUMS))
+    sums = np.empty((n, _N_SUMS))
+    around = np.array([-row, -1, 1, row])
     for t in range(n):
         p = pixels[t]
-        y, x = p // row - 1, p % row - 1
-        here = surface[y, x]
-        own = sums[t]
-        own[0], own[1], own[2], own[3], own[4], own[5] = 1, y, x, y * y, x * x, y * x
+        here = heights[p]
         parents[t] = roots[t] = t
+        edges, steps = 0, np.float32(0)
         for k in range(4):
-            v, u = y + (k == 3) - (k == 0), x + (k == 2) - (k == 1)
-            if v < 0 or v >= height or u < 0 or u >= width:
+            q = p + around[k]
+            if levels[q] == FRAME:
                 continue
-            q = (v + 1) * row + u + 1
-            gap = abs(here - surface[v, u])
+            gap = abs(here - heights[q])
             if entry[q] >= 0:  # higher: the edge between the two is now inside
                 root = find_root(roots, entry[q])
                 if root != t:
                     parents[root] = roots[root] = t
-                own[6] -= 1
-                own[7] -= gap
+                edges -= 1
+                steps -= gap
             else:
-                own[6] += 1
-                own[7] += gap
+                edges += 1
+                steps += gap
         entry[p] = t
+        y = p // row
+        x = p - y * row
+        own = sums[t]
+        own[0], own[1], own[2], own[3], own[4], own[5] = 1, y, x, y * y, x * x, y * x
+        own[6], own[7] = edges, steps
     for t in range(n - 1, -1, -1):
         parent = parents[t]
         if levels[pixels[parents[parent]]] == levels[pixels[parent]]:
