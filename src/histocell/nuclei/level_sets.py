@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 # Chosen on 20 tiles of glioblastoma and 10 of breast cancer with contours drawn by people, and on the former with other
 # stains, sizes, blur and compression: tests/benchmarks/bench_nuclei.py. Map values: 0 is stroma, 1 a nucleus.
 SMOOTH_UM = 0.42
-LOCAL_UM = 15.0  # half width of the window of the local background
+LOCAL_UM = 12.0  # half width of the window of the local background
 LOCAL_WEIGHT = 0.5
 LOCAL_CEILING = 0.6  # nuclei count no more than this in the local background
 LOCAL_LEVEL = 0.15  # of a typical local background
-FLOOR, CEILING = 0.25, 2.2
+FLOOR, CEILING = 0.24, 2.2
 LEAST_NODE_UM2 = 4.0
 FULL_AREA_UM2 = 10.0
-SLOPES = (0.1, 0.5)  # per um
-FILLS = (0.65, 0.92)
-LUMP = 1.06
-SIZE_WEIGHT = 0.2
-NECK = 0.78  # a narrower pass between two parts of a nucleus, relative to the smaller of them, splits it
-NECK_STAIN = 0.7  # weight of the map beside the logarithm of the width
-LEAST_RADIUS_UM = 1.2
+SLOPES = (0.1, 0.55)  # per um
+FILLS = (0.65, 0.95)
+LUMP = 1.1
+SIZE_WEIGHT = 0.3
+NECK = 0.8  # a narrower pass between two parts of a nucleus, relative to the smaller of them, splits it
+NECK_STAIN = 0.35  # weight of the map beside the logarithm of the width
+LEAST_RADIUS_UM = 1.0
 
 
 def find_nuclei(
