@@ -1,0 +1,127 @@
+"""What is the same all over a slide: its stains, and how much haematoxylin stroma and nuclei hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histocell._core.errors import warn
+from histocell.images.pixels import background_colour, optical_density
+from histocell.images.stain.estimate import MIN_PIXELS, estimate_stains
+from histocell.kernels.filters import blur, gaussian_taps
+from histocell.kernels.texture import unmix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from histocell.images.stain.estimate import StainEstimate
+
+TISSUE_DENSITY = 0.05  # mean optical density
+STAINED_DENSITY = 0.15
+SMOOTH_UM = 0.5
+# Densities of red and blue over green: haematoxylin, eosin and their mixtures lie within, inks and DAB do not.
+RED_RANGE = (0.35, 1.6)
+HIGHEST_BLUE = 0.85
+LEAST_CONTRAST = 0.12  # optical density between stroma and nuclei; less is not amplified
+_DARK = 60  # of 255: brightest channel of the background of a fluorescence image
+_DARK_SHARE = 0.5
+_FOREIGN_SHARE = 0.2
+_BROWN_BLUE = 1.05  # density of blue over red in DAB; it is lower in both stains of H&E, but for eosin alone
+
+
+@dataclass(frozen=True)
+class SlideContext:
+    """What must be the same in all blocks of a slide.
+
+    Attributes
+    ----------
+    stains
+        The stains of the slide.
+    low, high
+        Haematoxylin of its stroma and of its nuclei, in units of the slide's strength.
+    problem
+        Why no nuclei can be found: blank, or a fluorescence image. `None` where they can.
+    """
+
+    stains: StainEstimate
+    low: float
+    high: float
+    problem: str | None = None
+
+
+def estimate_context(sample: Sequence[NDArray[np.uint8]], mpp: float) -> SlideContext:
+    """The context of a slide, from images of its tissue; warns of what is no H&E.
+
+    Parameters
+    ----------
+    sample
+        Images (h, w, 3), uint8, of one resolution.
+    mpp
+        um per px.
+    """
+    pixels = np.concatenate([image.reshape(-1, 3) for image in sample])
+    background = background_colour(pixels)
+    density = optical_density(background).astype(np.float32)[pixels, np.arange(3)]
+    amount = density.mean(axis=1)
+    stained = amount > STAINED_DENSITY
+    problem = _problem(pixels, stained)
+    foreign = _foreign(density) & stained
+    if problem is None:
+        _warn_of_other_stains(density[foreign], int(stained.sum()))
+    stains = estimate_stains(pixels[~foreign], background=background)
+    if problem is not None:
+        warn(f"no nuclei are looked for: {problem}")
+        return SlideContext(stains, 0.0, 1.0, problem)
+    haematoxylin = np.concatenate([_smooth(image, stains, mpp).ravel() for image in sample])
+    low, high = _classes(haematoxylin[(amount > TISSUE_DENSITY) & ~foreign])
+    return SlideContext(stains, low, max(high, low + LEAST_CONTRAST / float(stains.strength[0])))
+
+
+def _problem(pixels: NDArray[np.uint8], stained: NDArray[np.bool_]) -> str | None:
+    dark = float((pixels.max(axis=1) < _DARK).mean()) if len(pixels) else 0.0
+    if dark > _DARK_SHARE:
+        return f"{dark:.0%} of the pixels are dark, as in a fluorescence image; expected H&E on a bright background"
+    if stained.sum() < MIN_PIXELS:
+        return f"{int(stained.sum())} of {len(pixels)} pixels are stained; the image is blank, or nearly"
+    return None
+
+
+def _foreign(density: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which densities (n, 3) are neither haematoxylin nor eosin: ink, DAB, pigment."""
+    red, green, blue = density.T
+    return (blue > HIGHEST_BLUE * green) | (red > RED_RANGE[1] * green)
+
+
+def _warn_of_other_stains(foreign: NDArray[np.float32], n_stained: int) -> None:
+    share = len(foreign) / n_stained
+    if share < _FOREIGN_SHARE:
+        return
+    red, _, blue = foreign.mean(axis=0)
+    seen = "brown, as the DAB of immunohistochemistry" if blue > _BROWN_BLUE * red else "coloured as ink or another stain"
+    warn(
+        f"{share:.0%} of the stained pixels are {seen}; the method is for H&E: what has another colour than haematoxylin "
+        "is not taken for a nucleus"
+    )
+
+
+def stain_map(image: NDArray[np.uint8], stains: StainEstimate) -> NDArray[np.float32]:
+    """Haematoxylin (h, w) of an image, in units of the slide's strength."""
+    return unmix(image, stains.density, stains.unmixing)[0]
+
+
+def _smooth(image: NDArray[np.uint8], stains: StainEstimate, mpp: float) -> NDArray[np.float32]:
+    return blur(stain_map(image, stains), gaussian_taps(SMOOTH_UM / mpp))
+
+
+def _classes(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Means of the two classes that Otsu's threshold makes of some values."""
+    from skimage.filters import threshold_otsu
+
+    if len(values) == 0 or values.min() == values.max():
+        return 0.0, 0.0
+    above = values >= threshold_otsu(values)
+    return float(values[~above].mean()), float(values[above].mean())
