@@ -117,3 +117,21 @@ def _of_region(table: AnnData, name: str) -> Bools:
         return np.zeros(table.n_obs, dtype=bool)
     regions: NDArray[np.object_] = table.obs[region_key].astype(str).to_numpy()
     return np.asarray(regions == name)
+
+
+def table_of_nuclei(sdata: SpatialData, table_key: str | None, key: str | None = keys.MEASUREMENTS) -> str:
+    """Name of the table of nuclei: the one that was named, the only one with ``obsm[key]``, or ``nucleus_table``."""
+    if table_key is None:
+        found = [name for name, table in sdata.tables.items() if key is not None and key in table.obsm]
+        table_key = found[0] if len(found) == 1 else keys.NUCLEUS_TABLE
+        if table_key not in sdata.tables:
+            which = f'several tables hold obsm["{key}"]' if found else "there is no table of nuclei"
+            msg = (
+                f"{which}: {listing(found or sdata.tables)}. Name it, or run hc.pp.segment_nuclei(data) and "
+                "hc.pp.measure_nuclei(data) first"
+            )
+            raise MissingKeyError(msg)
+    if table_key not in sdata.tables:
+        msg = f"table {table_key!r} not found; available: {listing(sdata.tables)}"
+        raise MissingKeyError(msg)
+    return table_key
