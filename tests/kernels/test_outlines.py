@@ -122,7 +122,9 @@ def test_texture_is_that_of_the_cooccurrence_matrix():
     g = np.random.default_rng(3)
     levels = ndimage.gaussian_filter(g.normal(size=(30, 40)), 1)
     levels = np.digitize(levels, np.quantile(levels, np.linspace(0, 1, 9)[1:-1])).astype(np.uint8)
-    found = pixel_measures(*runs_of_labels(np.ones((30, 40), np.int32), 1), np.stack([levels, levels]).astype(np.float32))
+    found = pixel_measures(
+        *runs_of_labels(np.ones((30, 40), np.int32), 1), np.stack([levels, levels]).astype(np.float32)
+    )
     counts = graycomatrix(levels, [1], [0, np.pi / 2], levels=8, symmetric=True).sum(axis=3, keepdims=True)
     matrix = counts / counts.sum()
     np.testing.assert_allclose(found[0, 5], graycoprops(matrix, "contrast")[0, 0], rtol=1e-9)

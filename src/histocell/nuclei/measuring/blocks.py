@@ -131,7 +131,9 @@ class _Job:
         cells = np.floor(outlines.centroids[rows] * raster.scale / raster.block_px).astype(np.int64)
         order = np.lexsort((cells[:, 0], cells[:, 1]))
         rows, cells = rows[order], cells[order]
-        first = np.flatnonzero(np.r_[True, (np.diff(cells, axis=0) != 0).any(axis=1)]) if len(rows) else np.zeros(0, int)
+        first = (
+            np.flatnonzero(np.r_[True, (np.diff(cells, axis=0) != 0).any(axis=1)]) if len(rows) else np.zeros(0, int)
+        )
         ends = np.r_[first[1:], len(rows)]
         self._rows = {(int(cells[a, 0]), int(cells[a, 1])): rows[a:b] for a, b in zip(first, ends, strict=True)}
         # an outline that reaches into the window of a block lies at most two of the largest away

@@ -107,7 +107,7 @@ class Outlines:
 
     @cached_property
     def centroids(self) -> Floats:
-        """x and y, shape (n, 2); NaN where there is none."""
+        """X and y, shape (n, 2); NaN where there is none."""
         points = shapely.centroid(self.geometry)
         return np.column_stack([shapely.get_x(points), shapely.get_y(points)])
 
@@ -145,9 +145,7 @@ def _repair(crossed: NDArray[np.object_]) -> NDArray[np.object_]:
     return out
 
 
-def _ragged(
-    geometry: NDArray[np.object_], there: Bools
-) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], Bools]:
+def _ragged(geometry: NDArray[np.object_], there: Bools) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], Bools]:
     """Corners, where rings and objects begin, and which rings are holes."""
     objects = np.zeros(len(geometry) + 1, dtype=np.int64)
     if not there.any():

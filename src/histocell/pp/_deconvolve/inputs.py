@@ -146,7 +146,9 @@ def mean_cells(table: AnnData, column: str) -> float:
         msg = f'obs["{column}"] must hold numbers of cells, from 0 up and not all 0; {known.sum()} of {len(values)} are known, their mean is {mean:g}'
         raise ValueError(msg)
     if not known.all():
-        warn(f'obs["{column}"] is unknown in {(~known).sum()} of {len(values)} spots; the mean of the others, {mean:.3g}, is taken')
+        warn(
+            f'obs["{column}"] is unknown in {(~known).sum()} of {len(values)} spots; the mean of the others, {mean:.3g}, is taken'
+        )
     logger.info("%.3g cells per spot, the mean of obs[%r]", mean, column)
     return mean
 

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from histocell._core.types import JSON, Floats
+    from histocell.images.stain.estimate import StainEstimate
     from histocell.nuclei.measuring.blocks import Stains
 
 COARSE_UM = 1.0  # px of more hold no chromatin
+OFTEN = 0.05  # share of outlines that the border may cut, or that may overlap, with a line in the provenance only
 OVERLAP = 0.05  # share of the px of an outline that may lie in others, too, without a word
 
 
@@ -96,7 +98,7 @@ def measure_nuclei(
         each. Stains are in units of the slide's own strength, so that slides can be compared. Rows of other slides in
         the table keep what they had.
     ``uns["histocell"]["nucleus_measurements"]`` : str
-        As JSON, by shapes: the image, the resolution, the ring, and the stains of the slide.
+        As JSON, by shapes: the image, the resolution, the ring, what is odd, and the stains of the slide.
 
     Raises
     ------
@@ -110,7 +112,8 @@ def measure_nuclei(
 
     Notes
     -----
-    One warning counts what is odd. An outline that crosses itself is made valid first. An empty one is NaN. Stains are NaN
+    One warning counts what is odd, and so does the provenance: outlines that are NaN or were changed always, such as the border
+    cuts, or that overlap, where they are more than 5 %. An outline that crosses itself is made valid first. An empty one is NaN. Stains are NaN
     where an outline lies outside of the image, holds the centre of no px, or is larger than 250 um; of one that the
     border of the image cuts they are those of the part inside. Where outlines overlap, a px counts in each of them. An
     outline of several parts is measured as one.
@@ -197,16 +200,19 @@ def _measure(
         raise ValueError(msg)
     raster = Raster(image, image.mpp, max(resolution_um, image.mpp), ring_um)
     stains = stains_of(image, mpp=image.mpp)
+    _check_image(key, raster, stains)
     with progress_bar(total=len(outlines), desc=f"measuring {name}", unit="nucleus") as bar:
         measured = measure_stains(outlines, raster, stains, bar)
     size = (image.shape[1] * image.mpp, image.shape[0] * image.mpp)
     around = surroundings(outlines.centroids * image.mpp, size)
-    _report(name, key, outlines, measured, raster, looks_like_he=stains.estimated)
+    logger.info("measured %d outlines of %r on %r at %.3g um per px", len(outlines), name, key, raster.resolution_um)
     facts = {
         "image": key,
         "mpp": image.mpp,
         "resolution_um": raster.resolution_um,
         "ring_um": ring_um,
+        "n": len(outlines),
+        "odd": _odd(name, outlines, measured, raster),
         "stain_estimated": stains.estimated,
         "stain_vectors": np.round(stains.vectors, 5).tolist(),
         "stain_strength": np.round(stains.strength, 5).tolist(),
@@ -229,11 +235,9 @@ def _frame(sdata: SpatialData, table: AnnData, parts: list[_Measured], key: str)
     return pd.DataFrame(values, index=table.obs_names, columns=list(NAMES))
 
 
-def _report(
-    name: str, key: str, outlines: Outlines, measured: Stains, raster: Raster, *, looks_like_he: bool
-) -> None:
-    """One warning that counts what is odd, and one where the image is not what it should be."""
-    if not looks_like_he:
+def _check_image(key: str, raster: Raster, stains: StainEstimate) -> None:
+    """Warn where the image is not what it should be."""
+    if not stains.estimated:
         warn(
             f"image {key!r} does not look like H&E: its stains could not be estimated, so reference colours stand in, and "
             "haematoxylin and eosin may mean nothing on it"
@@ -242,23 +246,31 @@ def _report(
         warn(
             f"image {key!r} has {raster.mpp:.3g} um per px, too coarse for the stain and texture of nuclei; shapes are exact"
         )
+
+
+def _odd(name: str, outlines: Outlines, measured: Stains, raster: Raster) -> dict[str, int]:
+    """How many outlines are odd, and in what; one warning of those that are NaN or were changed, and of many others."""
     n, bounds, (height, width) = len(outlines), outlines.bounds, raster.image.shape
     with np.errstate(invalid="ignore"):
         outside = (bounds[:, :2] >= (width, height)).any(axis=1) | (bounds[:, 2:] <= 0).any(axis=1)
         cut = ((bounds[:, :2] < 0).any(axis=1) | (bounds[:, 2:] > (width, height)).any(axis=1)) & ~outside
         large = (bounds[:, 2:] - bounds[:, :2]).max(axis=1) * raster.mpp > LARGEST_UM
     without = outlines.known & ~outside & ~large & (measured.n_px == 0)
-    counts = {
-        "are empty or no area (NaN)": int((~outlines.known).sum()),
-        "crossed themselves and were made valid": int(outlines.repaired.sum()),
-        "have several parts, measured as one": int((outlines.parts > 1).sum()),
-        "lie outside of the image (stains NaN)": int(outside.sum()),
-        "are cut by its border (stains of the part inside)": int(cut.sum()),
-        f"are larger than {LARGEST_UM:g} um (stains NaN)": int((large & ~outside).sum()),
-        f"hold no px of {raster.resolution_um:.3g} um (stains NaN)": int(without.sum()),
-        f"share more than {OVERLAP:.0%} of their px with others (counted in each)": int((measured.shared > OVERLAP).sum()),
+    serious = {
+        "are empty or no area (NaN)": ~outlines.known,
+        "crossed themselves and were made valid": outlines.repaired,
+        "have several parts, measured as one": outlines.parts > 1,
+        "lie outside of the image (stains NaN)": outside,
+        f"are larger than {LARGEST_UM:g} um (stains NaN)": large & ~outside,
+        f"hold the centre of no px of {raster.resolution_um:.3g} um (stains NaN)": without,
     }
-    found = [f"{number} {what}" for what, number in counts.items() if number]
-    if found:
-        warn(f"of {n} outlines in {name!r}: {'; '.join(found)}")
-    logger.info("measured %d outlines of %r on %r at %.3g um per px", n, name, key, raster.resolution_um)
+    usual = {
+        "are cut by its border (stains of the part inside)": cut,
+        f"share more than {OVERLAP:.0%} of their px with others (counted in each)": measured.shared > OVERLAP,
+    }
+    counts = {what: int(which.sum()) for what, which in (serious | usual).items()}
+    counts = {what: number for what, number in counts.items() if number}
+    said = [f"{number} {what}" for what, number in counts.items() if what in serious or number > OFTEN * n]
+    if said:
+        warn(f"of {n} outlines in {name!r}: {'; '.join(said)}")
+    return counts
