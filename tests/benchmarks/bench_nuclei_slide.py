@@ -82,7 +82,7 @@ def recipe(image: np.ndarray) -> np.ndarray:
 
 def segmented(path: Path, **options: object):
     """The nuclei of a slide, all of which is tissue."""
-    result = hc.pp.segment_nuclei(hc.io.slide(path), region=None, inplace=False, **options)
+    result = hc.pp.segment_nuclei(hc.io.slide(path), region=None, inplace=False, measure=False, **options)
     return result["nuclei"], result["nucleus_table"].obsm["spatial"]
 
 
@@ -96,7 +96,9 @@ def part_blocks(folder: Path, side: int) -> None:
         for block_px in BLOCKS:
             parts = set(shapely.to_wkb(segmented(path, block_px=block_px)[0].geometry))
             share = len(whole & parts) / len(whole | parts)
-            print(f"{name}, blocks of {block_px}: {len(parts)} nuclei, {share:.4%} the same as in one block of {len(whole)}")
+            print(
+                f"{name}, blocks of {block_px}: {len(parts)} nuclei, {share:.4%} the same as in one block of {len(whole)}"
+            )
 
 
 def part_seams(folder: Path, side: int) -> None:
@@ -107,11 +109,11 @@ def part_seams(folder: Path, side: int) -> None:
     parts = segmented(path, block_px=512)[1]
     print("distance to a border of a block, um: nuclei in blocks of 512, in one block, ratio")
     for low, high in ((0, 2), (2, 4), (4, 8), (8, 16), (16, 32), (32, 128)):
-        counts = [
-            int(((near := _to_border(xy, 512) * MPP) >= low).__and__(near < high).sum()) for xy in (parts, whole)
-        ]
+        counts = [int(((near := _to_border(xy, 512) * MPP) >= low).__and__(near < high).sum()) for xy in (parts, whole)]
         print(f"{low:>3} to {high:>3}: {counts[0]:>6} {counts[1]:>6} {counts[0] / counts[1]:.4f}")
-    pairs = shapely.STRtree(polygons := segmented(path, block_px=512)[0].geometry.to_numpy()).query(polygons, "overlaps")
+    pairs = shapely.STRtree(polygons := segmented(path, block_px=512)[0].geometry.to_numpy()).query(
+        polygons, "overlaps"
+    )
     print(f"pairs of outlines that overlap: {len(pairs.T) // 2}")
 
 
@@ -125,9 +127,7 @@ def part_memory(folder: Path, side: int) -> None:
     for length in (2000, side):
         path = folder / f"{length}.tif"
         write_slide(path, length)
-        run = subprocess.run(
-            [sys.executable, __file__, "--one", str(path)], capture_output=True, text=True, check=True
-        )
+        run = subprocess.run([sys.executable, __file__, "--one", str(path)], capture_output=True, text=True, check=True)
         facts = json.loads(run.stdout)
         area = (length * MPP / 1000) ** 2
         print(
@@ -172,7 +172,9 @@ def part_speed(folder: Path, side: int) -> None:
         for name, run in runs.items():
             start = np.array([time.perf_counter(), time.process_time()])
             run()
-            rates[name].append((4096 * MPP / 1000) ** 2 / (np.array([time.perf_counter(), time.process_time()]) - start))
+            rates[name].append(
+                (4096 * MPP / 1000) ** 2 / (np.array([time.perf_counter(), time.process_time()]) - start)
+            )
     for name, values in rates.items():
         wall, cpu = (", ".join(f"{value[k]:.2f}" for value in values) for k in (0, 1))
         print(f"{name}: {wall} mm² per second on {n_threads} threads; {cpu} mm² per second of the CPU")

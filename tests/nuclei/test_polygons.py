@@ -20,9 +20,7 @@ def polygons(labels: np.ndarray) -> np.ndarray:
     found = find_objects(labels)
     outlines = trace_outlines(labels, found.labels)
     index = np.arange(len(found.labels) + 1)
-    return shapely.from_ragged_array(
-        shapely.GeometryType.POLYGON, outlines.points / 2, (outlines.offsets, index)
-    )
+    return shapely.from_ragged_array(shapely.GeometryType.POLYGON, outlines.points / 2, (outlines.offsets, index))
 
 
 def test_outlines_are_those_of_marching_squares():
@@ -93,7 +91,7 @@ def _is_crossed(labels: np.ndarray, label: int) -> bool:
     """Whether pixels of a label touch at a corner where another label crosses them."""
     a, b, c, d = labels[:-1, :-1], labels[:-1, 1:], labels[1:, :-1], labels[1:, 1:]
     own = ((a == label) & (d == label) & (b != label)) | ((b == label) & (c == label) & (a != label))
-    return bool((own & (a != 0) & (b != 0) & (((a == d) & (b == c)))).any())
+    return bool((own & (a != 0) & (b != 0) & ((a == d) & (b == c))).any())
 
 
 def test_positions_and_sides():

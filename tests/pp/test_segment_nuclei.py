@@ -43,7 +43,7 @@ def dark(image: np.ndarray, mpp: float) -> np.ndarray:
 
 
 def segmented(sdata: sd.SpatialData, **options: object) -> GeoDataFrame:
-    options = {"method": dark, "region": None, **options}
+    options = {"method": dark, "region": None, "measure": False, **options}
     return hc.pp.segment_nuclei(sdata, inplace=False, **options)["nuclei"]
 
 
@@ -213,7 +213,9 @@ class TestBadInput:
 
     def test_unknown_resolution(self, user_sees):
         image = Image2DModel.parse(np.zeros((3, 300, 300), np.uint8), dims=("c", "y", "x"))
-        with user_sees("Nuclei", "a slide of unknown resolution", ValueError, match="resolution of image 'he' is unknown"):
+        with user_sees(
+            "Nuclei", "a slide of unknown resolution", ValueError, match="resolution of image 'he' is unknown"
+        ):
             hc.pp.segment_nuclei(sd.SpatialData(images={"he": image}))
 
     def test_thumbnail(self, user_sees):
@@ -251,3 +253,26 @@ class TestBadInput:
         pixels[300:420] = (90, 60, 140)
         with user_sees("Nuclei", "objects larger than a nucleus can be", UserWarning, match="give a larger halo_um"):
             segmented(slide(pixels), block_px=128, halo_um=2)
+
+
+class TestMeasurements:
+    def test_are_of_the_nuclei(self, tissue):
+        hc.pp.segment_nuclei(tissue)
+        table = tissue["nucleus_table"]
+        measured = table.obsm["nucleus_measurements"]
+        assert np.allclose(measured["area_um2"], tissue["nuclei"].area * 0.25)
+        apart = hc.pp.segment_nuclei(tissue, inplace=False)
+        assert not apart.images
+        assert np.allclose(apart["nucleus_table"].obsm["nucleus_measurements"], measured, equal_nan=True)
+
+    def test_of_several_slides(self, tissue):
+        both = sd.concatenate({"a": tissue.subset(["he"]), "b": tissue.subset(["he"])})
+        hc.pp.segment_nuclei(both, image_key="he-a")
+        hc.pp.segment_nuclei(both, image_key="he-b", settings={"sensitivity": 0.3})
+        table = both["nucleus_table"]
+        assert table.obsm["nucleus_measurements"]["area_um2"].notna().all()
+        hc.pp.segment_nuclei(both, image_key="he-b", settings={"sensitivity": 0.6})  # nothing is lost but measurements
+        table = both["nucleus_table"]
+        assert table.obsm["nucleus_measurements"]["area_um2"].notna().all()
+        assert set(hc.get.provenance(table, "nucleus_measurements")["slides"]) == {"nuclei-a", "nuclei-b"}
+        assert (table.obs["region"] == "nuclei-b").sum() == len(both["nuclei-b"])

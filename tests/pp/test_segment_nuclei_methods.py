@@ -36,7 +36,7 @@ def checkpoint(tmp_path):
 
 
 def run(sdata, method, **options):
-    return hc.pp.segment_nuclei(sdata, method=method, region=None, inplace=False, **options)["nuclei"]
+    return hc.pp.segment_nuclei(sdata, method=method, region=None, inplace=False, measure=False, **options)["nuclei"]
 
 
 class TestInstanSeg:
@@ -173,8 +173,13 @@ class TestFunctions:
                 return ndimage.label(image[..., 0] < 100)[0].astype(np.uint16)
 
         run(tissue, Wants(), block_px=200)
-        sizes = [(170, 170), (170, 220), (220, 170), (220, 220)]  # blocks of 200 and 150 px, 20 um around them in the image
-        assert sorted(seen) == [((*size, 3), 1.0, 4) for size in sizes]
+        sizes = [
+            (170, 170),
+            (170, 220),
+            (220, 170),
+            (220, 220),
+        ]  # blocks of 200 and 150 px, 20 um around them in the image
+        assert sorted(seen) == [((*size, 3), 1.0, 5) for size in sizes]  # 4 of tissue, one of the empty slide
 
     def test_huge_labels(self, tissue):
         def labels(image, mpp):

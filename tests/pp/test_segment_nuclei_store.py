@@ -35,7 +35,7 @@ def dark(image: np.ndarray, mpp: float) -> np.ndarray:
 def segmented(sdata: SpatialData, store: Path | None = None, **options: object) -> tuple[list[bytes], int]:
     """The nuclei, and for how many blocks the method was called."""
     before = CALLS.n
-    options = {"method": dark, "region": None, "block_px": 200, "store": store, **options}
+    options = {"method": dark, "region": None, "block_px": 200, "store": store, "measure": False, **options}
     shapes = hc.pp.segment_nuclei(sdata, inplace=False, **options)["nuclei"]
     return shapely.to_wkb(shapes.geometry.to_numpy()).tolist(), CALLS.n - before
 
@@ -81,7 +81,7 @@ def test_a_killed_run_goes_on(tmp_path):
         "    time.sleep(0.3)\n"
         "    return ndimage.label(image[..., 0] < 140)[0]\n"
         "sdata = hc.datasets.synthetic_tissue(size_px=700, rng=0)\n"
-        "hc.pp.segment_nuclei(sdata, method=slow, region=None, block_px=200, store=sys.argv[1])\n"
+        "hc.pp.segment_nuclei(sdata, method=slow, region=None, block_px=200, store=sys.argv[1], measure=False)\n"
         "print(len(sdata['nuclei']), sdata['nuclei'].area.sum())\n"
     )
     run = [sys.executable, str(script)]
@@ -133,7 +133,9 @@ def test_other_settings_are_refused(tissue, tmp_path, user_sees, monkeypatch):
 def test_another_slide_is_refused(tissue, tmp_path, user_sees):
     segmented(tissue, tmp_path / "store")
     other = tissue["he"].copy(deep=True)
-    other.data = other.data.map_blocks(lambda block: np.where(np.arange(block.size).reshape(block.shape) == 5000, 0, block))
+    other.data = other.data.map_blocks(
+        lambda block: np.where(np.arange(block.size).reshape(block.shape) == 5000, 0, block)
+    )
     tissue.images["he"] = other
     with user_sees("Nuclei", "a store of another slide", ValueError, match="image is"):
         segmented(tissue, tmp_path / "store")
@@ -168,7 +170,14 @@ def test_another_run_is_writing(tissue, tmp_path):
 def test_thousands_of_blocks(tissue, tmp_path):
     expected, _ = segmented(tissue, block_px=2048, halo_um=60)
     many = hc.pp.segment_nuclei(
-        tissue, method=dark, region=None, halo_um=60, block_px=64, store=tmp_path / "store", inplace=False
+        tissue,
+        method=dark,
+        region=None,
+        halo_um=60,
+        block_px=64,
+        store=tmp_path / "store",
+        inplace=False,
+        measure=False,
     )["nuclei"]
     assert len(list((tmp_path / "store").glob("block-*.npz"))) == 121
     assert shapely.to_wkb(many.geometry.to_numpy()).tolist() == expected

@@ -14,6 +14,8 @@ from histocell.tables.access import resolutions
 from histocell.tables.slides import beside_image, region_image, source_key
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
@@ -68,8 +70,26 @@ def _shapes_of(data: SpatialData, slide: Slide, kind: Kind) -> list[str]:
     return found
 
 
-def add_rows(data: SpatialData, name: str, table: AnnData, slide: Slide, kind: Kind, *, overwrite: bool) -> None:
+def add_rows(
+    data: SpatialData,
+    name: str,
+    table: AnnData,
+    slide: Slide,
+    kind: Kind,
+    *,
+    overwrite: bool,
+    renewed: Collection[str] = (),
+) -> None:
     """Put the table of the tiles or nuclei `name` of a slide into that of all slides, beside the rows of others.
+
+    Parameters
+    ----------
+    data, name, table, slide, kind
+        The object, the shapes and their table, the slide they lie on, and what they are.
+    overwrite
+        Whether what was computed on others of the slide may be lost.
+    renewed
+        Slots of ``obsm`` that are computed again at once.
 
     Raises
     ------
@@ -85,7 +105,7 @@ def add_rows(data: SpatialData, name: str, table: AnnData, slide: Slide, kind: K
         if keys.TISSUE_FRACTION in table.obs:
             there.obs.loc[own, keys.TISSUE_FRACTION] = table.obs[keys.TISSUE_FRACTION].to_numpy()
         return
-    lost = _computed(there, own, table)
+    lost = _computed(there, own, table, renewed)
     if lost and not overwrite:
         old = listing(map(repr, dict.fromkeys(_regions(there, kind)[own])))
         msg = (
@@ -93,15 +113,13 @@ def add_rows(data: SpatialData, name: str, table: AnnData, slide: Slide, kind: K
             "overwrite=True, or get the new ones beside them with inplace=False"
         )
         raise ValueError(msg)
-    data.tables[kind.table] = table if own.all() else _joined(there[~own].copy(), table, name, kind)
+    data.tables[kind.table] = table if own.all() else _joined(there[~own].copy(), table, name, kind, renewed)
 
 
 def _regions(table: AnnData, kind: Kind) -> NDArray[np.object_]:
     """Name of the shapes of each row."""
     if _ATTRS not in table.uns or kind.place not in table.obsm:
-        msg = (
-            f"the table {kind.table!r} is none of {kind.shapes} on shapes, so it is not of {kind.verb}; give it another name"
-        )
+        msg = f"the table {kind.table!r} is none of {kind.shapes} on shapes, so it is not of {kind.verb}; give it another name"
         raise ValueError(msg)
     return table.obs[table.uns[_ATTRS]["region_key"]].astype(str).to_numpy()
 
@@ -111,12 +129,12 @@ def _same_places(there: AnnData, table: AnnData, kind: Kind) -> bool:
     return same and np.array_equal(resolutions(there), resolutions(table))
 
 
-def _computed(there: AnnData, own: NDArray[np.bool_], table: AnnData) -> list[str]:
+def _computed(there: AnnData, own: NDArray[np.bool_], table: AnnData, renewed: Collection[str]) -> list[str]:
     """What the rows `own` hold that new ones do not."""
     if not own.any():
         return []
     slots = {"obs": there.obs, "obsm": there.obsm, "uns": there.uns if own.all() else {}}
-    new = {"obs": {*table.obs, _INSTANCE}, "obsm": table.obsm, "uns": {_ATTRS, keys.PROVENANCE}}
+    new = {"obs": {*table.obs, _INSTANCE}, "obsm": {*table.obsm, *renewed}, "uns": {_ATTRS, keys.PROVENANCE}}
     return [
         f'{slot}["{key}"]'
         for slot, entries in slots.items()
@@ -132,14 +150,14 @@ def _is_known(value: object, rows: NDArray[np.bool_]) -> bool:
     return bool(pd.notna(np.asarray(value)[rows]).any())
 
 
-def _joined(others: AnnData, table: AnnData, name: str, kind: Kind) -> AnnData:
+def _joined(others: AnnData, table: AnnData, name: str, kind: Kind, renewed: Collection[str]) -> AnnData:
     """Rows of other slides, then those of `table`."""
     import anndata as ad
     from spatialdata.models import TableModel
 
     if kind is TILES:
         _check_size(others, table)
-    empty = [f'obsm["{key}"]' for key in others.obsm if key not in table.obsm]
+    empty = [f'obsm["{key}"]' for key in others.obsm if key not in {*table.obsm, *renewed}]
     region_key = others.uns[_ATTRS]["region_key"]
     frames, instance_key = _with_equal_columns(others, table, name)
     # values that will be missing in the new rows: a file holds them as "boolean", not as objects

@@ -208,9 +208,7 @@ def _section(sdata: SpatialData, key: str) -> str:
     return str(recorded.get(source, source.removeprefix(f"{keys.IMAGE}-")))
 
 
-def tissue_outlines(
-    data: Data, image_key: str | None, *, shapes_key: str | None = None
-) -> NDArray[np.object_] | None:
+def tissue_outlines(data: Data, image_key: str | None, *, shapes_key: str | None = None) -> NDArray[np.object_] | None:
     """Polygons of ``shapes["tissue"]``, or of others, in px of an image, `None` where there are none that lie on it."""
     import shapely
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     type Window = tuple[int, int, int, int]  # y0, x0, y1, x1 in px of the grid
 
+_EMPTY_PX = 32
 _SAME_SCALE = 0.1  # a whole factor this near is taken: px need not be cut
 
 
@@ -111,7 +112,12 @@ def plan_blocks(
     for core, is_inside in zip(cores[touched].tolist(), inside[touched].tolist(), strict=True):
         y0, x0, y1, x1 = core
         if window_px is None:
-            window = max(y0 - margin_px, 0), max(x0 - margin_px, 0), min(y1 + margin_px, height), min(x1 + margin_px, width)
+            window = (
+                max(y0 - margin_px, 0),
+                max(x0 - margin_px, 0),
+                min(y1 + margin_px, height),
+                min(x1 + margin_px, width),
+            )
         else:
             top, left = y0 - margin_px, x0 - margin_px
             window = top, left, top + window_px, left + window_px
@@ -123,6 +129,8 @@ def sample_images(
     image: SlideImage, grid: Grid, tissue: shapely.Geometry | None, *, edge_um: float = 128.0, most: int = 32
 ) -> list[NDArray[np.uint8]]:
     """Images of squares of tissue, spread evenly over a slide: always the same for the same slide.
+
+    The last one is small and has the colour of the empty slide, which there may be none of in the tissue.
 
     Parameters
     ----------
@@ -145,6 +153,6 @@ def sample_images(
         held = shapely.contains_xy(tissue, x, y)
         corners = corners[held] if held.any() else corners
     chosen = np.unique(np.linspace(0, len(corners) - 1, min(most, len(corners))).round().astype(int))
-    return [
-        grid.read(image, (y, x, min(y + edge, height), min(x + edge, width))) for y, x in corners[chosen].tolist()
-    ]
+    windows = [(y, x, min(y + edge, height), min(x + edge, width)) for y, x in corners[chosen].tolist()]
+    empty = np.full((_EMPTY_PX, _EMPTY_PX, 3), image.background, np.uint8)
+    return [*(grid.read(image, window) for window in windows), empty]

@@ -55,8 +55,8 @@ class Found:
         lengths = np.diff(self.offsets)[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         index = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        parts = [values[rows] for values in (self.center, self.is_spare, self.is_border)]
-        return Found(self.points[index], offsets, *parts, self.n_cut)
+        center, is_spare, is_border = self.center[rows], self.is_spare[rows], self.is_border[rows]
+        return Found(self.points[index], offsets, center, is_spare, is_border, self.n_cut)
 
     def polygons(self, scale: float = 1.0) -> NDArray[np.object_]:
         """Their outlines, in px of the grid times `scale`."""
@@ -88,7 +88,12 @@ def find_nuclei(labels: NDArray[np.integer], block: Block, grid: Grid) -> Found:
     y0, x0, y1, x1 = block.core
     depth = np.minimum(center - (y0, x0), np.array([y1 - 1, x1 - 1]) - center).min(axis=1)
     kept = depth >= -SPARE_UM / grid.mpp
-    inner = (TOP * (top > 0)) | (LEFT * (left > 0)) | (BOTTOM * (bottom < grid.shape[0])) | (RIGHT * (right < grid.shape[1]))
+    inner = (
+        (TOP * (top > 0))
+        | (LEFT * (left > 0))
+        | (BOTTOM * (bottom < grid.shape[0]))
+        | (RIGHT * (right < grid.shape[1]))
+    )
     in_core = np.zeros(int(labels.max(initial=0)) + 1, bool)
     in_core[labels[y0 - top : y1 - top, x0 - left : x1 - left]] = True
     n_cut = (objects.sides & inner > 0) & in_core[objects.labels]

@@ -55,7 +55,10 @@ class SlideRun:
         self, blocks: Sequence[Block], *, store: NucleusStore | None = None, progress: Progress | None = None
     ) -> list[Found]:
         """The nuclei of each block; those that the store has are not computed again."""
-        known = {index: found for index, block in enumerate(blocks) if store and (found := store.read(block))}
+        known: dict[int, Found] = {}
+        for index, block in enumerate(blocks):
+            if store is not None and (there := store.read(block)) is not None:
+                known[index] = there
         if progress is not None:
             progress.update(len(known))
         todo = [index for index in range(len(blocks)) if index not in known]
@@ -63,8 +66,8 @@ class SlideRun:
             self._context = self._method.segmenter.context(
                 sample_images(self._image, self._grid, self._tissue), self._grid.mpp
             )
-        for index, found in self._compute(blocks, todo):
-            known[index] = self._in_tissue(found, blocks[index])
+        for index, computed in self._compute(blocks, todo):
+            known[index] = self._in_tissue(computed, blocks[index])
             if store is not None:
                 store.write(blocks[index], known[index])
             if progress is not None:
@@ -98,7 +101,9 @@ class SlideRun:
         pixels = grid.read(self._image, block.window)
         try:
             with self._in_turn:
-                labels = self._method.segmenter(pixels, grid.mpp, **({} if self._context is None else {"context": self._context}))
+                labels = self._method.segmenter(
+                    pixels, grid.mpp, **({} if self._context is None else {"context": self._context})
+                )
         except Exception as error:
             corner = [round(edge * grid.scale) for edge in (x0, y0)]
             error.add_note(f"in the block of {x1 - x0} x {y1 - y0} px at x {corner[0]}, y {corner[1]} of the slide")
@@ -128,4 +133,4 @@ class SlideRun:
 
 def centers(found: Found, grid: Grid) -> NDArray[np.float64]:
     """Centres (y, x) of nuclei in full-resolution px."""
-    return (found.center + 0.5) * grid.scale
+    return np.asarray((found.center + 0.5) * grid.scale, dtype=np.float64)

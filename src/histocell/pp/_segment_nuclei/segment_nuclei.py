@@ -16,6 +16,7 @@ from histocell._core.errors import listing, missing_key, warn
 from histocell._core.settings import progress_bar
 from histocell.images.identity import image_checksum
 from histocell.images.tissue import find_tissue
+from histocell.pp._nuclei.measure import measure_nuclei
 from histocell.pp._segment_nuclei.blocks import Grid, plan_blocks
 from histocell.pp._segment_nuclei.elements import nucleus_shapes, nucleus_table
 from histocell.pp._segment_nuclei.found import union
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _BLOCK_PX = 2048
 _LEAST_BLOCK_PX = 64
+_COARSE_MPP = 0.6  # coarser than what a 20x objective gives
 _COARSEST_MPP = 2.0  # a nucleus of 6 um has 3 px
 _BYTES_PER_PX = 80  # of a window: pixels, maps of stains and labels in float32 and int64
 _MIN_TISSUE_UM2 = 20_000.0  # as hc.pp.tissue_mask finds it by default
@@ -56,6 +58,7 @@ def segment_nuclei(
     block_px: int | None = None,
     image_key: str | None = None,
     store: str | PathLike[str] | None = None,
+    measure: bool = True,
     device: str | None = None,
     overwrite: bool = False,
     inplace: bool = True,
@@ -99,6 +102,8 @@ def segment_nuclei(
     store
         A folder into which nuclei are written block by block. A run that was killed and is started again resumes from it,
         with the same result. Image, tissue, method and settings must be those of the run before.
+    measure
+        Whether to run :func:`histocell.pp.measure_nuclei` with its defaults on what was found.
     device
         Torch device of networks; by default the best there is.
     overwrite
@@ -115,7 +120,8 @@ def segment_nuclei(
         Those of an image ``he-C2`` are ``nuclei-C2``.
     ``tables["nucleus_table"]`` : AnnData without variables
         One table for all slides, extended slide by slide: ``obs["region"]``, ``obs["nucleus_id"]``, ``obs["section"]``,
-        ``obs["mpp"]``, ``obsm["spatial"]`` (centroids, x and y in px), and how they were found in ``uns["histocell"]``.
+        ``obs["mpp"]``, ``obsm["spatial"]`` (centroids, x and y in px), how they were found in ``uns["histocell"]``, and with
+        `measure` ``obsm["nucleus_measurements"]``.
 
     Raises
     ------
@@ -138,6 +144,7 @@ def segment_nuclei(
     True
     """
     check_switch(trust_code, "trust_code")
+    check_switch(measure, "measure")
     slide = open_slide(data, "segment_nuclei", image_key, mpp)
     _check_resolution(slide)
     chosen = resolve_method(
@@ -161,13 +168,23 @@ def segment_nuclei(
     name = shapes_name(data, slide, NUCLEI)
     shapes = nucleus_shapes(found.polygons(grid.scale), slide)
     table = nucleus_table(shapes, name, slide, **facts)
-    if not inplace:
-        from spatialdata import SpatialData
+    from spatialdata import SpatialData
 
-        return SpatialData(shapes={name: shapes}, tables={keys.NUCLEUS_TABLE: table})
-    add_rows(data, name, table, slide, NUCLEI, overwrite=overwrite)
-    data.shapes[name] = shapes
-    return None
+    if inplace:
+        renewed = (keys.MEASUREMENTS,) if measure else ()
+        add_rows(data, name, table, slide, NUCLEI, overwrite=overwrite, renewed=renewed)
+        data.shapes[name] = shapes
+    result = (
+        data
+        if inplace
+        else SpatialData({slide.key: slide.element}, shapes={name: shapes}, tables={keys.NUCLEUS_TABLE: table})
+    )
+    if measure:
+        measure_nuclei(result, name, mpp=slide.mpp, image_key=slide.key, table_key=keys.NUCLEUS_TABLE)
+    if inplace:
+        return None
+    del result.images[slide.key]
+    return result
 
 
 def _segment(
@@ -207,7 +224,7 @@ def _check_resolution(slide: Slide) -> None:
 
 
 def _warn_of_blur(slide: Slide, method: Method) -> None:
-    if slide.mpp > 1.5 * method.mpp:
+    if slide.mpp > max(1.5 * method.mpp, _COARSE_MPP):
         warn(
             f"method {method.name!r} works best at {method.mpp:g} um per px and image {slide.key!r} has {slide.mpp:g}: small or "
             "crowded nuclei may be missed"
@@ -238,9 +255,7 @@ def _tissue(data: SpatialData, slide: Slide, region: str | None) -> shapely.Geom
     return tissue
 
 
-def _plan(
-    grid: Grid, method: Method, block_px: int | None, tissue: shapely.Geometry | None
-) -> tuple[list[Block], int]:
+def _plan(grid: Grid, method: Method, block_px: int | None, tissue: shapely.Geometry | None) -> tuple[list[Block], int]:
     """The blocks, and their edge."""
     margin = int(np.ceil(method.margin_um / grid.mpp))
     if method.window_px is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import zipfile
 from contextlib import AbstractContextManager, ExitStack
@@ -20,6 +19,7 @@ from histocell.pp._segment_nuclei.found import Found
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from os import PathLike
 
     from histocell.pp._segment_nuclei.blocks import Block
 
@@ -55,7 +55,7 @@ class NucleusStore(AbstractContextManager["NucleusStore"]):
         When the folder cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], manifest: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | PathLike[str], manifest: Mapping[str, Any]) -> None:
         self.path = Path(path).expanduser()
         wanted = json.loads(json.dumps({"format": _FORMAT, **manifest}))
         self._check(wanted)

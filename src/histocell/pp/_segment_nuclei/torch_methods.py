@@ -94,7 +94,9 @@ class InstanSeg:
             out = self._module(batch)
         if not isinstance(out, torch.Tensor) or out.ndim != 4 or out.shape[1] not in {1, 2}:
             shape = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-            msg = f"the TorchScript file must give labels (1, 1, h, w) or (1, 2, h, w) as InstanSeg does; it gave {shape}"
+            msg = (
+                f"the TorchScript file must give labels (1, 1, h, w) or (1, 2, h, w) as InstanSeg does; it gave {shape}"
+            )
             raise ValueError(msg)
         return out[0, 0].round().long().cpu().numpy()
 
