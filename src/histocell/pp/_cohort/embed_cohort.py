@@ -3,35 +3,97 @@
 from __future__ import annotations
 
 import json
-import os
-from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from histocell import io
 from histocell._core import keys
 from histocell._core.arguments import check_positive, check_share
-from histocell._core.errors import listing, warn
-from histocell._core.outputs import make_folder
-from histocell._core.settings import progress_bar, settings
+from histocell._core.settings import settings
 from histocell.encoders.inference.slides import definition
-from histocell.encoders.inference.store import differences
+from histocell.encoders.inference.store import FeatureStore
+from histocell.encoders.loading import load
 from histocell.encoders.networks.weights import local_weights
-from histocell.encoders.registry import get_spec
-from histocell.pp._cohort_files import check_replaceable, check_store, remove_store, result_facts
-from histocell.pp._cohort_slide import Cohort, Report, SlideTask, cached_encoder, embed, embed_on_worker
-from histocell.pp._embed_image import as_normalizer
+from histocell.encoders.registry import get_spec, register
+from histocell.pp._cohort.files import Kind
+from histocell.pp._cohort.run import run_cohort
+from histocell.pp._embed_image import as_normalizer, embed_image
+from histocell.pp._tiles import tiles
+from histocell.pp._tissue import tissue_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from os import PathLike
 
     import distributed
     import pandas as pd
+    from spatialdata import SpatialData
 
     from histocell.encoders.inference.nucleus_tokens import NucleusPooling
-    from histocell.encoders.spec import EncoderSpec
+    from histocell.encoders.spec import Encoder, EncoderSpec
     from histocell.images.stain.normalize import Method, StainNormalizer
+
+
+KIND = Kind("hc.pp.embed_cohort", frozenset({keys.TISSUE, keys.TILES}), keys.TILE_TABLE, "n_tiles", FeatureStore.is_own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedCohort:
+    """Tiles and embeddings of many slides.
+
+    Attributes
+    ----------
+    spec, loading
+        The encoder, and the arguments of :func:`histocell.encoders.load`.
+    tiling
+        Options of :func:`histocell.pp.tiles`.
+    stain
+        Stain normalisation.
+    mpp
+        Micrometres per full-resolution px, where the files do not say it.
+    settings
+        All that the results depend on, as JSON can hold it.
+    """
+
+    spec: EncoderSpec
+    loading: dict[str, Any]
+    tiling: dict[str, Any]
+    stain: StainNormalizer | None
+    mpp: float | None
+    settings: dict[str, object]
+
+    @property
+    def kind(self) -> Kind:
+        """What is made."""
+        return KIND
+
+    def prepare(self, *, on_worker: bool = False) -> None:
+        """Load the encoder, once for all slides of a process; on a worker its load may fail with the slide."""
+        if not on_worker:
+            cached_encoder(**self.loading)
+        elif self.loading["encoder"] == self.spec.name:
+            register(self.spec, overwrite=True)  # it may be known to the user's process alone
+
+    def release(self) -> None:
+        """Free the encoder."""
+        cached_encoder.cache_clear()
+
+    def process(self, slide: Path, store: Path) -> SpatialData:
+        """The slide with its tissue, its tiles and their embedding."""
+        sdata = io.slide(slide, mpp=self.mpp)
+        tissue_mask(sdata)
+        tiles(sdata, **self.tiling)
+        encoder = cached_encoder(**self.loading)
+        embed_image(sdata, encoder, stain=self.stain, store=store, lazy=True, table_key=keys.TILE_TABLE)
+        return sdata
+
+
+@lru_cache(maxsize=1)
+def cached_encoder(**loading: Any) -> Encoder:
+    """The encoder, loaded once for all slides of a process."""
+    return load(**loading)
 
 
 def embed_cohort(
@@ -118,8 +180,6 @@ def embed_cohort(
     >>> with LocalCluster(n_workers=4, threads_per_worker=1) as cluster, Client(cluster) as client:  # doctest: +SKIP
     ...     hc.pp.embed_cohort(paths, "uni", out="embedded", client=client)
     """
-    import pandas as pd
-
     device = settings.device if device is None else device
     spec, normalizer = get_spec(encoder), as_normalizer(stain)
     tiling = _tiling(size_um, overlap, min_tissue)
@@ -141,26 +201,8 @@ def embed_cohort(
         **tiling,
         "mpp": mpp,
     }
-    cohort = Cohort(spec=spec, loading=loading, tiling=tiling, stain=normalizer, mpp=mpp, settings=facts)
-    tasks = _tasks([paths] if isinstance(paths, str | os.PathLike) else paths, Path(out), cohort)
-    reports = {task: report for task in tasks if (report := _skipped(task, overwrite=overwrite))}
-    for task in tasks:
-        try:
-            _clear(task, overwrite=overwrite)
-        except RuntimeError as error:  # another run is writing; where the result is there, it deletes the store itself
-            reports.setdefault(task, task.report("failed", error=error))
-    todo = [task for task in tasks if task not in reports]
-    with progress_bar(total=len(tasks), desc="slides", unit="slide") as bar:
-        bar.update(len(reports))
-        for task, report in _in_turn(todo) if client is None else _on_workers(todo, client):
-            reports[task] = report
-            bar.update()
-    table = pd.DataFrame([reports[task] for task in tasks])
-    failed = table[table["status"] == "failed"]
-    if len(failed):
-        errors = [f"{Path(path).name}: {error}" for path, error in zip(failed["path"], failed["error"], strict=True)]
-        warn(f"{len(failed)} of {len(table)} slides failed, see the column error: {listing(errors, 3)}")
-    return table
+    cohort = EmbedCohort(spec=spec, loading=loading, tiling=tiling, stain=normalizer, mpp=mpp, settings=facts)
+    return run_cohort(paths, cohort, out=out, client=client, overwrite=overwrite)
 
 
 def _version(weights: str | PathLike[str] | None, spec: EncoderSpec) -> str:
@@ -171,54 +213,6 @@ def _version(weights: str | PathLike[str] | None, spec: EncoderSpec) -> str:
     return local.version + (f" {json.dumps(local.config, sort_keys=True)}" if local.config else "")
 
 
-def _tasks(paths: Sequence[str | PathLike[str]], out: Path, cohort: Cohort) -> list[SlideTask]:
-    """A task for each slide; results have the names of slides without ``.svs``, ``.tif``, ``.ome.tif`` and the like."""
-    if not len(paths):
-        msg = "no slides: paths is empty. Does the pattern that it comes from match the files?"
-        raise ValueError(msg)
-    slides = [Path(path).expanduser().absolute() for path in paths]
-    names = [keys.slide_name(slide) for slide in slides]
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        msg = f"several slides are called {listing(repeated)}, but results are named after them; use one out= for each group"
-        raise ValueError(msg)
-    out = make_folder(out.expanduser().absolute())
-    return [SlideTask(slide, out / f"{name}.zarr", cohort) for slide, name in zip(slides, names, strict=True)]
-
-
-def _skipped(task: SlideTask, *, overwrite: bool) -> Report | None:
-    """The report of a slide that is done already, `None` where there is something to do."""
-    facts = result_facts(task.output)
-    check_store(task.store)
-    if overwrite:
-        check_replaceable(task.output)
-        return None
-    if facts is None:
-        return None
-    if different := differences(facts["settings"], task.settings(facts)):
-        msg = (
-            f"{task.output} was made with other settings: {'; '.join(different)}. "
-            "Choose another out=, move it away to do this slide anew, or overwrite=True to do all anew"
-        )
-        raise ValueError(msg)
-    return task.report("skipped", n_tiles=facts["n_tiles"])
-
-
-def _clear(task: SlideTask, *, overwrite: bool) -> None:
-    """Delete features that are not needed: of other settings, or of a run that was killed between its last two steps."""
-    if overwrite or task.output.exists():
-        remove_store(task.store)
-
-
-def _in_turn(tasks: list[SlideTask]) -> Iterator[tuple[SlideTask, Report]]:
-    """The slides one after the other, in this process."""
-    try:
-        for task in tasks:
-            cached_encoder(**task.cohort.loading)  # an error of the encoder is not one of the slide
-            yield task, embed(task)
-    finally:
-        cached_encoder.cache_clear()
-
-
 def _tiling(size_um: float, overlap: float, min_tissue: float) -> dict[str, float]:
     """Arguments of :func:`histocell.pp.tiles`, checked before any slide is read."""
     return {
@@ -226,21 +220,3 @@ def _tiling(size_um: float, overlap: float, min_tissue: float) -> dict[str, floa
         "overlap": check_share(overlap, "overlap", ends="[)"),
         "min_tissue": check_share(min_tissue, "min_tissue"),
     }
-
-
-def _on_workers(tasks: list[SlideTask], client: distributed.Client) -> Iterator[tuple[SlideTask, Report]]:
-    """The slides as the workers complete them."""
-    from distributed import as_completed
-
-    futures = {client.submit(embed_on_worker, task, pure=False): task for task in tasks}
-    try:
-        for future in as_completed(futures):
-            task = futures[future]
-            try:
-                yield task, future.result()
-            except Exception as error:  # noqa: BLE001 a lost worker must not lose the slides of the others
-                yield task, task.report("failed", error=error)
-    finally:
-        if client.status == "running":
-            client.cancel(list(futures))
-            client.run(cached_encoder.cache_clear, on_error="ignore")

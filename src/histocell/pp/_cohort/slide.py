@@ -1,4 +1,4 @@
-"""One slide of a cohort: tissue, tiles and embedding, from its file to its result on disk."""
+"""One slide of a cohort, from its file to its result on disk."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from histocell import io
 from histocell._core import keys
 from histocell._core.locks import folder_lock
 from histocell._core.settings import logger, settings
-from histocell.encoders.loading import load
-from histocell.encoders.registry import register
 from histocell.images.identity import file_checksum, file_state
 from histocell.images.slide_image import open_image
-from histocell.pp._cohort_files import PARTIAL, THUMBNAIL, check_store, remove_if_empty, remove_store, replace_result
-from histocell.pp._embed_image import embed_image
-from histocell.pp._tiles import tiles
-from histocell.pp._tissue import tissue_mask
+from histocell.pp._cohort.files import (
+    PARTIAL,
+    THUMBNAIL,
+    Kind,
+    check_store,
+    remove_if_empty,
+    remove_store,
+    replace_result,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,44 +31,44 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
-    from histocell.encoders.spec import Encoder, EncoderSpec
-    from histocell.images.stain.normalize import StainNormalizer
 
-type Report = dict[str, object]  # of one slide: path, output, status, n_tiles, seconds, error
+type Report = dict[str, object]  # of one slide: path, output, status, number, seconds, error
 
 THUMBNAIL_PX = 1024
 _ONE_SLIDE = threading.Lock()  # a worker of several threads takes one slide at a time: they share memory and device
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cohort:
-    """What all slides of a cohort have in common.
+class Cohort(Protocol):
+    """What all slides of a cohort have in common, and what is done to each.
 
     Attributes
     ----------
-    spec, loading
-        The encoder, and the arguments of :func:`histocell.encoders.load`.
-    tiling
-        Options of :func:`histocell.pp.tiles`.
-    stain
-        Stain normalisation.
-    mpp
-        Micrometres per full-resolution px, where the files do not say it.
+    kind
+        What is made.
     settings
         All that the results depend on, as JSON can hold it.
     """
 
-    spec: EncoderSpec
-    loading: dict[str, Any]
-    tiling: dict[str, Any]
-    stain: StainNormalizer | None
-    mpp: float | None
-    settings: dict[str, object]
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def settings(self) -> dict[str, object]: ...
+
+    def prepare(self, *, on_worker: bool = False) -> None:
+        """Load what all slides share; called before each. Its errors are not those of a slide."""
+
+    def release(self) -> None:
+        """Free what was loaded."""
+
+    def process(self, slide: Path, store: Path) -> SpatialData:
+        """The slide with its results; `store` is a folder for what is not done."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class SlideTask:
-    """A slide that is to be embedded, as it travels to a worker.
+    """A slide that is to be processed, as it travels to a worker.
 
     Attributes
     ----------
@@ -83,7 +84,7 @@ class SlideTask:
 
     @property
     def store(self) -> Path:
-        """Folder of the features until the slide is done."""
+        """Folder of what there is until the slide is done."""
         return self.output.with_suffix(".store")
 
     def settings(self, known: Mapping[str, Any] | None = None) -> dict[str, object]:
@@ -102,23 +103,22 @@ class SlideTask:
         size = self.slide.stat().st_size if there else None
         return {"slide": self.slide.name, "bytes": size, "content": content, **self.cohort.settings}
 
-    def report(self, status: str, *, n_tiles: int = 0, seconds: float = 0.0, error: object = "") -> Report:
+    def report(self, status: str, *, n: int = 0, seconds: float = 0.0, error: object = "") -> Report:
         """The row of the slide in the report."""
         text = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else str(error)
-        facts = {"path": str(self.slide), "output": str(self.output), "status": status, "n_tiles": n_tiles}
-        return {**facts, "seconds": round(seconds, 2), "error": text}
+        facts = {"path": str(self.slide), "output": str(self.output), "status": status}
+        return {**facts, self.cohort.kind.count: n, "seconds": round(seconds, 2), "error": text}
 
 
-def embed_on_worker(task: SlideTask) -> Report:
-    """Embed a slide on a worker of dask."""
+def run_on_worker(task: SlideTask) -> Report:
+    """Process a slide on a worker of dask."""
     import dask
 
-    if task.cohort.loading["encoder"] == task.cohort.spec.name:
-        register(task.cohort.spec, overwrite=True)  # it may be known to the user's process alone
+    task.cohort.prepare(on_worker=True)
     # Arrays are computed here: were they sent to the scheduler, this task would wait for a thread that it holds itself.
     # In a thread of a worker `dask.array.store` makes a client, which overrides the setting; so it is another thread.
     with _ONE_SLIDE, dask.config.set(scheduler="threads"), _no_progress(), ThreadPoolExecutor(1) as thread:
-        return thread.submit(embed, task).result()
+        return thread.submit(run_slide, task).result()
 
 
 @contextmanager
@@ -131,54 +131,44 @@ def _no_progress() -> Iterator[None]:
         settings.progress = before
 
 
-@lru_cache(maxsize=1)
-def cached_encoder(**loading: Any) -> Encoder:
-    """The encoder, loaded once for all slides of a process."""
-    return load(**loading)
-
-
-def embed(task: SlideTask) -> Report:
-    """Embed a slide; an error ends up in its report."""
+def run_slide(task: SlideTask) -> Report:
+    """Process a slide; an error ends up in its report."""
     start = time.perf_counter()
     try:
-        n_tiles = _write_result(task)
+        n = _write_result(task)
     except Exception as error:  # noqa: BLE001 one slide must not end the others
         logger.info("%s failed", task.slide, exc_info=True)
         return task.report("failed", seconds=time.perf_counter() - start, error=error)
-    return task.report("done", n_tiles=n_tiles, seconds=time.perf_counter() - start)
+    return task.report("done", n=n, seconds=time.perf_counter() - start)
 
 
 def _write_result(task: SlideTask) -> int:
-    """Embed a slide into its store, write all into a folder within it and rename that to the result; number of tiles."""
-    check_store(task.store)
+    """Process a slide in its store, write all into a folder within it and rename that to the result; number of rows."""
+    kind = task.cohort.kind
+    check_store(task.store, kind)
     try:
         with folder_lock(task.store):
-            sdata = _embedded(task)
+            sdata = _processed(task)
             partial = task.store / PARTIAL
             shutil.rmtree(partial, ignore_errors=True)
             sdata.write(partial)
-            replace_result(partial, task.output)
+            replace_result(partial, task.output, kind)
     finally:
         remove_if_empty(task.store)  # of a slide that failed before its first feature
     with suppress(FileExistsError):  # something was put there meanwhile
-        remove_store(task.store)
-    return sdata.tables[keys.TILE_TABLE].n_obs
+        remove_store(task.store, kind)
+    return sdata.tables[kind.table].n_obs
 
 
-def _embedded(task: SlideTask) -> SpatialData:
-    """The slide with its tissue, its tiles and their embedding, and a thumbnail in place of the image."""
-    cohort = task.cohort
+def _processed(task: SlideTask) -> SpatialData:
+    """The slide with its results, and a thumbnail in place of the image."""
+    kind = task.cohort.kind
     state = file_state(task.slide)  # before it is read: what is changed meanwhile is not taken for known
     known = task.settings()
-    sdata = io.slide(task.slide, mpp=cohort.mpp)
-    tissue_mask(sdata)
-    tiles(sdata, **cohort.tiling)
-    table = sdata.tables[keys.TILE_TABLE]
-    encoder = cached_encoder(**cohort.loading)
-    embed_image(sdata, encoder, stain=cohort.stain, store=task.store, lazy=True, table_key=keys.TILE_TABLE)
+    sdata = task.cohort.process(task.slide, task.store)
     _replace_image_by_thumbnail(sdata)
-    facts = {"slide": str(task.slide), "n_tiles": table.n_obs, "slide_state": state, "settings": known}
-    sdata.attrs[keys.PROVENANCE] |= facts
+    n = sdata.tables[kind.table].n_obs
+    sdata.attrs[keys.PROVENANCE] |= {"slide": str(task.slide), kind.count: n, "slide_state": state, "settings": known}
     return sdata
 
 
