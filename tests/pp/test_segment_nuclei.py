@@ -165,7 +165,7 @@ def test_several_slides_share_a_table():
     (a, _), (b, _) = discs(0), discs(1)
     both = sd.concatenate({"a": slide(a), "b": slide(b[::-1, :450])})
     for name in "ab":
-        hc.pp.segment_nuclei(both, method=dark, region=None, image_key=f"he-{name}")
+        hc.pp.segment_nuclei(both, method=dark, region=None, image_key=f"he-{name}", measure=False)
     table = both["nucleus_table"]
     assert set(table.obs["region"]) == {"nuclei-a", "nuclei-b"}
     assert table.obs_names.is_unique
@@ -180,17 +180,18 @@ def test_several_slides_share_a_table():
 def test_what_was_computed_of_nuclei_is_not_lost_without_a_word():
     pixels, _ = discs()
     sdata = slide(pixels)
-    hc.pp.segment_nuclei(sdata, method=dark, region=None)
+    options = {"region": None, "measure": False}
+    hc.pp.segment_nuclei(sdata, method=dark, **options)
     sdata["nucleus_table"].obs["cell_type"] = "tumour"
-    hc.pp.segment_nuclei(sdata, method=dark, region=None, block_px=128)  # the same nuclei
+    hc.pp.segment_nuclei(sdata, method=dark, block_px=128, **options)  # the same nuclei
     assert "cell_type" in sdata["nucleus_table"].obs
 
     def left(image: np.ndarray, mpp: float) -> np.ndarray:
         return np.where(np.arange(image.shape[1]) < 300, dark(image, mpp), 0)
 
     with pytest.raises(ValueError, match=r'obs\["cell_type"\] of theirs would be lost'):
-        hc.pp.segment_nuclei(sdata, method=left, region=None)
-    hc.pp.segment_nuclei(sdata, method=left, region=None, overwrite=True)
+        hc.pp.segment_nuclei(sdata, method=left, **options)
+    hc.pp.segment_nuclei(sdata, method=left, overwrite=True, **options)
     assert "cell_type" not in sdata["nucleus_table"].obs
     assert len(sdata["nuclei"]) == sdata["nucleus_table"].n_obs
 
@@ -203,6 +204,13 @@ def test_an_image_without_tissue_outline_smaller_than_any_tissue():
 
 
 class TestBadInput:
+    def test_nuclei_of_another_origin(self, user_sees):
+        sdata = slide(discs()[0])
+        sdata["nuclei"] = ShapesModel.parse(GeoDataFrame(geometry=[shapely.box(5, 5, 9, 9)]))
+        with user_sees("Nuclei", "nuclei of a reader under the name", ValueError, match="another name"):
+            hc.pp.segment_nuclei(sdata, method=dark, region=None)
+        assert len(sdata["nuclei"]) == 1
+
     def test_blank_slide(self, user_sees):
         blank = slide(np.full((400, 500, 3), 240, np.uint8))
         with user_sees("Nuclei", "a blank slide", ValueError, match="no tissue"):

@@ -112,7 +112,7 @@ class TestLazySlide:
 
     def test_instance_maps(self, tissue, monkeypatch):
         def segment(images):
-            labels = [ndimage.label(each[0].numpy() < 0.55)[0] for each in images]
+            labels = [ndimage.label(each[0].numpy() < 0.4)[0] for each in images]
             return SimpleNamespace(instance_map=np.stack(labels))
 
         self.register(monkeypatch, segment)
@@ -170,7 +170,7 @@ class TestFunctions:
 
             def __call__(self, image, mpp, *, context):
                 seen.append((image.shape, mpp, context))
-                return ndimage.label(image[..., 0] < 100)[0].astype(np.uint16)
+                return ndimage.label(image[..., 0] < 80)[0].astype(np.uint16)
 
         run(tissue, Wants(), block_px=200)
         sizes = [

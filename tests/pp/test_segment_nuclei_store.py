@@ -87,8 +87,8 @@ def test_a_killed_run_goes_on(tmp_path):
     run = [sys.executable, str(script)]
     store = tmp_path / "killed"
     with subprocess.Popen([*run, str(store)], stdout=subprocess.DEVNULL) as process:
-        for _ in range(600):
-            if len(list(store.glob("block-*.npz"))) >= 4:
+        for _ in range(3000):
+            if len(list(store.glob("block-*.npz"))) >= 4 or process.poll() is not None:
                 break
             time.sleep(0.1)
         os.kill(process.pid, signal.SIGKILL)

@@ -147,6 +147,9 @@ def segment_nuclei(
     check_switch(measure, "measure")
     slide = open_slide(data, "segment_nuclei", image_key, mpp)
     _check_resolution(slide)
+    name = shapes_name(data, slide, NUCLEI)
+    if inplace and not overwrite:
+        _check_own(data, name)
     chosen = resolve_method(
         method,
         settings=settings,
@@ -162,10 +165,7 @@ def segment_nuclei(
     blocks, edge = _plan(grid, chosen, block_px, tissue)
     facts = {**chosen.definition, "mpp": grid.mpp, "block_px": edge, "region": region}
     found = _segment(slide, grid, chosen, tissue, blocks, store=store, facts=facts)
-    if not len(found):
-        msg = f"method {chosen.name!r} found no nucleus on image {slide.key!r}; look at the image, its resolution ({slide.mpp:g} um per px) and region={region!r}"
-        raise ValueError(msg)
-    name = shapes_name(data, slide, NUCLEI)
+    _check_any(found, slide, chosen, region)
     shapes = nucleus_shapes(found.polygons(grid.scale), slide)
     table = nucleus_table(shapes, name, slide, **facts)
     from spatialdata import SpatialData
@@ -212,6 +212,28 @@ def _segment(
 
 def _checksum(tissue: shapely.Geometry | None) -> str | None:
     return None if tissue is None else hashlib.sha256(shapely.to_wkb(tissue)).hexdigest()[:16]
+
+
+def _check_any(found: Found, slide: Slide, method: Method, region: str | None) -> None:
+    if not len(found):
+        msg = (
+            f"method {method.name!r} found no nucleus on image {slide.key!r}; look at the image, its resolution "
+            f"({slide.mpp:g} um per px) and region={region!r}"
+        )
+        raise ValueError(msg)
+
+
+def _check_own(data: SpatialData, name: str) -> None:
+    """Refuse to replace nuclei of another origin, such as those of a Xenium."""
+    table = data.tables.get(keys.NUCLEUS_TABLE)
+    known = table is not None and keys.REGION in table.obs and (table.obs[keys.REGION] == name).any()
+    if name in data.shapes and not known:
+        msg = (
+            f"shapes {name!r} are there already and not of hc.pp.segment_nuclei; keep them under another name "
+            f'(sdata.shapes["measured_nuclei"] = sdata.shapes.pop("{name}")), replace them with overwrite=True, or get the '
+            "new ones with inplace=False"
+        )
+        raise ValueError(msg)
 
 
 def _check_resolution(slide: Slide) -> None:

@@ -55,7 +55,7 @@ class NucleusStore(AbstractContextManager["NucleusStore"]):
         When the folder cannot be written.
     """
 
-    def __init__(self, path: str | PathLike[str], manifest: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | PathLike[str], manifest: Mapping[str, object]) -> None:
         self.path = Path(path).expanduser()
         wanted = json.loads(json.dumps({"format": _FORMAT, **manifest}))
         self._check(wanted)
@@ -77,7 +77,7 @@ class NucleusStore(AbstractContextManager["NucleusStore"]):
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _check(self, wanted: Mapping[str, Any]) -> None:
+    def _check(self, wanted: Mapping[str, object]) -> None:
         known = read_manifest(self.path)
         if known is not None and (different := differences(known, wanted)):
             msg = (
@@ -123,7 +123,7 @@ class NucleusStore(AbstractContextManager["NucleusStore"]):
         partial.replace(self.path / name)
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
+def read_manifest(path: Path) -> dict[str, object] | None:
     """The manifest of a store, `None` where there is none yet; `FileExistsError` where something else is."""
     if not path.exists() and not path.is_symlink():
         return None

@@ -85,7 +85,7 @@ class InstanSeg:
         pixels = np.concatenate([image.reshape(-1, 3) for image in sample])
         return np.percentile(pixels, _SHARES, axis=0).astype(np.float32)
 
-    def __call__(self, image: Image, mpp: float, *, context: Any = None) -> NDArray[np.int64]:
+    def __call__(self, image: Image, mpp: float, *, context: NDArray[np.float32] | None = None) -> NDArray[np.int64]:
         """Labels of an image."""
         low, high = self.context([image], mpp) if context is None else context
         scaled = (image.astype(np.float32) - low) / np.maximum(high - low, 1e-3)
