@@ -141,7 +141,7 @@ def resolve_method(
             network: InstanSeg | LazySlideModel = InstanSeg(weights, trust_code=trust_code, device=device, **options)  # type: ignore[arg-type]
         else:
             network = LazySlideModel(method.removeprefix(LAZYSLIDE), weights, options, device=device)
-        segmenter, definition = network, {"version": network.version}
+        segmenter, definition = network, {"version": network.version}  # type: ignore[assignment]
     elif method in METHODS:
         segmenter, name = load_method(method, **options), method  # type: ignore[assignment]
         definition = {"version": version("histocell")}
