@@ -112,7 +112,7 @@ class TestLazySlide:
 
     def test_instance_maps(self, tissue, monkeypatch):
         def segment(images):
-            labels = [ndimage.label(each[0].numpy() < 0.4)[0] for each in images]
+            labels = [ndimage.label(each[0].numpy() < 0.3)[0] for each in images]
             return SimpleNamespace(instance_map=np.stack(labels))
 
         self.register(monkeypatch, segment)
