@@ -24,13 +24,15 @@ TISSUE_DENSITY = 0.05  # mean optical density
 STAINED_DENSITY = 0.15
 SMOOTH_UM = 0.5
 FOREIGN_UM = 5.0  # half width of the surroundings in which foreign pixels are counted
-# Densities of red and blue over green: nuclei lie within, inks, DAB and red cells do not.
-RED_RANGE = (0.35, 1.6)
-BLUE_RANGE = (0.28, 0.72)
+# Densities of red and blue over green: nuclei lie within, inks, DAB and red cells do not. Blue is low in eosin and in
+# blue ink, and only in the latter is red high.
+LEAST_RED, HIGHEST_RED = 0.35, 1.6
+HIGHEST_BLUE = 0.72
+INK_BLUE, INK_RED = 0.3, 0.75
 LEAST_CONTRAST = 0.12  # optical density between stroma and nuclei; less is not amplified
 _DARK = 60  # of 255: brightest channel of the background of a fluorescence image
 _DARK_SHARE = 0.5
-_FOREIGN_SHARE = 0.2  # of the stained pixels, from which it is worth a word
+_FOREIGN_SHARE = 0.1  # of the stained pixels, from which it is worth a word
 _AROUND_SHARE = 0.25
 _BROWN_BLUE = 1.05  # density of blue over red in DAB; it is lower in both stains of H&E, but for eosin alone
 
@@ -71,7 +73,7 @@ def estimate_context(sample: Sequence[NDArray[np.uint8]], mpp: float) -> SlideCo
     amount = density.mean(axis=1)
     stained = amount > STAINED_DENSITY
     problem = _problem(pixels, stained)
-    foreign = stained & _foreign(density)
+    foreign = stained & is_foreign(density)
     if problem is None:
         _warn_of_other_stains(density[foreign], int(stained.sum()))
     sizes = np.cumsum([image.shape[0] * image.shape[1] for image in sample])[:-1]
@@ -98,10 +100,16 @@ def _problem(pixels: NDArray[np.uint8], stained: NDArray[np.bool_]) -> str | Non
     return None
 
 
-def _foreign(density: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which densities (n, 3) are neither haematoxylin nor eosin: ink, DAB, pigment."""
+def is_haematoxylin(density: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Whether optical densities (n, 3) of R, G, B can be those of nuclei."""
+    return (density[:, 0] >= LEAST_RED * density[:, 1]) & ~is_foreign(density)
+
+
+def is_foreign(density: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Whether optical densities (n, 3) are neither of haematoxylin nor of eosin, but of ink, DAB or pigment."""
     red, green, blue = density.T
-    return (blue < BLUE_RANGE[0] * green) | (blue > BLUE_RANGE[1] * green) | (red > RED_RANGE[1] * green)
+    is_blue_ink = (blue < INK_BLUE * green) & (red > INK_RED * green)
+    return (blue > HIGHEST_BLUE * green) | (red > HIGHEST_RED * green) | is_blue_ink
 
 
 def _around(foreign: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
@@ -115,7 +123,9 @@ def _warn_of_other_stains(foreign: NDArray[np.float32], n_stained: int) -> None:
     if share < _FOREIGN_SHARE:
         return
     red, _, blue = foreign.mean(axis=0)
-    seen = "brown, as the DAB of immunohistochemistry" if blue > _BROWN_BLUE * red else "coloured as ink or another stain"
+    seen = (
+        "brown, as the DAB of immunohistochemistry" if blue > _BROWN_BLUE * red else "coloured as ink or another stain"
+    )
     warn(
         f"{share:.0%} of the stained pixels are {seen}; the method is for H&E: what has another colour than haematoxylin "
         "is not taken for a nucleus"

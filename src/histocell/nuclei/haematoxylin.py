@@ -9,7 +9,7 @@ import numpy as np
 
 from histocell._core.arguments import check_positive, check_share
 from histocell.kernels.level_sets.objects import label_sums
-from histocell.nuclei.context import BLUE_RANGE, RED_RANGE, SlideContext, estimate_context, stain_map
+from histocell.nuclei.context import SlideContext, estimate_context, is_haematoxylin, stain_map
 from histocell.nuclei.level_sets import find_nuclei
 
 if TYPE_CHECKING:
@@ -117,16 +117,10 @@ class Watershed:
 
     def _is_nucleus(self, sums: NDArray[np.float64], mpp: float, contrast: float) -> NDArray[np.bool_]:
         """Which labels have the size, the strength and the colour of nuclei."""
-        area, total, red, green, blue = sums.T
+        area, total = sums[:, 0], sums[:, 1]
         dark = total >= contrast * LEAST_MEAN * area
         fits = (area * mpp**2 >= self.min_area_um2) & (area * mpp**2 <= self.max_area_um2)
-        coloured = np.logical_and.reduce(
-            [
-                (stain >= low * green) & (stain <= high * green)
-                for stain, (low, high) in ((red, RED_RANGE), (blue, BLUE_RANGE))
-            ]
-        )
-        return (area > 0) & fits & dark & coloured
+        return (area > 0) & fits & dark & is_haematoxylin(sums[:, 2:])
 
 
 def _numbered(labels: NDArray[np.int32], kept: NDArray[np.bool_]) -> NDArray[np.int32]:
