@@ -1,4 +1,4 @@
-"""What is the same all over a slide: its stains, and how much haematoxylin stroma and nuclei hold."""
+"""Context of a slide, the same in all its blocks: its stains, and the haematoxylin of its stroma and its nuclei."""
 
 from __future__ import annotations
 
