@@ -61,7 +61,7 @@ def embed_genes(
     model
         ``"pca"``: scanpy's normalisation to the median total, log1p and principal components of all rows. ``"scgpt"``: the
         frozen network of a checkpoint; each cell by itself. ``"scvi"``: the latent means of scvi-tools' SCVI, trained on all
-        rows (``pip install scvi-tools``). ``"pca"`` and ``"scvi"`` see the expression of all rows, those to be tested
+        rows (``pip install "histocell[scvi]"``). ``"pca"`` and ``"scvi"`` see the expression of all rows, those to be tested
         on, too, but no label.
     checkpoint
         Of scGPT: a folder with ``args.json``, ``vocab.json`` and ``best_model.pt``, such as whole-human. No code in it is run.
@@ -136,7 +136,15 @@ def embed_genes(
     facts: dict[str, Any] = {"model": model, "layer": layer, "n_genes": table.n_vars}
     if model == "scgpt":
         embedding, own = _scgpt(
-            table, values, checkpoint, gene_key, max_length, precision, device, None if store is None else Path(store), seed
+            table,
+            values,
+            checkpoint,
+            gene_key,
+            max_length,
+            precision,
+            device,
+            None if store is None else Path(store),
+            seed,
         )
         embedding = embedding if lazy else np.asarray(embedding)
     else:
@@ -182,7 +190,9 @@ def _scgpt(
     counts = values[:, known.columns].tocsr()
     used = np.diff(counts.indptr)
     if len(known.columns) < _FEW_KNOWN * table.n_vars:
-        warn(f"{len(known.columns)} of {table.n_vars} genes in {known.source} are known to {read.version}; the others are not used")
+        warn(
+            f"{len(known.columns)} of {table.n_vars} genes in {known.source} are known to {read.version}; the others are not used"
+        )
     if (n_empty := int((used == 0).sum())) == len(used):
         msg = f"none of the {len(used)} cells has counts of a gene that {read.version} knows"
         raise ValueError(msg)
@@ -227,12 +237,10 @@ def _pca(values: csr_matrix, n_dims: int, seed: int) -> tuple[NDArray[np.float32
     return out, {"n_dims": n_dims, "normalized": "scanpy.pp.normalize_total, scanpy.pp.log1p", "seed": seed}
 
 
-def _scvi(
-    table: AnnData, values: csr_matrix, n_dims: int, seed: int
-) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    import_optional("scvi", "scvi")
-    import scvi
+def _scvi(table: AnnData, values: csr_matrix, n_dims: int, seed: int) -> tuple[NDArray[np.float32], dict[str, Any]]:
     from anndata import AnnData
+
+    scvi = import_optional("scvi", "scvi")
 
     empty = np.diff(values.indptr) == 0
     if empty.any():
