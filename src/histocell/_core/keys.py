@@ -50,6 +50,9 @@ BASELINES = ("mean", "ridge")
 # SpatialData elements
 IMAGE = "he"
 SPOTS = "spots"
+BINS = "bins"
+CELLS = "cells"
+NUCLEI = "nuclei"
 TILES = "tiles"
 TILE_TABLE = "tile_table"  # SpatialData wants names to differ between tables and shapes
 TISSUE = "tissue"
@@ -60,6 +63,7 @@ SOURCES = "sources"  # attrs of a SpatialData: the image that each normalised im
 MICRONS = "um"  # coordinate system of micrometres; carries the mpp of an image
 REGION = "region"
 INSTANCE = "spot_id"
+CELL_ID = "cell_id"
 
 
 def safe_key(name: str) -> str:

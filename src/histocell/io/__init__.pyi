@@ -1,5 +1,7 @@
 from histocell.io._anndata import from_anndata as from_anndata
 from histocell.io._anndata import to_anndata as to_anndata
+from histocell.io._cells.alignment import alignment as alignment
+from histocell.io._cells.xenium import xenium as xenium
 from histocell.io._hest import hest as hest
 from histocell.io._lazyslide import lazyslide as lazyslide
 from histocell.io._slide import slide as slide
