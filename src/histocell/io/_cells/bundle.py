@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import shapely
-from scipy.sparse import csr_matrix
 
 from histocell._core import keys
 from histocell._core.errors import listing, reading, warn
+from histocell.io._cells.counts import read_counts_h5
 from histocell.io._cells.polygons import largest_first, rings, single_polygons
 from histocell.io.positions import numbers
 
@@ -101,19 +100,11 @@ def _pixel_size(folder: Path) -> float:
 
 def _counts(folder: Path) -> AnnData:
     """Counts of genes, without controls."""
-    import scanpy as sc
-
     file = folder / _COUNTS
     if not file.is_file():
         msg = f"{folder} holds no {_COUNTS}; unpack cell_feature_matrix of the bundle, or copy the file there"
         raise FileNotFoundError(msg)
-    with reading(file), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Variable names are not unique")  # they are made so
-        table = sc.read_10x_h5(file, gex_only=True)
-        table.var_names_make_unique()
-        table.X = csr_matrix(table.X, dtype=np.float32)
-    table.obs_names = table.obs_names.astype(str)
-    return table
+    return read_counts_h5(file)
 
 
 def _read_table(folder: Path, name: str, columns: list[str]) -> tuple[Path, pd.DataFrame]:
