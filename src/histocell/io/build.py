@@ -73,9 +73,7 @@ class Placed:
         systems = coordinate_systems(self.mpp, self.suffix)
         if self.polygons is not None:
             return ShapesModel.parse(gpd.GeoDataFrame(geometry=self.polygons, index=names), transformations=systems)
-        return ShapesModel.parse(
-            self.xy, geometry=0, radius=self.diameter_px / 2, index=names, transformations=systems
-        )
+        return ShapesModel.parse(self.xy, geometry=0, radius=self.diameter_px / 2, index=names, transformations=systems)
 
 
 def place(

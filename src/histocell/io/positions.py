@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def numbers(
-    table: pd.DataFrame, columns: Sequence[str], path: Path, what: str = "spot"
-) -> NDArray[np.float64]:
+def numbers(table: pd.DataFrame, columns: Sequence[str], path: Path, what: str = "spot") -> NDArray[np.float64]:
     """Columns of a table (n, k) as finite numbers; a `ValueError` that names the file, the row and what stands there."""
     values = table[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     wrong = np.argwhere(~np.isfinite(values))

@@ -236,9 +236,7 @@ def _write_rasters(folder: Path, names: list[str], nuclei: NDArray[np.object_], 
     )
     with zarr.storage.ZipStore(folder / "cells.zarr.zip", mode="w") as store:
         root = zarr.create_group(store, zarr_format=2, attributes={"major_version": 6, "number_cells": len(names)})
-        root.create_array(
-            "cell_id", data=np.column_stack([numbers, np.full(len(names), _SUFFIX)]).astype(np.uint32)
-        )
+        root.create_array("cell_id", data=np.column_stack([numbers, np.full(len(names), _SUFFIX)]).astype(np.uint32))
         root.create_array(
             "cell_summary",
             data=summary,

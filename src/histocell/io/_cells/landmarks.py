@@ -41,9 +41,7 @@ def fit_landmarks(
     return matrix, residual, distance
 
 
-def _check_spread(
-    image: NDArray[np.float64], target: NDArray[np.float64], least: int, model: str, name: str
-) -> None:
+def _check_spread(image: NDArray[np.float64], target: NDArray[np.float64], least: int, model: str, name: str) -> None:
     """Enough points, at different places and, for an affine map, not on one line."""
     for what, points in {"image": image, "target": target}.items():
         n = len(np.unique(points, axis=0))

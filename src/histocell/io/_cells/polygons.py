@@ -8,10 +8,16 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from histocell._core import keys
+from histocell._core.errors import warn
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 _POLYGON, _COLLECTIONS = 3, (6, 7)
+_RADIUS_UM = 5.0  # of a cell without an outline whose area is unknown, too
 
 
 def rings(ids: NDArray[np.generic], xy: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.object_]]:
@@ -86,3 +92,36 @@ def largest_first(owner: pd.Series, polygons: NDArray[np.object_]) -> pd.Index:
     extra = rank > 1
     names[extra] = [f"{name}.{number}" for name, number in zip(names[extra], rank[extra], strict=True)]
     return pd.Index(names)
+
+
+def cell_polygons(
+    outlines: pd.DataFrame | None,
+    cells: pd.Index,
+    area_um2: pd.Series | None,
+    centers: NDArray[np.float64],
+    folder: Path,
+) -> NDArray[np.object_]:
+    """One outline for each cell: the largest of its polygons, or a circle of its area around its centre, all in um.
+
+    Parameters
+    ----------
+    outlines
+        Polygons in ``polygon`` and the cell of each in ``cell_id``; `None` where the platform wrote none.
+    cells, area_um2, centers
+        Names, areas (`None` where they are unknown) and centres (n, 2) of all cells.
+    folder
+        What is read, for the warning.
+    """
+    area = np.full(len(cells), np.nan) if area_um2 is None else area_um2.to_numpy(dtype=np.float64)
+    radius = np.where(area > 0, np.sqrt(np.where(area > 0, area, 0.0) / np.pi), _RADIUS_UM)
+    polygons = np.full(len(cells), None, dtype=object)
+    if outlines is not None:
+        found = outlines["polygon"].to_numpy()
+        place = pd.Index(largest_first(outlines[keys.CELL_ID], found)).get_indexer(cells)
+        polygons[place >= 0] = found[place[place >= 0]]
+    absent = shapely.is_missing(polygons)
+    if absent.any():
+        polygons[absent] = shapely.buffer(shapely.points(centers[absent]), radius[absent], quad_segs=6)
+        if outlines is not None:
+            warn(f"{absent.sum()} of {len(cells)} cells of {folder} have no outline; they are circles of their area")
+    return polygons

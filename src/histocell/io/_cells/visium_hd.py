@@ -254,9 +254,9 @@ def _cells(inner: Path) -> tuple[AnnData, NDArray[np.object_], gpd.GeoDataFrame 
 def _outlines(file: Path) -> pd.Series:
     """Valid polygons of a file by the name of the cell, as the counts have it."""
     features = read_features(file)
-    numbers_of = [properties.get("cell_id") for properties in features.properties]
-    if any(number is None for number in numbers_of):
-        msg = f"{file}: features without properties.cell_id; expected the outlines that Space Ranger writes"
+    numbers_of = [properties.get("cell_id", "") for properties in features.properties]
+    if not all(str(number).isdigit() for number in numbers_of):
+        msg = f"{file}: features without a number properties.cell_id; expected the outlines that Space Ranger writes"
         raise ValueError(msg)
     names = np.array([f"cellid_{int(number):09d}-1" for number in numbers_of], dtype=object)[features.feature]
     polygons, repaired = single_polygons(features.polygons)

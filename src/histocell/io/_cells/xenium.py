@@ -5,33 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import shapely
-from spatialdata.models import ShapesModel
-
-from histocell._core import keys
 from histocell._core.errors import listing, warn
-from histocell._core.geometry import check_mpp
-from histocell._core.settings import logger
-from histocell.images.slide_image import open_image
-from histocell.images.transformations import transform_points, transformations
-from histocell.io._cells.alignment import Alignment, read_alignment
-from histocell.io._cells.bundle import Bundle, read_bundle
-from histocell.io.build import build, place, set_label
+from histocell.io._cells.alignment import read_alignment
+from histocell.io._cells.registered import on_image
+from histocell.io._cells.xenium_files import read_xenium
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from numpy.typing import NDArray
     from spatialdata import SpatialData
 
     from histocell.images.slide_image import ImageSource
-    from histocell.io._cells.alignment import AlignmentSource
+    from histocell.io._cells.alignment import Alignment, AlignmentSource
 
 _HE = "he_image.ome.tif"
 _ALIGNMENT = "alignment.csv"
-_SAME = 0.02  # resolutions that differ by less agree
-_DIFFERENT = 0.1
 
 
 def xenium(
@@ -100,65 +88,20 @@ def xenium(
     True
     """
     folder = Path(path).expanduser()
-    bundle = read_bundle(folder)
+    cells = read_xenium(folder)
     source = _image(folder, image)
-    found = None if source is None else _alignment(folder, source, alignment, bundle.pixel_um)
     if source is None and alignment is not None:
         msg = f"alignment= is given, but {folder} holds no *{_HE}; give image= with the H&E image that it belongs to"
         raise ValueError(msg)
     section = folder.resolve().name if section is None else str(section)
-    if source is None or found is None:
+    if source is None:
         warn(
-            f"no H&E image in {folder} (*{_HE}): cells are in px of the morphology image, {bundle.pixel_um:g} um. Give image= "
-            "and alignment= to place them on one"
+            f"no H&E image in {folder} (*{_HE}): cells are in px of the morphology image, {cells.pixel_um:g} um. Give image= and "
+            "alignment= to place them on one"
         )
-        matrix, mpp, mpp_source = np.eye(3), bundle.pixel_um, "experiment.xenium"
-    else:
-        matrix, mpp, mpp_source = np.linalg.inv(found.matrix), bundle.pixel_um * found.scale, "alignment"
-        _check(bundle, found, source, section)
-    to_px = matrix @ np.diag([1 / bundle.pixel_um, 1 / bundle.pixel_um, 1.0])
-    return _assemble(bundle, to_px, source, (mpp, mpp_source), found, section, patient)
-
-
-def _assemble(
-    bundle: Bundle,
-    to_px: NDArray[np.float64],
-    source: ImageSource | None,
-    resolution: tuple[float, str],
-    found: Alignment | None,
-    section: str,
-    patient: str | None,
-) -> SpatialData:
-    """The SpatialData, with cells and nuclei in px."""
-    table = bundle.table
-    set_label(table, keys.SECTION, section)
-    set_label(table, keys.PATIENT, patient)
-    mpp, mpp_source = resolution
-    placed = place(
-        transform_points(bundle.centers_um, to_px),
-        name=section,
-        image=source,
-        mpp=mpp,
-        mpp_source=mpp_source,
-        kind=keys.CELLS,
-        polygons=_moved(bundle.cells, to_px),
-    )
-    sdata = build(table, [placed], instance=keys.CELL_ID)
-    if bundle.nuclei is not None:
-        nuclei = bundle.nuclei.set_geometry(_moved(bundle.nuclei.geometry.to_numpy(), to_px))
-        systems = dict(transformations(sdata.shapes[keys.CELLS]))
-        sdata.shapes[keys.NUCLEI] = ShapesModel.parse(nuclei, transformations=systems)
-    if found is not None:
-        facts = {"source": found.source, "image_to_morphology_px": found.matrix.tolist(), "pixel_um": bundle.pixel_um}
-        residual = {} if found.residual_um is None else {"residual_um": found.residual_um}
-        keys.write_provenance(
-            sdata.tables[keys.TABLE], "registration", **facts, **residual, n_landmarks=found.n_landmarks
-        )
-    return sdata
-
-
-def _moved(polygons: NDArray[np.object_], matrix: NDArray[np.float64]) -> NDArray[np.object_]:
-    return shapely.transform(polygons, lambda xy: transform_points(xy, matrix))
+        return on_image(cells, section=section, patient=patient)
+    found = _alignment(folder, source, alignment, cells.pixel_um)
+    return on_image(cells, source, found, section=section, patient=patient)
 
 
 def _image(folder: Path, image: ImageSource | None) -> ImageSource | None:
@@ -190,37 +133,3 @@ def _alignment(folder: Path, image: ImageSource, alignment: AlignmentSource | No
         )
         raise ValueError(msg)
     return read_alignment(alignment, target_mpp=pixel_um)
-
-
-def _check(bundle: Bundle, found: Alignment, source: ImageSource, section: str) -> None:
-    """An error where the matrix looks inverted; a warning where the image contradicts its scale."""
-    opened = open_image(source)
-    mpp, inverted_mpp = bundle.pixel_um * found.scale, bundle.pixel_um / found.scale
-    px = bundle.centers_um / bundle.pixel_um
-    limit = np.array([opened.shape[1], opened.shape[0]])
-    inside, if_inverted = (
-        ((xy >= 0) & (xy < limit)).all(axis=1).mean()
-        for xy in (transform_points(px, np.linalg.inv(found.matrix)), transform_points(px, found.matrix))
-    )
-    stated = opened.mpp
-    fits = stated is None or abs(mpp / stated - 1) < _DIFFERENT
-    scale_says_so = not fits and stated is not None and abs(inverted_mpp / stated - 1) < _SAME
-    if if_inverted > 0.5 and (inside < 0.5 or scale_says_so):
-        scales = "" if stated is None else f", and the image states {stated:.4g} um per px where the matrix gives {mpp:.4g}"
-        msg = (
-            f"the alignment of {section} looks inverted: {inside:.0%} of the cells lie in the image, {if_inverted:.0%} would with "
-            f"its inverse{scales}. It must go from px of the H&E image to px of the morphology image; give "
-            "alignment=numpy.linalg.inv(matrix)"
-        )
-        raise ValueError(msg)
-    check_mpp(mpp, source=f"the alignment of {section}")
-    if stated is not None and abs(mpp / stated - 1) > _SAME:
-        warn(
-            f"{section}: {mpp:.4g} um per px by the alignment, but {stated:.4g} by the image ({opened.mpp_source}); going on with "
-            "the former. Is this the image that was registered, in full resolution?"
-        )
-    across = np.linalg.svd(found.matrix[:2, :2], compute_uv=False)
-    if across[0] / across[1] > 1 + _SAME:
-        warn(f"{section}: the alignment stretches the image by {across[0] / across[1] - 1:.1%} along one direction")
-    if np.linalg.det(found.matrix[:2, :2]) < 0:
-        logger.info("%s: the alignment mirrors the image", section)

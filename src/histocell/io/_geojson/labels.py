@@ -9,16 +9,18 @@ import pandas as pd
 import shapely
 
 from histocell._core import keys
-from histocell._core.errors import listing, warn
+from histocell._core.errors import warn
 from histocell.images.transformations import matrix_to_image, transform_points
 from histocell.tables.access import get_table
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
     import geopandas as gpd
+    from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
+    from histocell.tables.regions import Region
     from histocell.tables.slides import Slide
 
 _POLYGONAL = 2
@@ -102,7 +104,9 @@ def containing(
     out[row[first]] = codes[polygon[first]]
     differ = np.unique(row[codes[polygon] != out[row]])
     if len(differ):
-        warn(f"{len(differ)} of {len(out)} rows lie in several polygons of {source} with different classes; the smallest counts")
+        warn(
+            f"{len(differ)} of {len(out)} rows lie in several polygons of {source} with different classes; the smallest counts"
+        )
     left = np.flatnonzero(out < 0)
     if outlines is None or len(left) == 0:
         return out
@@ -118,7 +122,7 @@ def containing(
 
 
 def _outlines(
-    data: SpatialData, table: object, region: str, rows: NDArray[np.intp], slide: Slide
+    data: SpatialData, table: AnnData, region: str, rows: NDArray[np.intp], slide: Slide
 ) -> NDArray[np.object_] | None:
     """Outlines of rows in px of the image, `None` where they have none with an area of their own."""
     shapes = data.shapes.get(region)
@@ -131,7 +135,7 @@ def _outlines(
     return polygons if matrix is None else shapely.transform(polygons, lambda xy: transform_points(xy, matrix))
 
 
-def _bounds(regions: list) -> NDArray[np.float64]:
+def _bounds(regions: list[Region]) -> NDArray[np.float64]:
     xy = np.concatenate([region.centers for region in regions])
     return np.concatenate([xy.min(axis=0), xy.max(axis=0)])
 

@@ -134,7 +134,9 @@ def geojson(
         msg = f'units must be "px" or "um", not {units!r}'
         raise ValueError(msg)
     if data is not None and not is_spatialdata(data):
-        msg = f"hc.io.geojson adds to a SpatialData, not to {type(data).__name__}; hc.io.slide(path) makes one of a slide"
+        msg = (
+            f"hc.io.geojson adds to a SpatialData, not to {type(data).__name__}; hc.io.slide(path) makes one of a slide"
+        )
         raise TypeError(msg)
     if data is None and (label_key or table_key or image_key):
         msg = "label_key=, table_key= and image_key= need data="
@@ -248,7 +250,9 @@ def _check_place(shapes: gpd.GeoDataFrame, units: Units, slide: Slide, file: Pat
         raise ValueError(msg)
     within = check_inside(xy, slide.image.shape, f"{file.name} on {slide.key!r}")
     if not within.all():
-        warn(f"{(~within).sum()} of {len(xy)} polygons of {file.name} lie outside of the image {slide.key!r}; they are kept")
+        warn(
+            f"{(~within).sum()} of {len(xy)} polygons of {file.name} lie outside of the image {slide.key!r}; they are kept"
+        )
 
 
 def _centers(shapes: gpd.GeoDataFrame) -> NDArray[np.float64]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 import shapely
 
+from histocell._core.arguments import as_names
 from histocell._core.errors import MissingKeyError, listing, missing_key
 from histocell._core.outputs import make_folder, partial_folder
 from histocell.images.transformations import matrix_to_image, transform_points
@@ -19,10 +19,12 @@ from histocell.tables.access import get_table, is_spatialdata
 from histocell.tables.slides import region_image
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     import geopandas as gpd
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
-    from os import PathLike
     from spatialdata import SpatialData
 
 _DIGITS = 3  # of coordinates in px
@@ -149,7 +151,9 @@ def _labels(
     else:
         table = _table_of(data, name, table_key)
         if label_key not in table.obs:
-            raise missing_key("obs", label_key, table.obs.columns, f"Columns of shapes {name!r}: {listing(shapes.columns)}.")
+            raise missing_key(
+                "obs", label_key, table.obs.columns, f"Columns of shapes {name!r}: {listing(shapes.columns)}."
+            )
         attrs = table.uns.get("spatialdata_attrs", {})
         rows = table.obs
         region_key = attrs.get("region_key")
@@ -168,13 +172,14 @@ def _labels(
 def _table_of(data: SpatialData, name: str, table_key: str | None) -> AnnData:
     """The table that was named, else the one that annotates the shapes, else the only one."""
     if table_key is None:
-        of = [key for key, each in data.tables.items() if name in np.atleast_1d(_region(each)).tolist()]
+        of = [key for key, each in data.tables.items() if name in _regions(each)]
         table_key = of[0] if len(of) == 1 else None
     return get_table(data, table_key)
 
 
-def _region(table: AnnData) -> object:
-    return table.uns.get("spatialdata_attrs", {}).get("region", [])
+def _regions(table: AnnData) -> list[str]:
+    """The shapes that a table annotates."""
+    return as_names(table.uns.get("spatialdata_attrs", {}).get("region", []))
 
 
 def _write(

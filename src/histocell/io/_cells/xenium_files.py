@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,8 @@ import shapely
 from histocell._core import keys
 from histocell._core.errors import listing, reading, warn
 from histocell.io._cells.counts import read_counts_h5
-from histocell.io._cells.polygons import largest_first, rings, single_polygons
+from histocell.io._cells.polygons import cell_polygons, largest_first, rings, single_polygons
+from histocell.io._cells.registered import Cells
 from histocell.io.positions import numbers
 
 if TYPE_CHECKING:
@@ -21,40 +21,13 @@ if TYPE_CHECKING:
 
     import geopandas as gpd
     from anndata import AnnData
-    from numpy.typing import NDArray
 
 _EXPERIMENT, _COUNTS = "experiment.xenium", "cell_feature_matrix.h5"
 _TABLES = (".parquet", ".csv.gz", ".csv")
 _CENTERS, _VERTICES = ["x_centroid", "y_centroid"], ["vertex_x", "vertex_y"]
-_RADIUS_UM = 5.0  # of a cell whose area is unknown, too
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """A Xenium section, lengths in um of its own coordinates.
-
-    Attributes
-    ----------
-    pixel_um
-        um per px of the morphology image.
-    table
-        Counts of genes, and what is known of each cell.
-    centers_um
-        Centres of the cells (n, 2).
-    cells
-        Their outlines (n,).
-    nuclei
-        Outlines of nuclei, with the cell of each in ``cell_id``; `None` where the files are not there.
-    """
-
-    pixel_um: float
-    table: AnnData
-    centers_um: NDArray[np.float64]
-    cells: NDArray[np.object_]
-    nuclei: gpd.GeoDataFrame | None
-
-
-def read_bundle(folder: Path) -> Bundle:
+def read_xenium(folder: Path) -> Cells:
     """Read an output folder; errors name the file that is missing, damaged or of another run."""
     if not folder.is_dir():
         msg = f"{folder} is not a folder; hc.io.xenium reads the output folder of Xenium"
@@ -79,9 +52,8 @@ def read_bundle(folder: Path) -> Bundle:
     centers = numbers(cells, _CENTERS, file, "cell")
     table.obs = cells.drop(columns=_CENTERS)
     outlines = _outlines(folder, "cell", cells.index)
-    return Bundle(
-        pixel_um, table, centers, _cell_polygons(outlines, cells, centers, folder), _nuclei(folder, cells.index)
-    )
+    polygons = cell_polygons(outlines, cells.index, cells.get("cell_area"), centers, folder)
+    return Cells(pixel_um, _EXPERIMENT, table, centers, polygons, _nuclei(folder, cells.index))
 
 
 def _pixel_size(folder: Path) -> float:
@@ -162,25 +134,6 @@ def _outlines(folder: Path, name: str, cells: pd.Index) -> pd.DataFrame | None:
     return pd.DataFrame({keys.CELL_ID: owner[kept], "polygon": polygons[kept]})
 
 
-def _cell_polygons(
-    outlines: pd.DataFrame | None, cells: pd.DataFrame, centers: NDArray[np.float64], folder: Path
-) -> NDArray[np.object_]:
-    """One outline for each cell, a circle where there is none."""
-    area = cells["cell_area"].to_numpy(dtype=np.float64) if "cell_area" in cells else np.full(len(cells), np.nan)
-    radius = np.where(area > 0, np.sqrt(np.where(area > 0, area, 0.0) / np.pi), _RADIUS_UM)
-    polygons = np.full(len(cells), None, dtype=object)
-    if outlines is not None:
-        names = largest_first(outlines[keys.CELL_ID], outlines["polygon"].to_numpy())
-        largest = pd.Series(outlines["polygon"].to_numpy(), index=names).reindex(cells.index)
-        polygons[:] = largest.where(largest.notna(), None).to_numpy()
-    absent = shapely.is_missing(polygons)
-    if absent.any():
-        polygons[absent] = shapely.buffer(shapely.points(centers[absent]), radius[absent], quad_segs=6)
-        if outlines is not None:
-            warn(f"{absent.sum()} of {len(cells)} cells of {folder} have no outline; they are circles of their area")
-    return polygons
-
-
 def _nuclei(folder: Path, cells: pd.Index) -> gpd.GeoDataFrame | None:
     """Outlines of nuclei, in the order of their cells."""
     import geopandas as gpd
@@ -190,6 +143,6 @@ def _nuclei(folder: Path, cells: pd.Index) -> gpd.GeoDataFrame | None:
         return None
     polygons = outlines["polygon"].to_numpy()
     names = largest_first(outlines[keys.CELL_ID], polygons)
-    order = np.lexsort((names.str.len(), cells.get_indexer(outlines[keys.CELL_ID])))
+    order = np.lexsort((names.str.len(), cells.get_indexer(pd.Index(outlines[keys.CELL_ID]))))
     frame = gpd.GeoDataFrame({keys.CELL_ID: outlines[keys.CELL_ID].to_numpy()}, geometry=polygons, index=names)
     return frame.iloc[order]
