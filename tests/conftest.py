@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -67,6 +68,32 @@ def tissue(_tissue: SpatialData) -> SpatialData:
 def cohort(_cohort: SpatialData) -> SpatialData:
     """Four small synthetic sections of four patients, embedded with `morphology`; changes stay in the test."""
     return _copy(_cohort)
+
+
+@pytest.fixture(scope="session")
+def _xenium(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import histocell as hc
+
+    return hc.datasets.synthetic_xenium(tmp_path_factory.mktemp("bundles") / "xenium", size_px=500, rng=0)
+
+
+@pytest.fixture(scope="session")
+def _visium_hd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import histocell as hc
+
+    return hc.datasets.synthetic_visium_hd(tmp_path_factory.mktemp("bundles") / "visium_hd", size_px=500, rng=0)
+
+
+@pytest.fixture
+def xenium(_xenium: Path, tmp_path: Path) -> Path:
+    """A synthetic Xenium bundle, 500 px of 0.5 um; changes stay in the test."""
+    return Path(shutil.copytree(_xenium, tmp_path / "xenium"))
+
+
+@pytest.fixture
+def visium_hd(_visium_hd: Path, tmp_path: Path) -> Path:
+    """A synthetic Visium HD bundle, 500 px of 0.5 um; changes stay in the test."""
+    return Path(shutil.copytree(_visium_hd, tmp_path / "visium_hd"))
 
 
 def _copy(sdata: SpatialData) -> SpatialData:

@@ -118,6 +118,7 @@ def read_alignment(source: AlignmentSource, *, model: Model = "affine", target_m
     if isinstance(source, BaseTransformation):
         matrix, name = source.to_affine_matrix(("x", "y"), ("x", "y")), type(source).__name__
         return Alignment(_checked(matrix, name), name)
+    content: NDArray[np.floating] | pd.DataFrame
     if isinstance(source, str | PathLike):
         path = Path(source).expanduser()
         content, name = _read_file(path), str(path)
@@ -169,19 +170,19 @@ def _checked(matrix: NDArray[np.generic], name: str) -> NDArray[np.float64]:
     if matrix.shape != (3, 3):
         msg = f"the alignment of {name} has shape {matrix.shape}; expected a 3 x 3 matrix"
         raise ValueError(msg)
-    matrix = matrix.astype(np.float64)
-    if not np.isfinite(matrix).all() or abs(matrix[2, 2]) < 1e-12:
-        msg = f"the alignment of {name} holds values that are no numbers, or 0 in its last place: {matrix.tolist()}"
+    values = matrix.astype(np.float64)
+    if not np.isfinite(values).all() or abs(values[2, 2]) < 1e-12:
+        msg = f"the alignment of {name} holds values that are no numbers, or 0 in its last place: {values.tolist()}"
         raise ValueError(msg)
-    matrix = matrix / matrix[2, 2]
-    if np.abs(matrix[2, :2]).max() > 1e-9:
-        hint = ". It looks transposed" if np.abs(matrix[:2, 2]).max() < 1e-9 else ", so it is no affine map"
-        msg = f"the last line of the alignment of {name} must be 0, 0, 1, not {matrix[2].tolist()}{hint}"
+    affine = values / values[2, 2]
+    if np.abs(affine[2, :2]).max() > 1e-9:
+        hint = ". It looks transposed" if np.abs(affine[:2, 2]).max() < 1e-9 else ", so it is no affine map"
+        msg = f"the last line of the alignment of {name} must be 0, 0, 1, not {affine[2].tolist()}{hint}"
         raise ValueError(msg)
-    if np.linalg.cond(matrix[:2, :2]) > 1e6:
-        msg = f"the alignment of {name} cannot be inverted, it maps an area to a line: {matrix[:2].tolist()}"
+    if np.linalg.cond(affine[:2, :2]) > 1e6:
+        msg = f"the alignment of {name} cannot be inverted, it maps an area to a line: {affine[:2].tolist()}"
         raise ValueError(msg)
-    return matrix
+    return affine
 
 
 def _fit(table: pd.DataFrame, name: str, model: Model, target_mpp: float | None) -> Alignment:

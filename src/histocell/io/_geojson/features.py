@@ -70,7 +70,9 @@ def read_features(path: Path) -> Features:
         msg = f"{path} is no GeoJSON: expected a FeatureCollection, or a list of features with a geometry; it holds {found}"
         raise ValueError(msg)
     rings: list[Ring] = []
-    ring_of, feature_of, skipped = [], [], Counter[str]()
+    ring_of: list[int] = []
+    feature_of: list[int] = []
+    skipped = Counter[str]()
     for number, each in enumerate(objects):
         for part in _parts(each.pop("geometry"), skipped):
             rings += part

@@ -49,7 +49,8 @@ def add_nucleus_table(data: SpatialData, name: str, slide: Slide, source: str, *
             facts = dict(others.uns.get(keys.PROVENANCE, {}))
             table = ad.concat([others, table], join="outer")
             table.uns[keys.PROVENANCE] = facts
-    table.obs = pd.DataFrame(table.obs).astype(dict.fromkeys((keys.REGION, keys.SECTION, "classification"), "category"))
+    for column in (keys.REGION, keys.SECTION, "classification"):
+        table.obs[column] = pd.Categorical(table.obs[column])
     keys.write_provenance(table, name, source=source)
     data.tables[keys.NUCLEUS_TABLE] = TableModel.parse(
         table, region=regions if len(regions) > 1 else name, region_key=keys.REGION, instance_key=keys.NUCLEUS_ID
