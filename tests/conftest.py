@@ -71,29 +71,31 @@ def cohort(_cohort: SpatialData) -> SpatialData:
 
 
 @pytest.fixture(scope="session")
-def _xenium(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def xenium_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `xenium`, not to be changed."""
     import histocell as hc
 
     return hc.datasets.synthetic_xenium(tmp_path_factory.mktemp("bundles") / "xenium", size_px=500, rng=0)
 
 
 @pytest.fixture(scope="session")
-def _visium_hd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def visium_hd_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `visium_hd`, not to be changed."""
     import histocell as hc
 
     return hc.datasets.synthetic_visium_hd(tmp_path_factory.mktemp("bundles") / "visium_hd", size_px=500, rng=0)
 
 
 @pytest.fixture
-def xenium(_xenium: Path, tmp_path: Path) -> Path:
+def xenium(xenium_bundle: Path, tmp_path: Path) -> Path:
     """A synthetic Xenium bundle, 500 px of 0.5 um; changes stay in the test."""
-    return Path(shutil.copytree(_xenium, tmp_path / "xenium"))
+    return Path(shutil.copytree(xenium_bundle, tmp_path / "xenium"))
 
 
 @pytest.fixture
-def visium_hd(_visium_hd: Path, tmp_path: Path) -> Path:
+def visium_hd(visium_hd_bundle: Path, tmp_path: Path) -> Path:
     """A synthetic Visium HD bundle, 500 px of 0.5 um; changes stay in the test."""
-    return Path(shutil.copytree(_visium_hd, tmp_path / "visium_hd"))
+    return Path(shutil.copytree(visium_hd_bundle, tmp_path / "visium_hd"))
 
 
 def _copy(sdata: SpatialData) -> SpatialData:

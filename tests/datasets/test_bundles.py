@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_spatialdata_io_reads_xenium(_xenium: Path) -> None:
-    sdata = spatialdata_io.xenium(_xenium)
+def test_spatialdata_io_reads_xenium(xenium_bundle: Path) -> None:
+    sdata = spatialdata_io.xenium(xenium_bundle)
     assert set(sdata.images) == {"he_image", "morphology_focus"}
     assert set(sdata.labels) == {"cell_labels", "nucleus_labels"}
     table = sdata["table"]
@@ -39,8 +39,8 @@ def test_spatialdata_io_reads_xenium(_xenium: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of spatialdata-io
-def test_spatialdata_io_reads_visium_hd(_visium_hd: Path) -> None:
-    sdata = spatialdata_io.visium_hd(_visium_hd, load_segmentations_only=False)
+def test_spatialdata_io_reads_visium_hd(visium_hd_bundle: Path) -> None:
+    sdata = spatialdata_io.visium_hd(visium_hd_bundle, load_segmentations_only=False)
     assert set(sdata.tables) == {"square_008um", "square_016um", "cell_segmentations"}
     assert len(sdata["_cell_segmentations"]) == sdata["cell_segmentations"].n_obs
     molecules = {name: table.X.sum() for name, table in sdata.tables.items()}
@@ -57,7 +57,9 @@ def test_nuclei_lie_where_they_are_drawn() -> None:
 
     def mean(depth: float) -> np.ndarray:
         points = nucleus_points(section.cells, angle, depth) / section.mpp - 0.5
-        return ndi.map_coordinates(density, points[..., ::-1].reshape(-1, 2).T, order=1).reshape(len(points), -1).mean(1)
+        return (
+            ndi.map_coordinates(density, points[..., ::-1].reshape(-1, 2).T, order=1).reshape(len(points), -1).mean(1)
+        )
 
     margin = 12
     xy = section.cells[["x", "y"]].to_numpy()
@@ -97,11 +99,11 @@ def test_the_same_seed_gives_the_same_bundle(tmp_path: Path) -> None:
     assert not first["cell_id"].equals(other["cell_id"])
 
 
-def test_the_image_states_its_resolution(_xenium: Path) -> None:
-    image = open_image(_xenium / "synthetic_he_image.ome.tif")
+def test_the_image_states_its_resolution(xenium_bundle: Path) -> None:
+    image = open_image(xenium_bundle / "synthetic_he_image.ome.tif")
     assert image.mpp == pytest.approx(0.5)
     assert image.shape == (500, 500)
-    assert json.loads((_xenium / "experiment.xenium").read_text())["pixel_size"] == 0.2125
+    assert json.loads((xenium_bundle / "experiment.xenium").read_text())["pixel_size"] == 0.2125
 
 
 @pytest.mark.parametrize("write", [hc.datasets.synthetic_xenium, hc.datasets.synthetic_visium_hd])
