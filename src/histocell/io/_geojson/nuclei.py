@@ -33,7 +33,7 @@ def add_nucleus_table(data: SpatialData, name: str, slide: Slide, source: str, *
             keys.MPP: np.full(n, slide.mpp),
             "classification": shapes["classification"].to_numpy(),
         },
-        index=[f"nucleus_{i}" for i in range(n)],
+        index=[f"nucleus{name.removeprefix(keys.NUCLEI)}_{i}" for i in range(n)],
     )
     center = shapely.get_coordinates(shapely.centroid(shapes.geometry.to_numpy()))
     table = ad.AnnData(obs=obs, obsm={keys.SPATIAL: center})
