@@ -89,7 +89,9 @@ def test_shapes_and_their_table(tmp_path: Path, image_only, tmp_path_factory) ->
     assert sd.read_zarr(tmp_path / "s.zarr")["nucleus_table"].n_obs == 60
     with pytest.raises(ValueError, match="'nuclei' exists already"):
         hc.io.geojson(file, image_only)
-    hc.io.geojson(write(tmp_path / "few.geojson", nuclei(30)), image_only, overwrite=True)
+    few = [*nuclei(29), feature(circle(300, 300, 7))]
+    hc.io.geojson(write(tmp_path / "few.geojson", few), image_only, overwrite=True)
+    assert image_only["nucleus_table"].obs["classification"].isna().tolist() == [False] * 29 + [True]
     assert image_only["nucleus_table"].n_obs == len(image_only["nuclei"]) == 30
 
 

@@ -123,7 +123,7 @@ def read_alignment(source: AlignmentSource, *, model: Model = "affine", target_m
         path = Path(source).expanduser()
         content, name = _read_file(path), str(path)
     else:
-        content, name = source, "landmarks" if isinstance(source, pd.DataFrame) else "matrix"
+        content, name = source, "the data frame" if isinstance(source, pd.DataFrame) else "the array"
     if isinstance(content, pd.DataFrame):
         return _fit(content, name, model, None if target_mpp is None else check_positive(target_mpp, "target_mpp"))
     return Alignment(_checked(np.asarray(content), name), name)
@@ -168,19 +168,19 @@ def _is_number(text: str) -> bool:
 def _checked(matrix: NDArray[np.generic], name: str) -> NDArray[np.float64]:
     """A matrix that is affine and can be inverted."""
     if matrix.shape != (3, 3):
-        msg = f"the alignment of {name} has shape {matrix.shape}; expected a 3 x 3 matrix"
+        msg = f"the alignment by {name} has shape {matrix.shape}; expected a 3 x 3 matrix"
         raise ValueError(msg)
     values = matrix.astype(np.float64)
     if not np.isfinite(values).all() or abs(values[2, 2]) < 1e-12:
-        msg = f"the alignment of {name} holds values that are no numbers, or 0 in its last place: {values.tolist()}"
+        msg = f"the alignment by {name} holds values that are no numbers, or 0 in its last place: {values.tolist()}"
         raise ValueError(msg)
     affine = values / values[2, 2]
     if np.abs(affine[2, :2]).max() > 1e-9:
         hint = ". It looks transposed" if np.abs(affine[:2, 2]).max() < 1e-9 else ", so it is no affine map"
-        msg = f"the last line of the alignment of {name} must be 0, 0, 1, not {affine[2].tolist()}{hint}"
+        msg = f"the last line of the alignment by {name} must be 0, 0, 1, not {affine[2].tolist()}{hint}"
         raise ValueError(msg)
     if np.linalg.cond(affine[:2, :2]) > 1e6:
-        msg = f"the alignment of {name} cannot be inverted, it maps an area to a line: {affine[:2].tolist()}"
+        msg = f"the alignment by {name} cannot be inverted, it maps an area to a line: {affine[:2].tolist()}"
         raise ValueError(msg)
     return affine
 

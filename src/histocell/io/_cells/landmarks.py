@@ -50,7 +50,7 @@ def _check_spread(image: NDArray[np.float64], target: NDArray[np.float64], least
             raise ValueError(msg)
         spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
         if model == "affine" and spread[1] < _FLAT * spread[0]:
-            msg = f'{name}: all landmarks of the {what} lie on a line; set some beside it, or use model="similarity"'
+            msg = f'{name}: all landmarks in the {what} lie on a line; set some beside it, or use model="similarity"'
             raise ValueError(msg)
 
 
@@ -77,7 +77,7 @@ def _similarity(image: NDArray[np.float64], target: NDArray[np.float64], name: s
     linear, error = solve(turned)
     if turned < 0 and len(image) > 2 and solve(1.0)[1] < 0.2 * error:
         msg = (
-            f"{name}: the landmarks of the image are mirrored against those of the target, which no turn can undo; were x and y "
+            f"{name}: the landmarks in the image are mirrored against those of the target, which no turn can undo; were x and y "
             'exchanged, or the slide scanned from behind? model="affine" fits a mirrored image'
         )
         raise ValueError(msg)

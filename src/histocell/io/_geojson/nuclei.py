@@ -50,7 +50,7 @@ def add_nucleus_table(data: SpatialData, name: str, slide: Slide, source: str, *
             table = ad.concat([others, table], join="outer")
             table.uns[keys.PROVENANCE] = facts
     for column in (keys.REGION, keys.SECTION, "classification"):
-        table.obs[column] = pd.Categorical(table.obs[column].astype(str))
+        table.obs[column] = pd.Categorical(np.asarray(table.obs[column], dtype=object))
     keys.write_provenance(table, name, source=source)
     data.tables[keys.NUCLEUS_TABLE] = TableModel.parse(
         table, region=regions if len(regions) > 1 else name, region_key=keys.REGION, instance_key=keys.NUCLEUS_ID
