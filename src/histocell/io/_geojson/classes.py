@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 _GOLDEN = 0.618  # of a turn: hues of neighbours in a list lie far apart
 
 
-def class_name(properties: Mapping[str, Any], key: str) -> str | None:
+def class_name(properties: Mapping[str, object], key: str) -> str | None:
     """Class of an object: ``{"name": "Tumor"}``, ``{"names": ["Tumor", "Positive"]}`` or a word; `None` without one."""
     value = properties.get(key)
     if isinstance(value, dict):

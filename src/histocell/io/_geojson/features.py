@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 type Ring = list[list[float]]
+type JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,11 @@ class Features:
 
     polygons: NDArray[np.object_]
     feature: NDArray[np.intp]
-    objects: list[dict[str, Any]]
+    objects: list[JsonObject]
     skipped: Counter[str]
 
     @property
-    def properties(self) -> list[dict[str, Any]]:
+    def properties(self) -> list[JsonObject]:
         """Properties of each feature."""
         return [each.get("properties") or {} for each in self.objects]
 
@@ -96,7 +97,7 @@ def _text(path: Path) -> bytes:
     return data
 
 
-def _parts(geometry: dict[str, Any] | None, skipped: Counter[str]) -> list[list[Ring]]:
+def _parts(geometry: JsonObject | None, skipped: Counter[str]) -> list[list[Ring]]:
     """The polygons of a geometry, each a list of rings, the outer one first."""
     kind = "none" if geometry is None else geometry.get("type")
     if geometry is not None and kind == "Polygon":
