@@ -157,7 +157,7 @@ def _on_scale(series: pd.Series, cmap: str | Colormap, limits: tuple[float | Non
     if not ends[0] <= ends[1]:
         msg = f"the colour scale ends before it begins: vmin={ends[0]:g}, vmax={ends[1]:g}"
         raise ValueError(msg)
-    norm, colors = Normalize(*ends), mpl.colormaps.get_cmap(cmap)
+    norm, colors = Normalize(ends[0], ends[1]), mpl.colormaps.get_cmap(cmap)
     rgba = np.asarray(colors(norm(np.where(known, values, ends[0]))))
     rgba[~known] = to_rgba(UNKNOWN)
     return Colours(rgba, {}, values, colors, norm)

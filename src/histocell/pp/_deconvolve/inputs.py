@@ -139,7 +139,7 @@ def mean_cells(table: AnnData, column: str) -> float:
     if not pd.api.types.is_numeric_dtype(table.obs[column].dtype):
         msg = f'obs["{column}"] holds no numbers of cells, but {listing(table.obs[column].unique(), 3)}'
         raise TypeError(msg)
-    values = table.obs[column].to_numpy(dtype=np.float64, na_value=np.nan)
+    values = pd.to_numeric(pd.Series(table.obs[column])).to_numpy(dtype=np.float64, na_value=np.nan)
     known = np.isfinite(values)
     mean = float(values[known].mean()) if known.any() else 0.0
     if mean <= 0 or values[known].min() < 0:

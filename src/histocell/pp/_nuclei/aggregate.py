@@ -158,7 +158,7 @@ def _types(nuclei: AnnData, labels_key: str | None) -> pd.DataFrame:
     unknown = int(nuclei.obs[labels_key].isna().sum())
     if unknown:
         warn(f'obs["{labels_key}"] is missing in {unknown} of {nuclei.n_obs} nuclei; they count in n_nuclei alone')
-        labels = nuclei.obs[labels_key].astype(object)
+        labels = pd.Series(nuclei.obs[labels_key]).astype(object)
     else:
         labels = pd.Series(row_labels(nuclei, labels_key), index=nuclei.obs_names)
     return pd.get_dummies(labels, prefix="n", dtype=np.float64)
