@@ -119,10 +119,10 @@ def _of_region(table: AnnData, name: str) -> Bools:
     return np.asarray(regions == name)
 
 
-def table_of_nuclei(sdata: SpatialData, table_key: str | None, key: str | None = keys.MEASUREMENTS) -> str:
+def table_of_nuclei(sdata: SpatialData, table_key: str | None, key: str = keys.MEASUREMENTS) -> str:
     """Name of the table of nuclei: the one that was named, the only one with ``obsm[key]``, or ``nucleus_table``."""
     if table_key is None:
-        found = [name for name, table in sdata.tables.items() if key is not None and key in table.obsm]
+        found = [name for name, table in sdata.tables.items() if key in table.obsm]
         table_key = found[0] if len(found) == 1 else keys.NUCLEUS_TABLE
         if table_key not in sdata.tables:
             which = f'several tables hold obsm["{key}"]' if found else "there is no table of nuclei"

@@ -103,7 +103,7 @@ def aggregate_nuclei(
         msg = f'within must be "spots" or "patches", not {within!r}'
         raise ValueError(msg)
     spots = Sections(sdata, table_key=table_key)
-    nuclei_key = table_of_nuclei(sdata, nucleus_table_key, key)
+    nuclei_key = table_of_nuclei(sdata, nucleus_table_key, key or keys.MEASUREMENTS)
     nuclei = Sections(sdata, table_key=nuclei_key)
     if nuclei.table is spots.table:
         msg = f"table {nuclei_key!r} is that of the nuclei themselves; name the one of spots or tiles with table_key="
