@@ -74,7 +74,9 @@ def beside_scikit_image(side: int = 1500) -> None:
     t_ours = seconds(ours)
     t_all, t_plain = (seconds(lambda use=use: theirs(use), 1) for use in (names, [x for x in names if x != "solidity"]))
     print(f"{n} labels of {np.median(truth['area']):.0f} px, {len(names)} properties")
-    print(f"  histocell {1e3 * t_ours:.1f} ms (texture included), scikit-image {1e3 * t_all:.0f} ms: {t_all / t_ours:.0f} times")
+    print(
+        f"  histocell {1e3 * t_ours:.1f} ms (texture included), scikit-image {1e3 * t_all:.0f} ms: {t_all / t_ours:.0f} times"
+    )
     print(f"  scikit-image without solidity {1e3 * t_plain:.0f} ms: {t_plain / t_ours:.0f} times")
     for name, own in PROPERTIES.items():
         difference = np.abs(found[own] - truth[name])
@@ -101,8 +103,12 @@ def whole_slide(side: int, n: int, folder: Path) -> None:
     radius = g.uniform(5, 9, (n, 1, 1)) * (1 + 0.2 * np.sin(3 * angle)[None, :, None])
     corners = g.uniform(10, side - 10, (n, 1, 2)) + radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     frame = GeoDataFrame({"geometry": shapely.polygons(corners)})
-    sdata.shapes["nuclei"] = ShapesModel.parse(frame, transformations=dict(sdata[key].attrs.get("transform") or _of(sdata[key])))
-    obs = pd.DataFrame({"region": pd.Categorical(["nuclei"] * n), "nucleus_id": np.arange(n)}, index=np.arange(n).astype(str))
+    sdata.shapes["nuclei"] = ShapesModel.parse(
+        frame, transformations=dict(sdata[key].attrs.get("transform") or _of(sdata[key]))
+    )
+    obs = pd.DataFrame(
+        {"region": pd.Categorical(["nuclei"] * n), "nucleus_id": np.arange(n)}, index=np.arange(n).astype(str)
+    )
     obs["type"] = pd.Categorical(g.integers(0, 6, n).astype(str))
     sdata.tables["nucleus_table"] = TableModel.parse(
         AnnData(obs=obs), region="nuclei", region_key="region", instance_key="nucleus_id"
@@ -113,12 +119,16 @@ def whole_slide(side: int, n: int, folder: Path) -> None:
     took = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     area = (side * 0.5e-3) ** 2
-    print(f"{n} nuclei on {side} x {side} px ({area:.0f} mm2): measured in {took:.1f} s, {n / took:.0f} nuclei and {area / took:.2f} mm2 per s")
+    print(
+        f"{n} nuclei on {side} x {side} px ({area:.0f} mm2): measured in {took:.1f} s, {n / took:.0f} nuclei and {area / took:.2f} mm2 per s"
+    )
     print(f"  greatest memory {before:.2f} GB before, {after:.2f} GB after")
     for center in (None, (side / 4, side / 4)):
         start = time.perf_counter()
         hc.pl.nuclei(sdata, "type", center_um=center).figure.savefig(folder / "nuclei.png")
-        print(f"  drawn {'whole' if center is None else 'in a window of 300 um'} in {time.perf_counter() - start:.1f} s")
+        print(
+            f"  drawn {'whole' if center is None else 'in a window of 300 um'} in {time.perf_counter() - start:.1f} s"
+        )
 
 
 def _of(element) -> dict:

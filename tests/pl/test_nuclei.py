@@ -20,7 +20,7 @@ def pixels(ax) -> np.ndarray:
 
 
 def test_look(tissue, looks_like):
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(8.5, 2.7), layout="constrained")
     hc.pp.measure_nuclei(tissue, "cells")
     hc.pl.nuclei(tissue, shapes_key="cells", ax=axes[0], **WINDOW)
     hc.pl.cells(tissue, "cell_type", ax=axes[1], **WINDOW)
@@ -58,7 +58,9 @@ def test_colours_are_those_of_the_legend(tissue, most, monkeypatch):
 
 def test_colours_come_from_many_places(tissue):
     cells = tissue["cell_table"]
-    cells.obsm["cell_type_probability"] = pd.DataFrame({"tumour": np.linspace(0, 0.3, cells.n_obs)}, index=cells.obs_names)
+    cells.obsm["cell_type_probability"] = pd.DataFrame(
+        {"tumour": np.linspace(0, 0.3, cells.n_obs)}, index=cells.obs_names
+    )
     tissue.shapes["cells"]["class"] = np.where(np.arange(cells.n_obs) % 2, "odd", "even")
     cells.uns["cell_type_colors"] = ["#010203"] * 6
     ax = hc.pl.cells(tissue, "tumour")

@@ -87,7 +87,9 @@ def test_what_is_not_there(tissue, user_sees):
 def test_numbers_of_nuclei_scale_a_deconvolution(tissue, user_sees):
     hc.pp.aggregate_nuclei(tissue, key=None, nucleus_table_key="cell_table")
     cells = tissue["cell_table"]
-    hc.pp.deconvolve(tissue, cells, labels_key="cell_type", key_added="a", n_cells_per_spot="n_nuclei", table_key="table")
+    hc.pp.deconvolve(
+        tissue, cells, labels_key="cell_type", key_added="a", n_cells_per_spot="n_nuclei", table_key="table"
+    )
     mean = float(tissue["table"].obs["n_nuclei"].mean())
     hc.pp.deconvolve(tissue, cells, labels_key="cell_type", key_added="b", n_cells_per_spot=mean, table_key="table")
     pd.testing.assert_frame_equal(tissue["table"].obsm["a"], tissue["table"].obsm["b"])

@@ -146,7 +146,9 @@ def test_odd_outlines_are_counted(tissue, user_sees):
     two = shapely.MultiPolygon([shapely.box(300, 300, 310, 310), shapely.box(320, 300, 330, 310)])
     far, tiny, large = shapely.box(900, 900, 920, 920), shapely.box(10.1, 10.1, 10.3, 10.3), shapely.box(0, 0, 690, 690)
     sdata = with_outlines(tissue, [SQUARE, bow, shapely.Polygon(), None, two, far, tiny, large])
-    with user_sees("Nuclei", "outlines that are empty, cross themselves or lie elsewhere", UserWarning, match="of 8 outlines"):
+    with user_sees(
+        "Nuclei", "outlines that are empty, cross themselves or lie elsewhere", UserWarning, match="of 8 outlines"
+    ):
         hc.pp.measure_nuclei(sdata)
     frame = sdata["nucleus_table"].obsm[KEY]
     known = frame.notna()

@@ -97,7 +97,9 @@ def _columns(color: str, table: AnnData | None, names: list[str]) -> Iterator[tu
                 yield frame[color], is_probability
             names += [str(name) for name in frame.columns]
     if color in table.var_names:
-        yield pd.Series(np.asarray(table.obs_vector(color)), index=table.obs_names), False
+        column = table[:, [color]].X
+        values = column.toarray() if hasattr(column, "toarray") else np.asarray(column)
+        yield pd.Series(values.ravel(), index=table.obs_names), False
 
 
 def by_column(
