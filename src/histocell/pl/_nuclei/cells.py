@@ -145,8 +145,8 @@ def nuclei(
     >>> import histocell as hc
     >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
     >>> ax = hc.pl.nuclei(sdata, "cell_type", shapes_key="cells", center_um=(150, 150), size_um=100)
-    >>> [label.get_text() for label in ax.get_legend().get_texts()][0]
-    'tumour'
+    >>> ax.get_legend().get_title().get_text()
+    'cell_type'
     """
     placed = place(data, "hc.pl.nuclei", shapes_key, image_key=image_key, mpp=mpp, table_key=table_key)
     check_share(alpha, "alpha")
