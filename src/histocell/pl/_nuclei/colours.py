@@ -9,7 +9,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.colors import Normalize, to_rgba
-from scipy.sparse import issparse
 
 from histocell._core import keys
 from histocell._core.errors import listing, missing_key
@@ -98,9 +97,7 @@ def _columns(color: str, table: AnnData | None, names: list[str]) -> Iterator[tu
                 yield frame[color], is_probability
             names += [str(name) for name in frame.columns]
     if color in table.var_names:
-        column = table[:, [color]].X
-        values = np.asarray(column.toarray() if issparse(column) else column)
-        yield pd.Series(values.ravel(), index=table.obs_names), False
+        yield table[:, [color]].to_df().iloc[:, 0], False
 
 
 def by_column(
