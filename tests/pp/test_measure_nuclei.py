@@ -218,6 +218,17 @@ def test_table_of_cells_takes_measurements_of_nuclei(tissue):
     pd.testing.assert_frame_equal(frame[list(SHAPE)].iloc[5:], whole[list(SHAPE)].iloc[5:])
 
 
+def test_xenium_needs_no_table_named(tmp_path):
+    """Its nuclei have the names of the cells; shapes that are numbered match no table by chance."""
+    sdata = hc.io.xenium(hc.datasets.synthetic_xenium(tmp_path / "xenium", size_px=600))
+    sdata["nuclei"].geometry = sdata["nuclei"].geometry.buffer(-0.5)  # its neighbours overlap a little
+    hc.pp.measure_nuclei(sdata)
+    area = hc.get.nuclei(sdata)["area_um2"]
+    nuclei = sdata["nuclei"].loc[sdata["table"].obs[sdata["table"].uns["spatialdata_attrs"]["instance_key"]]]
+    mpp = sdata["table"].obs["mpp"].to_numpy()
+    assert np.corrcoef(area, nuclei.area * mpp**2)[0, 1] > 0.9999
+
+
 def test_slides_are_measured_together_or_one_by_one(tmp_path):
     sdata = hc.datasets.synthetic_tissue(2, size_px=400, spot_pitch_um=50, spot_diameter_um=50)
     hc.pp.measure_nuclei(sdata, "cells-P1S1")

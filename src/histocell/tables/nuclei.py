@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from histocell._core import keys
 from histocell._core.errors import MissingKeyError, listing, missing_key
@@ -67,13 +68,20 @@ def image_under(sdata: SpatialData, name: str, image_key: str | Mapping[str, str
 
 
 def table_of_shapes(sdata: SpatialData, name: str, table_key: str | None = None) -> str | None:
-    """Name of the table that annotates shapes, `None` where none does; an error where several do."""
+    """Name of the table that annotates shapes, else of the one that names all of them; an error where several do.
+
+    The ``nuclei`` of a Xenium have the names of its cells, which its table annotates. Numbers tell nothing: most shapes are
+    numbered from 0. `None` where there is no such table.
+    """
     if table_key is not None:
         if table_key not in sdata.tables:
             msg = f"table {table_key!r} not found; available: {listing(sdata.tables)}. Choose one with table_key="
             raise MissingKeyError(msg)
         return table_key
     found = [key for key, table in sdata.tables.items() if _of_region(table, name).any()]
+    index = sdata.shapes[name].index
+    if not found and not pd.api.types.is_numeric_dtype(index.dtype):
+        found = [key for key, table in sdata.tables.items() if index.isin(_instances(table)).all()]
     if len(found) > 1:
         msg = f"several tables describe the shapes {name!r}: {listing(found)}. Choose one with table_key="
         raise ValueError(msg)
@@ -109,6 +117,11 @@ def rows_of_shapes(table: AnnData, name: str, shapes: gpd.GeoDataFrame) -> tuple
         )
         raise ValueError(msg)
     return rows, places
+
+
+def _instances(table: AnnData) -> pd.Series | list[str]:
+    key = table.uns.get(_ATTRS, {}).get("instance_key")
+    return pd.Series(table.obs[key]) if key in table.obs else []
 
 
 def _of_region(table: AnnData, name: str) -> Bools:
