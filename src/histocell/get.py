@@ -159,7 +159,7 @@ def nuclei(data: Data, key: str = keys.MEASUREMENTS, *, table_key: str | None = 
         {"section": sections.labels.astype(str), "x_um": xy[:, 0], "y_um": xy[:, 1]}, index=table.obs_names
     )
     types = [name for name in (keys.CELL_TYPE, keys.PREDICTED_TYPE) if name in table.obs]
-    return pd.concat([places, values, table.obs[types]], axis=1)
+    return pd.concat([places, values, *(pd.Series(table.obs[name]) for name in types)], axis=1)
 
 
 def scores(data: Data, key: str = keys.EVALUATION, *, table_key: str | None = None) -> pd.DataFrame:

@@ -382,7 +382,12 @@ def _overlaps(truth: ArrayLike, predicted: ArrayLike) -> tuple[tuple[Ints, Ints]
     inside = (names_t[pairs[0]] > 0) & (names_p[pairs[1]] > 0)
     first = (int((names_t == 0).any()), int((names_p == 0).any()))  # the background, if there is any, comes first
     kept = (pairs[0][inside] - first[0], pairs[1][inside] - first[1])
-    return kept, common[inside].astype(float), of_truth[first[0] :].astype(float), of_predicted[first[1] :].astype(float)
+    return (
+        kept,
+        common[inside].astype(float),
+        of_truth[first[0] :].astype(float),
+        of_predicted[first[1] :].astype(float),
+    )
 
 
 def _pearson(y_true: Floats, y_pred: Floats) -> Floats:

@@ -149,11 +149,17 @@ class TestFunctions:
             ("negative labels", lambda image, mpp: image[..., 0].astype(int) - 999, ValueError, "labels down to"),
         ],
     )
-    def test_what_is_no_labels(self, tissue, user_sees, what, function, kind, match):
-        function.__name__ = "mine"
-        with user_sees("Nuclei", f"a function that gives {what}", kind, match=match):
+    def test_what_is_no_labels(self, tissue, what, function, kind, match):
+        with pytest.raises(kind, match=match):
             run(tissue, function)
         assert "nuclei" not in tissue.shapes
+
+    def test_what_the_user_sees(self, tissue, user_sees):
+        def mine(image, mpp):
+            return image[..., 0] < 99
+
+        with user_sees("Nuclei", "a function that gives a mask", TypeError, match="label"):
+            run(tissue, mine)
 
     def test_what_it_wants_to_see(self, tissue):
         seen = []

@@ -53,6 +53,8 @@ BASELINES = ("mean", "ridge")
 # SpatialData elements
 IMAGE = "he"
 SPOTS = "spots"
+BINS = "bins"
+CELLS = "cells"
 TILES = "tiles"
 TILE_TABLE = "tile_table"  # SpatialData wants names to differ between tables and shapes
 TISSUE = "tissue"
@@ -66,6 +68,7 @@ SOURCES = "sources"  # attrs of a SpatialData: the image that each normalised im
 MICRONS = "um"  # coordinate system of micrometres; carries the mpp of an image
 REGION = "region"
 INSTANCE = "spot_id"
+CELL_ID = "cell_id"
 
 
 def safe_key(name: str) -> str:

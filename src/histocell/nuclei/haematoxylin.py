@@ -9,7 +9,7 @@ import numpy as np
 
 from histocell._core.arguments import check_positive, check_share
 from histocell.kernels.level_sets.objects import label_sums
-from histocell.nuclei.context import HIGHEST_BLUE, RED_RANGE, SlideContext, estimate_context, stain_map
+from histocell.nuclei.context import SlideContext, estimate_context, is_haematoxylin, stain_map
 from histocell.nuclei.level_sets import find_nuclei
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Watershed:
     mpp: float = 0.25
 
     name: ClassVar[str] = "watershed"
-    halo_um: ClassVar[float] = 32.0
+    halo_um: ClassVar[float] = 28.0
 
     def __post_init__(self) -> None:
         for name in ("min_area_um2", "max_area_um2", "mpp"):
@@ -117,11 +117,10 @@ class Watershed:
 
     def _is_nucleus(self, sums: NDArray[np.float64], mpp: float, contrast: float) -> NDArray[np.bool_]:
         """Which labels have the size, the strength and the colour of nuclei."""
-        area, total, red, green, blue = sums.T
+        area, total = sums[:, 0], sums[:, 1]
         dark = total >= contrast * LEAST_MEAN * area
         fits = (area * mpp**2 >= self.min_area_um2) & (area * mpp**2 <= self.max_area_um2)
-        coloured = (red >= RED_RANGE[0] * green) & (red <= RED_RANGE[1] * green) & (blue <= HIGHEST_BLUE * green)
-        return (area > 0) & fits & dark & coloured
+        return (area > 0) & fits & dark & is_haematoxylin(sums[:, 2:])
 
 
 def _numbered(labels: NDArray[np.int32], kept: NDArray[np.bool_]) -> NDArray[np.int32]:

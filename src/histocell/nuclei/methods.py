@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from histocell._core.errors import MissingKeyError, listing
 from histocell.nuclei.haematoxylin import Watershed
@@ -17,21 +17,22 @@ if TYPE_CHECKING:
 
 
 class Segmenter(Protocol):
-    """A method of segmentation with its settings.
+    """A method of segmentation with its settings."""
 
-    Attributes
-    ----------
-    name
-        Of the method.
-    mpp
-        Resolution at which it works best, um per px; of a coarser slide, give it the pixels that there are.
-    halo_um
-        How far the label of a pixel can depend on its surroundings.
-    """
+    @property
+    def name(self) -> str:
+        """Name of the method."""
+        ...
 
-    name: str
-    mpp: float
-    halo_um: float
+    @property
+    def mpp(self) -> float:
+        """Resolution at which it works best, um per px; give it a coarser slide as it is, not enlarged."""
+        ...
+
+    @property
+    def halo_um(self) -> float:
+        """How far the label of a pixel can depend on its surroundings."""
+        ...
 
     def context(self, sample: Sequence[NDArray[np.uint8]], mpp: float) -> SlideContext:
         """What is the same in all blocks of a slide, from images of its tissue."""
@@ -45,7 +46,7 @@ class Segmenter(Protocol):
 METHODS: dict[str, Callable[..., Segmenter]] = {Watershed.name: Watershed}
 
 
-def load_method(name: str, **settings: Any) -> Segmenter:
+def load_method(name: str, **settings: float) -> Segmenter:
     """A method of segmentation.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from histocell._core import keys
 from histocell._core.errors import MissingKeyError, listing, missing_key
@@ -67,13 +68,20 @@ def image_under(sdata: SpatialData, name: str, image_key: str | Mapping[str, str
 
 
 def table_of_shapes(sdata: SpatialData, name: str, table_key: str | None = None) -> str | None:
-    """Name of the table that annotates shapes, `None` where none does; an error where several do."""
+    """Name of the table that annotates shapes, else of the one that names all of them; an error where several do.
+
+    The ``nuclei`` of a Xenium have the names of its cells, which its table annotates. Numbers tell nothing: most shapes are
+    numbered from 0. `None` where there is no such table.
+    """
     if table_key is not None:
         if table_key not in sdata.tables:
             msg = f"table {table_key!r} not found; available: {listing(sdata.tables)}. Choose one with table_key="
             raise MissingKeyError(msg)
         return table_key
     found = [key for key, table in sdata.tables.items() if _of_region(table, name).any()]
+    index = sdata.shapes[name].index
+    if not found and not pd.api.types.is_numeric_dtype(index.dtype):
+        found = [key for key, table in sdata.tables.items() if index.isin(_instances(table)).all()]
     if len(found) > 1:
         msg = f"several tables describe the shapes {name!r}: {listing(found)}. Choose one with table_key="
         raise ValueError(msg)
@@ -111,6 +119,11 @@ def rows_of_shapes(table: AnnData, name: str, shapes: gpd.GeoDataFrame) -> tuple
     return rows, places
 
 
+def _instances(table: AnnData) -> pd.Series | list[str]:
+    key = table.uns.get(_ATTRS, {}).get("instance_key")
+    return pd.Series(table.obs[key]) if key in table.obs else []
+
+
 def _of_region(table: AnnData, name: str) -> Bools:
     region_key = table.uns.get(_ATTRS, {}).get("region_key")
     if region_key not in table.obs:
@@ -119,10 +132,10 @@ def _of_region(table: AnnData, name: str) -> Bools:
     return np.asarray(regions == name)
 
 
-def table_of_nuclei(sdata: SpatialData, table_key: str | None, key: str | None = keys.MEASUREMENTS) -> str:
+def table_of_nuclei(sdata: SpatialData, table_key: str | None, key: str = keys.MEASUREMENTS) -> str:
     """Name of the table of nuclei: the one that was named, the only one with ``obsm[key]``, or ``nucleus_table``."""
     if table_key is None:
-        found = [name for name, table in sdata.tables.items() if key is not None and key in table.obsm]
+        found = [name for name, table in sdata.tables.items() if key in table.obsm]
         table_key = found[0] if len(found) == 1 else keys.NUCLEUS_TABLE
         if table_key not in sdata.tables:
             which = f'several tables hold obsm["{key}"]' if found else "there is no table of nuclei"

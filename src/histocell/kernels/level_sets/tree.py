@@ -73,9 +73,7 @@ def component_tree(surface: np.ndarray, floor: float, step: float) -> Tree:
 
 
 @njit(nogil=True, cache=True)
-def _join(
-    heights: np.ndarray, pixels: np.ndarray, levels: np.ndarray, row: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _join(heights: np.ndarray, pixels: np.ndarray, levels: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
     """Parents and sums of a tree whose pixels are sorted."""
     n = pixels.size
     entry = np.full(levels.size, -1, np.int32)

@@ -42,7 +42,7 @@ def outline_moments(xy: np.ndarray, rings: np.ndarray, objects: np.ndarray, hole
         corners, shortest, level = 0, np.inf, True
         for ring in range(objects[i], objects[i + 1]):
             s = np.zeros(6)
-            direction = 0
+            direction = first = 0
             for p in range(rings[ring], rings[ring + 1] - 1):
                 xa, ya, xb, yb = xy[p, 0] - ox, xy[p, 1] - oy, xy[p + 1, 0] - ox, xy[p + 1, 1] - oy
                 cross = xa * yb - xb * ya
@@ -59,7 +59,9 @@ def outline_moments(xy: np.ndarray, rings: np.ndarray, objects: np.ndarray, hole
                 if now != direction:
                     corners += 1
                     direction = now
+                    first = first or now
                 shortest = min(shortest, abs(xa - xb) + abs(ya - yb))
+            corners -= direction == first  # the ring begins in the middle of an edge
             sign = -1.0 if (s[0] < 0) != holes[ring] else 1.0
             for j in range(6):
                 m[j] += sign * s[j]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _POLYGONS = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 _MANY_CORNERS = 8  # of an upright outline that runs along px; a square bin or a drawn rectangle has 4
-_CUT = 2 - np.sqrt(2)  # what a corner of px loses, in edges, where the line goes through the middles of the edges
+_CUT = 1 - np.sqrt(0.5)  # what a corner of px loses, in edges, where the line goes through the middles of the edges
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
@@ -146,8 +145,8 @@ def nuclei(
     >>> import histocell as hc
     >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
     >>> ax = hc.pl.nuclei(sdata, "cell_type", shapes_key="cells", center_um=(150, 150), size_um=100)
-    >>> [label.get_text() for label in ax.get_legend().get_texts()][0]
-    'tumour'
+    >>> ax.get_legend().get_title().get_text()
+    'cell_type'
     """
     placed = place(data, "hc.pl.nuclei", shapes_key, image_key=image_key, mpp=mpp, table_key=table_key)
     check_share(alpha, "alpha")
@@ -162,13 +161,13 @@ def nuclei(
         width, height = np.ptp(view, axis=0)
         room = 1.1 * text_scale() if legend and color is not None else 0.0
         axis = one_axes(ax, figsize or (4 * min(1, width / height) + room, 4 * min(1, height / width) + 0.4))
-        _draw_image(axis, placed.pixels(view) if image else None, view, grey=filled and image_alpha is None, alpha=image_alpha)
+        _draw_image(
+            axis, placed.pixels(view) if image else None, view, grey=filled and image_alpha is None, alpha=image_alpha
+        )
         if len(rows) > MOST_PATHS:
-            draw_painted(axis, placed.geometry[rows], colours.rgba, view, alpha=alpha)
+            draw_painted(axis, placed, rows, colours.rgba, view, alpha=alpha)
         else:
-            draw_paths(
-                axis, placed.geometry[rows], colours.rgba, filled=filled, alpha=alpha, linewidth=linewidth
-            )
+            draw_paths(axis, placed, rows, colours.rgba, filled=filled, alpha=alpha, linewidth=linewidth)
         if title:
             axis.set_title(title, pad=3)
         if legend and color is not None:
@@ -198,9 +197,7 @@ def _colours(
     return by_column(series.iloc[rows], palette=palette, own=own, cmap=cmap, limits=limits)
 
 
-def _draw_image(
-    ax: Axes, pixels: NDArray[np.uint8] | None, view: Floats, *, grey: bool, alpha: float | None
-) -> None:
+def _draw_image(ax: Axes, pixels: NDArray[np.uint8] | None, view: Floats, *, grey: bool, alpha: float | None) -> None:
     (x0, y0), (x1, y1) = view
     hide_frame(ax)
     ax.set_facecolor(BACKGROUND if pixels is None else "white")
@@ -216,8 +213,8 @@ def _draw_image(
 
 def _add_legend(ax: Axes, colours: Colours, color: str, alpha: float | None) -> None:
     """Types beside the axes, or a colour bar."""
-    if colours.norm is not None:
-        shades = mpl.colormaps.get_cmap(colours.cmap)(np.linspace(0, 1, 256))[:, :3]
+    if colours.norm is not None and colours.cmap is not None:
+        shades = colours.cmap(np.linspace(0, 1, 256))[:, :3]
         drawn = ScalarMappable(colours.norm, ListedColormap(1 - (alpha or 1.0) * (1 - shades)))  # as it looks on white
         drawn.set_array(colours.values)
         add_colorbar(ax, drawn, color)

@@ -97,7 +97,7 @@ def _columns(color: str, table: AnnData | None, names: list[str]) -> Iterator[tu
                 yield frame[color], is_probability
             names += [str(name) for name in frame.columns]
     if color in table.var_names:
-        yield pd.Series(np.asarray(table.obs_vector(color)), index=table.obs_names), False
+        yield table[:, [color]].to_df().iloc[:, 0], False
 
 
 def by_column(
@@ -157,7 +157,7 @@ def _on_scale(series: pd.Series, cmap: str | Colormap, limits: tuple[float | Non
     if not ends[0] <= ends[1]:
         msg = f"the colour scale ends before it begins: vmin={ends[0]:g}, vmax={ends[1]:g}"
         raise ValueError(msg)
-    norm, colors = Normalize(*ends), mpl.colormaps.get_cmap(cmap)
+    norm, colors = Normalize(ends[0], ends[1]), mpl.colormaps.get_cmap(cmap)
     rgba = np.asarray(colors(norm(np.where(known, values, ends[0]))))
     rgba[~known] = to_rgba(UNKNOWN)
     return Colours(rgba, {}, values, colors, norm)

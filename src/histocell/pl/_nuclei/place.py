@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import shapely
 
 from histocell._core import keys
 from histocell._core.arguments import check_positive
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     import geopandas as gpd
     from anndata import AnnData
     from numpy.typing import NDArray
-    from spatialdata import SpatialData
 
     from histocell._core.types import Floats, Ints
     from histocell.images.slide_image import SlideImage
@@ -42,10 +40,10 @@ class Placed:
         Their name, and the element.
     table, places
         The table that annotates them, rows of it, and the position of the shape of each row.
-    geometry
-        Polygons in um, in px of the image where the resolution is unknown; `None` where there is none, shape (n,).
+    outlines
+        In px of the image.
     mpp
-        um per px, `None` where it is unknown.
+        um per px, `None` where it is unknown: all is drawn in px then.
     image
         The image, if there is one.
     """
@@ -54,9 +52,20 @@ class Placed:
     shapes: gpd.GeoDataFrame
     table: AnnData | None
     places: tuple[Ints, Ints]
-    geometry: NDArray[np.object_]
+    outlines: Outlines
     mpp: float | None
     image: SlideImage | None
+
+    @property
+    def unit(self) -> float:
+        """The unit of the axes, um where they are known, per px."""
+        return self.mpp or 1.0
+
+    @property
+    def extent(self) -> Floats:
+        """The corners of all outlines, ``[[x0, y0], [x1, y1]]``."""
+        bounds = self.outlines.bounds[self.outlines.known] * self.unit
+        return np.stack([bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)])
 
     def view(self, center_um: Sequence[float] | None, size_um: float | Sequence[float] | None) -> Floats:
         """The window to draw, ``[[x0, y0], [x1, y1]]``: around a centre, else all outlines with a margin."""
@@ -74,23 +83,23 @@ class Placed:
             sizes = np.broadcast_to(np.asarray(WINDOW_UM if size_um is None else size_um), (2,))
             half = np.array([check_positive(float(each), "size_um") for each in sizes]) / 2
             return np.stack([center - half, center + half])
-        x0, y0, x1, y1 = shapely.total_bounds(self.geometry)
-        margin = 0.03 * max(x1 - x0, y1 - y0)
-        low, high = np.array([x0, y0]) - margin, np.array([x1, y1]) + margin
+        first, last = self.extent
+        margin = 0.03 * (last - first).max()
+        low, high = first - margin, last + margin
         if self.image is not None:
-            edge = np.array(self.image.shape[::-1]) * (self.mpp or 1.0)
-            low, high = np.maximum(low, np.minimum(0, [x0, y0])), np.minimum(high, np.maximum(edge, [x1, y1]))
+            edge = np.array(self.image.shape[::-1]) * self.unit
+            low, high = np.maximum(low, np.minimum(0, first)), np.minimum(high, np.maximum(edge, last))
         return np.stack([low, high])
 
     def within(self, view: Floats) -> NDArray[np.intp]:
         """Positions of the outlines that reach into a view."""
         (x0, y0), (x1, y1) = view
-        bounds = shapely.bounds(self.geometry)
+        bounds = self.outlines.bounds * self.unit
         with np.errstate(invalid="ignore"):
             inside = (bounds[:, 0] < x1) & (bounds[:, 1] < y1) & (bounds[:, 2] > x0) & (bounds[:, 3] > y0)
         found = np.flatnonzero(inside)
         if len(found) == 0:
-            x0, y0, x1, y1 = shapely.total_bounds(self.geometry)
+            (x0, y0), (x1, y1) = self.extent
             msg = f"no outline of {self.name!r} lies in the view; they lie at x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f} um"
             raise ValueError(msg)
         return found
@@ -99,7 +108,7 @@ class Placed:
         """The image in a view, white beyond its borders."""
         if self.image is None:
             return None
-        (x0, y0), (x1, y1) = view / (self.mpp or 1.0)
+        (x0, y0), (x1, y1) = view / self.unit
         shrink = IMAGE_PX / max(x1 - x0, y1 - y0)
         shape = (max(1, round((y1 - y0) * shrink)), max(1, round((x1 - x0) * shrink)))
         return self.image.read(y0, x0, y1, x1, out_shape=shape, fill=(255, 255, 255))
@@ -135,15 +144,9 @@ def place(
     if resolution is None and table is not None and keys.MPP in table.obs and image is None:
         recorded = np.unique(table.obs[keys.MPP].to_numpy()[places[0]])
         resolution = float(recorded[0]) if len(recorded) == 1 else None
-    geometry = _polygons(shapes, matrix, resolution or 1.0)
-    if not (geometry != None).any():  # noqa: E711
+    radius = shapes["radius"].to_numpy(dtype=np.float64) if "radius" in shapes else None
+    outlines = Outlines.read(shapes.geometry.to_numpy(), radius=radius, matrix=matrix)
+    if not outlines.known.any():
         msg = f"shapes {names[0]!r} hold no outline to draw"
         raise ValueError(msg)
-    return Placed(names[0], shapes, table, places, geometry, resolution, image)
-
-
-def _polygons(shapes: gpd.GeoDataFrame, matrix: Floats | None, mpp: float) -> NDArray[np.object_]:
-    """Valid polygons in um."""
-    scaled = np.diag([mpp, mpp, 1.0]) @ (np.eye(3) if matrix is None else matrix)
-    radius = shapes["radius"].to_numpy(dtype=np.float64) if "radius" in shapes else None
-    return Outlines.read(shapes.geometry.to_numpy(), radius=radius, matrix=scaled).geometry
+    return Placed(names[0], shapes, table, places, outlines, resolution, image)

@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix, issparse
 from histocell._core import keys
 from histocell._core.errors import listing, missing_key, warn
 from histocell._core.settings import logger
+from histocell.tables.genes import ENSEMBL
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _FEW_CELLS = 10
 _FEW_GENES = 50
-_ENSEMBL = r"^ENS[A-Z]*G\d{6,}(\.\d+)?$"
 
 
 class Filter(NamedTuple):
@@ -139,7 +139,7 @@ def mean_cells(table: AnnData, column: str) -> float:
     if not pd.api.types.is_numeric_dtype(table.obs[column].dtype):
         msg = f'obs["{column}"] holds no numbers of cells, but {listing(table.obs[column].unique(), 3)}'
         raise TypeError(msg)
-    values = table.obs[column].to_numpy(dtype=np.float64, na_value=np.nan)
+    values = pd.to_numeric(pd.Series(table.obs[column])).to_numpy(dtype=np.float64, na_value=np.nan)
     known = np.isfinite(values)
     mean = float(values[known].mean()) if known.any() else 0.0
     if mean <= 0 or values[known].min() < 0:
@@ -181,7 +181,7 @@ def _names(names: pd.Index, owner: str) -> pd.Index:
 
 def _naming(spots: pd.Index, reference: pd.Index, n_shared: int) -> str:
     """How the names of both sides differ, and what to do about it."""
-    ensembl = [bool(names.str.match(_ENSEMBL).mean() > 0.5) for names in (spots, reference)]
+    ensembl = [bool(names.str.match(ENSEMBL).mean() > 0.5) for names in (spots, reference)]
     if ensembl[0] != ensembl[1]:
         which = "data" if ensembl[0] else "the reference"
         return f' Genes of {which} have Ensembl identifiers, the others symbols: adata.var_names = adata.var["gene_symbol"] or the like'

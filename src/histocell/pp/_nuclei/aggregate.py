@@ -103,7 +103,7 @@ def aggregate_nuclei(
         msg = f'within must be "spots" or "patches", not {within!r}'
         raise ValueError(msg)
     spots = Sections(sdata, table_key=table_key)
-    nuclei_key = table_of_nuclei(sdata, nucleus_table_key, key)
+    nuclei_key = table_of_nuclei(sdata, nucleus_table_key, key or keys.MEASUREMENTS)
     nuclei = Sections(sdata, table_key=nuclei_key)
     if nuclei.table is spots.table:
         msg = f"table {nuclei_key!r} is that of the nuclei themselves; name the one of spots or tiles with table_key="
@@ -158,7 +158,7 @@ def _types(nuclei: AnnData, labels_key: str | None) -> pd.DataFrame:
     unknown = int(nuclei.obs[labels_key].isna().sum())
     if unknown:
         warn(f'obs["{labels_key}"] is missing in {unknown} of {nuclei.n_obs} nuclei; they count in n_nuclei alone')
-        labels = nuclei.obs[labels_key].astype(object)
+        labels = pd.Series(nuclei.obs[labels_key]).astype(object)
     else:
         labels = pd.Series(row_labels(nuclei, labels_key), index=nuclei.obs_names)
     return pd.get_dummies(labels, prefix="n", dtype=np.float64)

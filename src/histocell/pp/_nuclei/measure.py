@@ -79,8 +79,9 @@ def measure_nuclei(
     image_key
         The image, or a mapping from shapes to it, where there are several slides.
     table_key
-        The table to write to; by default the one that annotates the shapes. Also one of other shapes with the same
-        names, as the table of the cells of a Xenium for its shapes of nuclei; rows without a nucleus are NaN.
+        The table to write to; by default the one that annotates the shapes, else the one whose rows have the names of all of
+        them, as the table of the cells of a Xenium has those of its nuclei. Also one of other shapes with the same index;
+        rows without a nucleus are NaN.
     key_added
         Slot of ``obsm``.
     inplace
