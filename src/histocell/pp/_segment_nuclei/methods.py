@@ -143,7 +143,7 @@ def resolve_method(
             network = LazySlideModel(method.removeprefix(LAZYSLIDE), weights, options, device=device)
         segmenter, definition = network, {"version": network.version}  # type: ignore[assignment]
     elif method in METHODS:
-        segmenter, name = load_method(method, **options), method  # type: ignore[assignment]
+        segmenter, name = load_method(method, **options), method  # type: ignore[arg-type,assignment]
         definition = {"version": version("histocell")}
     else:
         msg = f"no method {method!r}; there are {listing(METHODS)}, {INSTANSEG}, {LAZYSLIDE}<model> and functions (image, mpp) -> labels"
