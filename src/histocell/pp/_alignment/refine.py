@@ -1,0 +1,215 @@
+"""Moving nuclei or cells onto their H&E image by the small residual that a check finds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from histocell._core import keys
+from histocell._core.errors import listing, warn
+from histocell._core.settings import logger
+from histocell.images.transformations import affine_matrix, is_microns, transform_points, transformations
+from histocell.pp._alignment.check import run, write
+from histocell.pp._alignment.result import says
+from histocell.tables.access import is_spatialdata
+from histocell.tables.placed_nuclei import place_nuclei
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from histocell._core.rng import RNGLike, SeedLike
+    from histocell._core.types import Floats
+    from histocell.images.slide_image import ImageSource
+    from histocell.nuclei.alignment.check import Check
+    from histocell.tables.access import Data
+    from histocell.tables.placed_nuclei import PlacedNuclei
+
+MOST_TURN, MOST_SCALE = 10.0, 0.1  # degrees, share: more is no residual
+SAME_PX = 0.01  # coordinates of a table that are those of the shapes
+DO = {
+    "swapped": 'exchange x and y where they were read: table.obsm["spatial"] = table.obsm["spatial"][:, ::-1]',
+    "mirrored": "mirror the coordinates where they were read, or the image; matrix of the check says how",
+    "rotated": "turn the coordinates where they were read, or the image; matrix of the check says how",
+    "wrong pixel size": (
+        "multiply the coordinates by the factor where they were read, or give the transformation that belongs to this image (of a "
+        "Xenium the inverse of its alignment file)"
+    ),
+    "unrelated": "look at hc.pl.alignment(data): is this the image of these nuclei?",
+}
+
+
+def refine_alignment(
+    data: Data,
+    *,
+    kind: Literal["translation", "similarity"] = "translation",
+    shapes_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    table_key: str | None = None,
+    image: ImageSource | Mapping[str, ImageSource] | None = None,
+    mpp: float | Mapping[str, float] | None = None,
+    library_key: str | None = None,
+    radius_um: float | None = None,
+    max_shift_um: float = 200.0,
+    tolerance_um: float | None = None,
+    rng: SeedLike | RNGLike | None = 0,
+    key_added: str = keys.ALIGNMENT,
+    inplace: bool = True,
+) -> dict[str, Floats] | None:
+    """Move nuclei or cells onto their H&E image, where they are off by little.
+
+    Checks as :func:`histocell.pp.check_alignment` does, moves by what is left, and checks again: what does not fit then is not
+    moved at all. It moves all sections or none. What was done is logged and recorded.
+
+    Parameters
+    ----------
+    data
+        As in :func:`histocell.pp.check_alignment`.
+    kind
+        ``"translation"`` moves; ``"similarity"`` also turns by up to 10 degrees and scales by up to 10 %.
+    shapes_key, image_key, table_key, image, mpp, library_key, radius_um, max_shift_um, tolerance_um, rng
+        As in :func:`histocell.pp.check_alignment`.
+    key_added
+        Name of the result of the second check in ``uns``.
+    inplace
+        Whether to move; else the matrices are returned.
+
+    Returns
+    -------
+    `None`, or with ``inplace=False`` the matrix (3, 3) of each section, (x, y) in px before to px after. Writes:
+
+    ``shapes``
+        Their transformation to each coordinate system that they share with the image; geometries stay as they are. That of other elements, such as
+        transcripts, stays. On disk, ``sdata.write_transformations()`` writes it.
+    ``obsm["spatial"]`` : float64
+        In tables of these shapes, or of the AnnData, where it is in px of the image or in um of it; else it is left, with a warning.
+    ``uns["alignment"]`` : dict
+        The second check.
+    ``uns["histocell"]["spatial"]`` : str
+        ``refined``: the matrices by section, as JSON, the last one at the end.
+
+    Raises
+    ------
+    ValueError
+        When the verdict on a section is something that no small move repairs, or what is left needs another `kind`: the message says
+        what to do. When the nuclei do not fit after the move.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=800)
+    >>> adata = sdata["cell_table"]
+    >>> image = sdata["he"].data
+    >>> adata.obsm["spatial"] += [24.0, -10.0]  # px of 0.5 um
+    >>> matrix = hc.pp.refine_alignment(adata, image=image, inplace=False)["P1S1"]
+    >>> matrix[:2, 2].round().tolist()
+    [-24.0, 10.0]
+    """
+    if kind not in {"translation", "similarity"}:
+        msg = f"kind must be 'translation' or 'similarity', not {kind!r}"
+        raise ValueError(msg)
+    options = {"image": image, "image_key": image_key, "mpp": mpp, "library_key": library_key, "table_key": table_key}
+    table, placed = place_nuclei(data, "refine_alignment", shapes_key=shapes_key, **options)
+    settings = {"radius_um": radius_um, "max_shift_um": max_shift_um, "tolerance_um": tolerance_um, "rng": rng}
+    _, before = run(placed, **settings)
+    matrices = [_matrix(each, check, kind) for each, check in zip(placed, before, strict=True)]
+    moved = [each.moved(matrix) for each, matrix in zip(placed, matrices, strict=True)]
+    result, after = run(moved, **settings)
+    if bad := [says(each, check) for each, check in zip(moved, after, strict=True) if check.verdict != "fits"]:
+        msg = f"the nuclei do not fit after a {kind}, so nothing was moved: {listing(bad, 3)}"
+        raise ValueError(msg)
+    named = {each.section: matrix for each, matrix in zip(placed, matrices, strict=True)}
+    if not inplace:
+        return named
+    for each, matrix, check in zip(placed, matrices, before, strict=True):
+        logger.info("moved %s by %s: it was %s", each.section, np.round(matrix, 5).tolist(), says(each, check))
+        if is_spatialdata(data) and each.shapes is not None:
+            _move_shapes(data, each, matrix)
+        elif table is not None and each.rows is not None:
+            _move_rows(table, each.rows, each.xy_px, matrix, each.mpp)
+    if table is not None:
+        write(table, result, key_added)
+    for each in _tables(data, placed, table):
+        record = keys.read_provenance(each, keys.SPATIAL)
+        refined = [*record.pop("refined", []), {name: matrix.tolist() for name, matrix in named.items()}]
+        record.pop("histocell", None)
+        keys.write_provenance(each, keys.SPATIAL, **record, refined=refined)
+        if keys.PATCHES in each.obsm:
+            warn(f'obsm["{keys.PATCHES}"] lies where the nuclei were; run hc.pp.patches(data) again')
+    return None
+
+
+def _matrix(placed: PlacedNuclei, check: Check, kind: str) -> Floats:
+    """The move of a section in px, or the error that says why there is none."""
+    if check.residual is None:
+        msg = f"{placed.section} cannot be refined: {says(placed, check)}. First {DO['unrelated']}"
+        raise ValueError(msg)
+    linear = check.matrix[:2, :2]
+    turn = np.degrees(np.arctan2(linear[1, 0], linear[0, 0]))
+    if np.linalg.det(linear) < 0 or abs(turn) > MOST_TURN or abs(check.factor - 1) > MOST_SCALE:
+        msg = f"{placed.section} cannot be refined: {says(placed, check)}. First {DO[check.verdict]}"
+        raise ValueError(msg)
+    if kind == "similarity":
+        return check.matrix
+    if check.verdict not in {"fits", "shifted"}:
+        msg = f'a shift does not repair {placed.section}: {says(placed, check)}. kind="similarity" turns and scales, too'
+        raise ValueError(msg)
+    matrix = np.eye(3)
+    matrix[:2, 2] = check.residual.offset_um / placed.mpp
+    return matrix
+
+
+def _move_shapes(sdata: SpatialData, placed: PlacedNuclei, matrix: Floats) -> None:
+    """Shapes and the coordinates in the tables that annotate them, moved by a matrix in px of their image."""
+    from spatialdata.transformations import Affine, set_transformation
+
+    frame, image = sdata.shapes[placed.shapes], sdata.images[placed.image_key]
+    for table in _tables(sdata, [placed], None):
+        attrs = table.uns["spatialdata_attrs"]
+        rows = np.flatnonzero(table.obs[attrs["region_key"]].astype(str).to_numpy() == placed.shapes)
+        centroids = frame.geometry.centroid.loc[table.obs[attrs["instance_key"]].to_numpy()[rows]]
+        xy = transform_points(np.column_stack([centroids.x, centroids.y]), placed.matrix)
+        _move_rows(table, rows, xy, matrix, placed.mpp)
+    new = dict(transformations(frame))
+    for system in set(new) & set(transformations(image)):
+        to_system = affine_matrix(image, system)
+        whole = to_system @ matrix @ np.linalg.inv(to_system) @ affine_matrix(frame, system)
+        new[system] = Affine(whole, input_axes=("x", "y"), output_axes=("x", "y"))
+    if left := [system for system in new if system not in transformations(image)]:
+        logger.info("shapes %r stay where they are in %s, which the image is not in", placed.shapes, listing(left))
+    if unequal := [system for system in new if is_microns(system) and system in left]:
+        warn(f"shapes {placed.shapes!r} are not moved in {listing(unequal)}, which image {placed.image_key!r} is not in")
+    set_transformation(frame, new, set_all=True)
+
+
+def _move_rows(table: AnnData, rows: np.ndarray, xy_px: Floats, matrix: Floats, mpp: float) -> None:
+    """``obsm["spatial"]`` of some rows, in the px or in the um of their image."""
+    if keys.SPATIAL not in table.obsm:
+        return
+    spatial = np.array(table.obsm[keys.SPATIAL], dtype=np.float64)
+    for unit in (1.0, mpp):
+        if np.allclose(spatial[rows, :2], xy_px * unit, rtol=0, atol=SAME_PX * unit):
+            spatial[rows, :2] = transform_points(spatial[rows, :2] / unit, matrix) * unit
+            table.obsm[keys.SPATIAL] = spatial
+            return
+        if np.allclose(spatial[rows, :2], transform_points(xy_px, matrix) * unit, rtol=0, atol=SAME_PX * unit):
+            return  # they are there already
+    warn(
+        f'obsm["{keys.SPATIAL}"] is neither in px nor in um of the image, so it was left as it is; the shapes were moved, and '
+        "what reads these finds the new places"
+    )
+
+
+def _tables(data: Data, placed: list[PlacedNuclei], table: AnnData | None) -> list[AnnData]:
+    """The table that was asked for, and those that annotate the shapes."""
+    found = [] if table is None else [table]
+    names = {each.shapes for each in placed if each.shapes is not None}
+    if is_spatialdata(data):
+        for each in data.tables.values():
+            region = each.uns.get("spatialdata_attrs", {}).get("region", [])
+            if names & set([region] if isinstance(region, str) else region) and all(each is not other for other in found):
+                found.append(each)
+    return found
