@@ -142,7 +142,7 @@ def place_nuclei(
 
 def _find(sdata: SpatialData) -> tuple[str | None, str | None]:
     """The table of nuclei or of cells, nuclei first; else shapes of such a name; else the table that there is."""
-    tables = {name: _regions(table) for name, table in sdata.tables.items()}
+    tables = {name: regions_of(table) for name, table in sdata.tables.items()}
     for word in _NAMES:
         found = [name for name, regions in tables.items() if regions and all(each.startswith(word) for each in regions)]
         if len(found) == 1:
@@ -159,7 +159,8 @@ def _find(sdata: SpatialData) -> tuple[str | None, str | None]:
     return None, None
 
 
-def _regions(table: AnnData) -> list[str]:
+def regions_of(table: AnnData) -> list[str]:
+    """Names of the elements that a table annotates."""
     region = table.uns.get("spatialdata_attrs", {}).get("region")
     return [] if region is None else [region] if isinstance(region, str) else [str(each) for each in region]
 
@@ -171,7 +172,7 @@ def _of_shapes(
     image_key: str | Mapping[str, str] | None,
     mpp: float | Mapping[str, float] | None,
 ) -> tuple[AnnData | None, PlacedNuclei]:
-    """All shapes of an element, and the one table that annotates it."""
+    """All shapes of an element, and the one table that annotates it, else the only one there is, as that of the cells of a Xenium."""
     if key not in sdata.shapes:
         msg = f"shapes {key!r} not found; available: {listing(sdata.shapes)}"
         raise MissingKeyError(msg)
@@ -187,7 +188,7 @@ def _of_shapes(
     centroids = frame.geometry.centroid
     xy = transform_points(np.column_stack([centroids.x, centroids.y]), matrix)
     radius = _radius(frame, matrix, slide.mpp)
-    tables = [table for table in sdata.tables.values() if key in _regions(table)]
+    tables = [table for table in sdata.tables.values() if key in regions_of(table)] or list(sdata.tables.values())
     table = tables[0] if len(tables) == 1 else None
     return table, PlacedNuclei(slide.section, key, None, xy, radius, slide.image, on, slide.mpp, frame, matrix)
 

@@ -33,6 +33,30 @@ FEW_WINDOWS = 4  # of the search for a scale
 
 
 @dataclass(frozen=True)
+class Facts:
+    """The nuclei where they are said to be.
+
+    Attributes
+    ----------
+    effect, p, n_shifts
+        Contrast over that of shifted copies, its p-value, and their number.
+    on_tissue
+        Share of the nuclei on tissue.
+    stains_estimated
+        Whether the image looked like haematoxylin and eosin.
+    brighter
+        Whether the image is brighter under the nuclei than under nearly all shifted copies, as in fluorescence.
+    """
+
+    effect: float
+    p: float
+    n_shifts: int
+    on_tissue: float
+    stains_estimated: bool
+    brighter: bool
+
+
+@dataclass(frozen=True)
 class Check:
     """What was found on one section.
 
@@ -42,40 +66,29 @@ class Check:
         ``fits``, ``shifted``, ``swapped``, ``mirrored``, ``rotated``, ``wrong pixel size`` or ``unrelated``.
     found
         Name of the map that puts the nuclei where they belong, empty where none does.
-    effect, p, n_shifts
-        The nuclei where they are said to be: contrast over that of shifted copies, its p-value, and their number.
     z, p_found
         Height of the best place of the best map over its other shifts, and its p-value among all that were tried.
     residual
         What is left after the map that was found, `None` where none was.
     matrix
         Shape (3, 3): px of the image, as the coordinates say it, to where the nuclei belong; NaN where that is unknown.
+    here
+        The nuclei where they are said to be.
     tried
         Each map with its peak, the highest first.
     profile
         The surface of the nuclei as they are, or after the map that was found.
-    stains_estimated
-        Whether the image looked like haematoxylin and eosin.
-    on_tissue
-        Share of the nuclei on tissue, where they are said to be.
-    brighter
-        Whether the image is brighter under the nuclei than under nearly all shifted copies, as in fluorescence.
     """
 
     verdict: str
     found: str
-    effect: float
-    p: float
-    n_shifts: int
     z: float
     p_found: float
     residual: Residual | None
     matrix: Floats
+    here: Facts
     tried: list[tuple[Hypothesis, Peak]]
     profile: Surface
-    stains_estimated: bool
-    on_tissue: float
-    brighter: bool
 
     @property
     def factor(self) -> float:
@@ -212,28 +225,17 @@ def check_nuclei(
     half = here.number.shape[0] // 2
     on_tissue = float(here.number[half, half]) / len(xy_px)
     found = search.best(here)
-    facts = {"effect": effect, "p": p, "n_shifts": n_shifts, "tried": search.tried, "on_tissue": on_tissue}
-    facts |= {"stains_estimated": search.maps.stains.estimated, "brighter": here.z_here() < -BRIGHTER}
+    facts = Facts(effect, p, n_shifts, on_tissue, search.maps.stains.estimated, here.z_here() < -BRIGHTER)
     if found is None:
         z, p_found = (search.tried[0][1].z, search.p_value(search.tried[0][1])) if search.tried else (np.nan, 1.0)
-        nowhere = np.full((3, 3), np.nan)
-        return Check("unrelated", "", z=z, p_found=p_found, residual=None, matrix=nowhere, profile=here, **facts)
+        return Check("unrelated", "", z, p_found, None, np.full((3, 3), np.nan), facts, search.tried, here)
     hypothesis, peak, p_found = found
     residual = find_residual(search.maps, search.places_um(hypothesis), peak.offset_um, rng)
     to_um = np.diag([mpp, mpp, 1.0])
     matrix = np.linalg.inv(to_um) @ residual.matrix @ to_um @ hypothesis.matrix
     verdict = hypothesis.verdict if hypothesis is not AS_IT_IS else _small(residual, xy_px * mpp, tolerance_um)
     profile = here if hypothesis is AS_IT_IS else search.surface(hypothesis)
-    return Check(
-        verdict,
-        hypothesis.name,
-        z=peak.z,
-        p_found=p_found,
-        residual=residual,
-        matrix=matrix,
-        profile=profile,
-        **facts,
-    )
+    return Check(verdict, hypothesis.name, peak.z, p_found, residual, matrix, facts, search.tried, profile)
 
 
 def _small(residual: Residual, xy_um: Floats, tolerance_um: float) -> str:

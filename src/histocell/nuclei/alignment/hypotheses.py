@@ -40,7 +40,7 @@ AS_IT_IS = Hypothesis("as it is", "shifted", np.eye(3))
 
 
 def turned(shape: tuple[int, int], middle: Floats) -> Iterator[Hypothesis]:
-    """x and y exchanged, mirrored and turned by right angles, about the image and about the middle of the nuclei.
+    """Exchanged, mirrored and turned by right angles, about the image and about the middle of the nuclei.
 
     Parameters
     ----------

@@ -12,6 +12,8 @@ from scipy.ndimage import map_coordinates
 from histocell.nuclei.alignment.surface import surface
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from histocell._core.types import Floats, Ints
     from histocell.nuclei.alignment.contrast import ContrastMaps
 
@@ -202,7 +204,8 @@ def _fine_offset(maps: ContrastMaps, xy_um: Floats, rng: np.random.Generator) ->
     if not values:
         return np.zeros(2), np.full(2, np.nan)
     sums, points = np.concatenate(values), np.concatenate(kept)
-    blocks = np.array([sums[rows].sum(axis=0) for rows in neighbours(points, min(64, max(len(points) // 5, 4)))])
+    groups = neighbours(points, min(64, max(len(points) // 5, 4)))
+    blocks: Floats = np.array([sums[rows].sum(axis=0) for rows in groups], dtype=np.float64)
     shape = (len(axis), len(axis))
     best = _top(blocks.sum(axis=0).reshape(shape), axis)
     draws = rng.multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), size=N_BOOTSTRAP)
@@ -210,7 +213,7 @@ def _fine_offset(maps: ContrastMaps, xy_um: Floats, rng: np.random.Generator) ->
     return best, tops.std(axis=0)
 
 
-def _top(values: Floats, axis: Floats) -> Floats:
+def _top(values: NDArray[np.floating], axis: Floats) -> Floats:
     """Place (x, y) of the maximum, by a parabola through a neighbourhood of two steps on each side."""
     row, column = np.unravel_index(int(np.argmax(values)), values.shape)
     place = []

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from histocell._core import keys
-from histocell._core.arguments import check_amount, check_positive
-from histocell._core.errors import warn
+from histocell._core.arguments import check_positive
+from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng
 from histocell._core.settings import logger, progress_bar
 from histocell.nuclei.alignment.check import FEWEST, check_nuclei
@@ -18,6 +17,8 @@ from histocell.tables.placed_nuclei import place_nuclei
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from anndata import AnnData
+
     from histocell._core.rng import RNGLike, SeedLike
     from histocell.images.slide_image import ImageSource
     from histocell.nuclei.alignment.check import Check
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from histocell.tables.placed_nuclei import PlacedNuclei
 
 TOLERANCE_UM = 2.0
+LEAST_SHIFT_UM = 50.0
 
 
 def check_alignment(
@@ -103,61 +105,77 @@ def check_alignment(
     >>> hc.get.alignment(sdata)["verdict"].tolist()
     ['fits']
     """
-    options = {"image": image, "image_key": image_key, "mpp": mpp, "library_key": library_key, "table_key": table_key}
-    table, placed = place_nuclei(data, "check_alignment", shapes_key=shapes_key, **options)
+    table, placed = place_nuclei(
+        data,
+        "check_alignment",
+        shapes_key=shapes_key,
+        image=image,
+        image_key=image_key,
+        mpp=mpp,
+        library_key=library_key,
+        table_key=table_key,
+    )
     if table is None and inplace:
         msg = (
             f"no single table annotates shapes {placed[0].shapes!r}, so there is no uns to write to; "
             "hc.pp.check_alignment(..., inplace=False) returns the result, table_key= names a table"
         )
         raise ValueError(msg)
-    result, _ = run(placed, radius_um=radius_um, max_shift_um=max_shift_um, tolerance_um=tolerance_um, rng=rng)
+    result, _ = Settings(radius_um, max_shift_um, tolerance_um, rng).run(placed)
     report(result)
-    if not inplace:
+    if table is None or not inplace:
         return result
     write(table, result, key_added)
     return None
 
 
-def run(
-    placed: list[PlacedNuclei],
-    *,
-    radius_um: float | None,
-    max_shift_um: float,
-    tolerance_um: float | None,
-    rng: SeedLike | RNGLike | None,
-) -> tuple[AlignmentResult, list[Check]]:
-    """The checks of all sections."""
-    reach = check_positive(max_shift_um, "max_shift_um")
-    radius = None if radius_um is None else check_positive(radius_um, "radius_um")
-    if reach < 40:
-        msg = f"max_shift_um must be at least 40, not {max_shift_um:g}: nuclei are compared with copies that are shifted by so much"
-        raise ValueError(msg)
-    few = [f"{each.section} has {len(each.xy_px)}" for each in placed if len(each.xy_px) < FEWEST]
-    if few or not placed:
-        msg = f"at least {FEWEST} nuclei are needed in each section: {', '.join(few) or 'there is none'}. Leave such a section out"
-        raise ValueError(msg)
-    tolerances = [
-        max(TOLERANCE_UM, each.mpp) if tolerance_um is None else check_amount(tolerance_um, "tolerance_um")
-        for each in placed
-    ]
-    generator = as_rng(rng)
-    checks = []
-    with progress_bar(total=len(placed), desc="alignment", unit="section") as bar:
-        for each, tolerance in zip(placed, tolerances, strict=True):
-            checks.append(
-                check_nuclei(
-                    each.image,
-                    np.asarray(each.xy_px, dtype=np.float64),
-                    mpp=each.mpp,
-                    radius_um=radius or each.radius_um,
-                    reach_um=reach,
-                    tolerance_um=tolerance,
-                    rng=generator,
-                )
+@dataclass(frozen=True)
+class Settings:
+    """Arguments of a check; see :func:`check_alignment`."""
+
+    radius_um: float | None
+    max_shift_um: float
+    tolerance_um: float | None
+    rng: SeedLike | RNGLike | None
+
+    def __post_init__(self) -> None:
+        check_positive(self.max_shift_um, "max_shift_um")
+        if self.radius_um is not None:
+            check_positive(self.radius_um, "radius_um")
+        if self.tolerance_um is not None:
+            check_positive(self.tolerance_um, "tolerance_um")
+        if self.max_shift_um < LEAST_SHIFT_UM:
+            msg = (
+                f"max_shift_um must be at least {LEAST_SHIFT_UM:g}, not {self.max_shift_um:g}: copies of the nuclei are shifted "
+                "by up to so much, and some must be far from where the nuclei are"
             )
-            bar.update()
-    return collect(placed, checks, tolerances, {"max_shift_um": reach, "radius_um": radius}), checks
+            raise ValueError(msg)
+
+    def run(self, placed: list[PlacedNuclei]) -> tuple[AlignmentResult, list[Check]]:
+        """The checks of all sections."""
+        few = [f"{each.section} has {len(each.xy_px)}" for each in placed if len(each.xy_px) < FEWEST]
+        if few or not placed:
+            msg = f"at least {FEWEST} nuclei are needed in each section: {listing(few)}. Leave such a section out"
+            raise ValueError(msg)
+        generator = as_rng(self.rng)
+        tolerances = [self.tolerance_um or max(TOLERANCE_UM, each.mpp) for each in placed]
+        checks = []
+        with progress_bar(total=len(placed), desc="alignment", unit="section") as bar:
+            for each, tolerance in zip(placed, tolerances, strict=True):
+                checks.append(
+                    check_nuclei(
+                        each.image,
+                        each.xy_px,
+                        mpp=each.mpp,
+                        radius_um=self.radius_um or each.radius_um,
+                        reach_um=self.max_shift_um,
+                        tolerance_um=tolerance,
+                        rng=generator,
+                    )
+                )
+                bar.update()
+        params: dict[str, object] = {"max_shift_um": self.max_shift_um, "radius_um": self.radius_um}
+        return collect(placed, checks, tolerances, params), checks
 
 
 def report(result: AlignmentResult) -> None:
@@ -171,7 +189,7 @@ def report(result: AlignmentResult) -> None:
             warn(f"the image of {row.section} does not look like haematoxylin and eosin; its optical density was used")
 
 
-def write(table: object, result: AlignmentResult, key: str) -> None:
+def write(table: AnnData, result: AlignmentResult, key: str) -> None:
     """The result as a slot of a table, with its provenance."""
     table.uns[key] = result.to_uns()
     verdicts = dict(zip(result.sections["section"], result.sections["verdict"], strict=True))

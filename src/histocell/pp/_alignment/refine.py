@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.errors import listing, warn
+from histocell._core.arguments import as_names
+from histocell._core.errors import MissingKeyError, listing, warn
 from histocell._core.settings import logger
-from histocell.images.transformations import affine_matrix, is_microns, transform_points, transformations
-from histocell.pp._alignment.check import run, write
+from histocell.images.transformations import affine_matrix, matrix_to_image, transform_points, transformations
+from histocell.pp._alignment.check import Settings, write
 from histocell.pp._alignment.result import says
 from histocell.tables.access import is_spatialdata
-from histocell.tables.placed_nuclei import place_nuclei
+from histocell.tables.placed_nuclei import place_nuclei, regions_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from spatialdata import SpatialData
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 MOST_TURN, MOST_SCALE = 10.0, 0.1  # degrees, share: more is no residual
 SAME_PX = 0.01  # coordinates of a table that are those of the shapes
+MEASURED = ("nucle", "cell", "transcript")  # names of elements that come with the nuclei, not from the image
 DO = {
     "swapped": 'exchange x and y where they were read: table.obsm["spatial"] = table.obsm["spatial"][:, ::-1]',
     "mirrored": "mirror the coordinates where they were read, or the image; matrix of the check says how",
@@ -56,6 +58,7 @@ def refine_alignment(
     max_shift_um: float = 200.0,
     tolerance_um: float | None = None,
     rng: SeedLike | RNGLike | None = 0,
+    also: str | Sequence[str] = (),
     key_added: str = keys.ALIGNMENT,
     inplace: bool = True,
 ) -> dict[str, Floats] | None:
@@ -72,6 +75,8 @@ def refine_alignment(
         ``"translation"`` moves; ``"similarity"`` also turns by up to 10 degrees and scales by up to 10 %.
     shapes_key, image_key, table_key, image, mpp, library_key, radius_um, max_shift_um, tolerance_um, rng
         As in :func:`histocell.pp.check_alignment`.
+    also
+        Other elements of a SpatialData that move with the nuclei, such as cells and transcripts of the same machine.
     key_added
         Name of the result of the second check in ``uns``.
     inplace
@@ -82,8 +87,8 @@ def refine_alignment(
     `None`, or with ``inplace=False`` the matrix (3, 3) of each section, (x, y) in px before to px after. Writes:
 
     ``shapes``
-        Their transformation to each coordinate system that they share with the image; geometries stay as they are. That of other elements, such as
-        transcripts, stays. On disk, ``sdata.write_transformations()`` writes it.
+        Their transformation to each coordinate system that they share with the image, and that of what `also` names;
+        geometries stay as they are. On disk, ``sdata.write_transformations()`` writes it.
     ``obsm["spatial"]`` : float64
         In tables of these shapes, or of the AnnData, where it is in px of the image or in um of it; else it is left, with a warning.
     ``uns["alignment"]`` : dict
@@ -111,33 +116,47 @@ def refine_alignment(
     if kind not in {"translation", "similarity"}:
         msg = f"kind must be 'translation' or 'similarity', not {kind!r}"
         raise ValueError(msg)
-    options = {"image": image, "image_key": image_key, "mpp": mpp, "library_key": library_key, "table_key": table_key}
-    table, placed = place_nuclei(data, "refine_alignment", shapes_key=shapes_key, **options)
-    settings = {"radius_um": radius_um, "max_shift_um": max_shift_um, "tolerance_um": tolerance_um, "rng": rng}
-    _, before = run(placed, **settings)
+    table, placed = place_nuclei(
+        data,
+        "refine_alignment",
+        shapes_key=shapes_key,
+        image=image,
+        image_key=image_key,
+        mpp=mpp,
+        library_key=library_key,
+        table_key=table_key,
+    )
+    settings = Settings(radius_um, max_shift_um, tolerance_um, rng)
+    _, before = settings.run(placed)
     matrices = [_matrix(each, check, kind) for each, check in zip(placed, before, strict=True)]
     moved = [each.moved(matrix) for each, matrix in zip(placed, matrices, strict=True)]
-    result, after = run(moved, **settings)
+    result, after = settings.run(moved)
     if bad := [says(each, check) for each, check in zip(moved, after, strict=True) if check.verdict != "fits"]:
         msg = f"the nuclei do not fit after a {kind}, so nothing was moved: {listing(bad, 3)}"
         raise ValueError(msg)
     named = {each.section: matrix for each, matrix in zip(placed, matrices, strict=True)}
     if not inplace:
         return named
+    if is_spatialdata(data):
+        for name in as_names(also):
+            _check_element(data, name, placed)
     for each, matrix, check in zip(placed, matrices, before, strict=True):
         logger.info("moved %s by %s: it was %s", each.section, np.round(matrix, 5).tolist(), says(each, check))
         if is_spatialdata(data) and each.shapes is not None:
-            _move_shapes(data, each, matrix)
+            for name in dict.fromkeys([each.shapes, *as_names(also)]):
+                _move_element(data, name, each, matrix)
+            _warn_of_others(data, each, [each.shapes, *as_names(also)])
         elif table is not None and each.rows is not None:
             _move_rows(table, each.rows, each.xy_px, matrix, each.mpp)
     if table is not None:
         write(table, result, key_added)
-    for each in _tables(data, placed, table):
-        record = keys.read_provenance(each, keys.SPATIAL)
+    names = {each.shapes for each in placed if each.shapes is not None} | set(as_names(also))
+    for own in _tables(data, names, table):
+        record = keys.read_provenance(own, keys.SPATIAL)
         refined = [*record.pop("refined", []), {name: matrix.tolist() for name, matrix in named.items()}]
         record.pop("histocell", None)
-        keys.write_provenance(each, keys.SPATIAL, **record, refined=refined)
-        if keys.PATCHES in each.obsm:
+        keys.write_provenance(own, keys.SPATIAL, **record, refined=refined)
+        if keys.PATCHES in own.obsm:
             warn(f'obsm["{keys.PATCHES}"] lies where the nuclei were; run hc.pp.patches(data) again')
     return None
 
@@ -155,34 +174,60 @@ def _matrix(placed: PlacedNuclei, check: Check, kind: str) -> Floats:
     if kind == "similarity":
         return check.matrix
     if check.verdict not in {"fits", "shifted"}:
-        msg = f'a shift does not repair {placed.section}: {says(placed, check)}. kind="similarity" turns and scales, too'
+        msg = (
+            f'a shift does not repair {placed.section}: {says(placed, check)}. kind="similarity" turns and scales, too'
+        )
         raise ValueError(msg)
     matrix = np.eye(3)
     matrix[:2, 2] = check.residual.offset_um / placed.mpp
     return matrix
 
 
-def _move_shapes(sdata: SpatialData, placed: PlacedNuclei, matrix: Floats) -> None:
-    """Shapes and the coordinates in the tables that annotate them, moved by a matrix in px of their image."""
+def _check_element(sdata: SpatialData, name: str, placed: list[PlacedNuclei]) -> None:
+    """Refuse, before anything is moved, an element that cannot be moved with the nuclei."""
+    if name not in sdata:
+        msg = (
+            f"element {name!r} of also= not found; available: {listing([*sdata.shapes, *sdata.points, *sdata.labels])}"
+        )
+        raise MissingKeyError(msg)
+    systems = set(transformations(sdata[name]))
+    if len(placed) > 1 or not systems & set(transformations(sdata.images[placed[0].image_key])):
+        msg = f"element {name!r} of also= shares no coordinate system with the one image of these nuclei, so it cannot move with them"
+        raise ValueError(msg)
+
+
+def _move_element(sdata: SpatialData, name: str, placed: PlacedNuclei, matrix: Floats) -> None:
+    """An element, and the coordinates in the tables that annotate it, moved by a matrix in px of the image of the nuclei."""
     from spatialdata.transformations import Affine, set_transformation
 
-    frame, image = sdata.shapes[placed.shapes], sdata.images[placed.image_key]
-    for table in _tables(sdata, [placed], None):
+    element, image = sdata[name], sdata.images[placed.image_key]
+    to_image = matrix_to_image(element, image)
+    for table in [] if to_image is None else _tables(sdata, {name}, None):
         attrs = table.uns["spatialdata_attrs"]
-        rows = np.flatnonzero(table.obs[attrs["region_key"]].astype(str).to_numpy() == placed.shapes)
-        centroids = frame.geometry.centroid.loc[table.obs[attrs["instance_key"]].to_numpy()[rows]]
-        xy = transform_points(np.column_stack([centroids.x, centroids.y]), placed.matrix)
+        rows = np.flatnonzero(table.obs[attrs["region_key"]].astype(str).to_numpy() == name)
+        centroids = element.geometry.centroid.loc[table.obs[attrs["instance_key"]].to_numpy()[rows]]
+        xy = transform_points(np.column_stack([centroids.x, centroids.y]), np.asarray(to_image))
         _move_rows(table, rows, xy, matrix, placed.mpp)
-    new = dict(transformations(frame))
+    new = dict(transformations(element))
     for system in set(new) & set(transformations(image)):
         to_system = affine_matrix(image, system)
-        whole = to_system @ matrix @ np.linalg.inv(to_system) @ affine_matrix(frame, system)
+        whole = to_system @ matrix @ np.linalg.inv(to_system) @ affine_matrix(element, system)
         new[system] = Affine(whole, input_axes=("x", "y"), output_axes=("x", "y"))
-    if left := [system for system in new if system not in transformations(image)]:
-        logger.info("shapes %r stay where they are in %s, which the image is not in", placed.shapes, listing(left))
-    if unequal := [system for system in new if is_microns(system) and system in left]:
-        warn(f"shapes {placed.shapes!r} are not moved in {listing(unequal)}, which image {placed.image_key!r} is not in")
-    set_transformation(frame, new, set_all=True)
+    set_transformation(element, new, set_all=True)
+    if left := sorted(set(new) - set(transformations(image))):
+        warn(f"{name!r} is not moved in {listing(left)}, which image {placed.image_key!r} is not in")
+
+
+def _warn_of_others(sdata: SpatialData, placed: PlacedNuclei, moved: list[str]) -> None:
+    """Warn of cells and transcripts in the coordinate systems of the image that stay where they were."""
+    systems = set(transformations(sdata.images[placed.image_key]))
+    others = [
+        name
+        for name, element in {**sdata.shapes, **sdata.points}.items()
+        if name not in moved and name.startswith(MEASURED) and systems & set(transformations(element))
+    ]
+    if others:
+        warn(f"{listing(map(repr, others))} were not moved with {placed.shapes!r}; also= names what belongs together")
 
 
 def _move_rows(table: AnnData, rows: np.ndarray, xy_px: Floats, matrix: Floats, mpp: float) -> None:
@@ -203,13 +248,11 @@ def _move_rows(table: AnnData, rows: np.ndarray, xy_px: Floats, matrix: Floats, 
     )
 
 
-def _tables(data: Data, placed: list[PlacedNuclei], table: AnnData | None) -> list[AnnData]:
-    """The table that was asked for, and those that annotate the shapes."""
+def _tables(data: Data, names: set[str], table: AnnData | None) -> list[AnnData]:
+    """The table that was asked for, and those that annotate elements of these names."""
     found = [] if table is None else [table]
-    names = {each.shapes for each in placed if each.shapes is not None}
     if is_spatialdata(data):
         for each in data.tables.values():
-            region = each.uns.get("spatialdata_attrs", {}).get("region", [])
-            if names & set([region] if isinstance(region, str) else region) and all(each is not other for other in found):
+            if names & set(regions_of(each)) and all(each is not other for other in found):
                 found.append(each)
     return found

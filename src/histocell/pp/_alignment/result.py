@@ -97,10 +97,10 @@ def _row(placed: PlacedNuclei, check: Check, tolerance_um: float) -> dict[str, o
         "verdict": check.verdict,
         "says": says(placed, check),
         "n_nuclei": len(placed.xy_px),
-        "on_tissue": check.on_tissue,
-        "effect": check.effect,
-        "p": check.p,
-        "n_shifts": check.n_shifts,
+        "on_tissue": check.here.on_tissue,
+        "effect": check.here.effect,
+        "p": check.here.p,
+        "n_shifts": check.here.n_shifts,
         "found": check.found,
         "z": check.z,
         "p_found": check.p_found,
@@ -115,16 +115,16 @@ def _row(placed: PlacedNuclei, check: Check, tolerance_um: float) -> dict[str, o
         "tolerance_um": tolerance_um,
         "radius_um": placed.radius_um,
         "mpp": placed.mpp,
-        "stains_estimated": check.stains_estimated,
+        "stains_estimated": check.here.stains_estimated,
     }
 
 
 def says(placed: PlacedNuclei, check: Check) -> str:
     """The verdict in a sentence."""
-    here = f"effect {check.effect:.2f}, p = {check.p:.2g} against {check.n_shifts} shifted copies, n = {len(placed.xy_px)}"
-    if check.verdict == "unrelated":
-        return f"unrelated: {_why(placed, check)}"
+    here = f"effect {check.here.effect:.2f}, p = {check.here.p:.2g} against {check.here.n_shifts} shifted copies, n = {len(placed.xy_px)}"
     left = check.residual
+    if left is None:
+        return f"unrelated: {_why(placed, check)}"
     x, y = left.offset_um
     move = f"x {x:+.1f}, y {y:+.1f} um (standard error {left.se_um.max():.2f})"
     if check.verdict == "fits":
@@ -149,12 +149,12 @@ def _why(placed: PlacedNuclei, check: Check) -> str:
             f"none of {n} nuclei lies on the image of {size[0]} x {size[1]} px; they span x {low[0]:.0f} to {high[0]:.0f}, y "
             f"{low[1]:.0f} to {high[1]:.0f} px"
         )
-    if check.on_tissue == 0:
+    if check.here.on_tissue == 0:
         return f"there is no tissue under the {inside.sum()} of {n} nuclei that lie on the image"
-    if check.brighter:
+    if check.here.brighter:
         return f"the image is brighter under the {n} nuclei than around them, as in fluorescence; an H&E image is darker there"
     return (
-        f"no map puts the {n} nuclei on dark places (effect as they are {check.effect:.2f}, p = {check.p:.2g}; the best of all maps "
+        f"no map puts the {n} nuclei on dark places (effect as they are {check.here.effect:.2f}, p = {check.here.p:.2g}; the best of all maps "
         f"has z = {check.z:.1f}, p = {check.p_found:.2g})"
     )
 
