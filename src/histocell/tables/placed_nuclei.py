@@ -32,6 +32,9 @@ NUCLEUS_RADIUS_UM = 4.0  # where nothing says it
 RADIUS_RANGE_UM = (2.5, 6.0)  # outlines of cells are larger than their nuclei
 _NAMES = ("nucle", "cell")
 _CHECKED = 50_000  # points that may be spots of a grid
+_FEWEST = 9
+_FARTHEST_UM = 30.0  # between neighbouring nuclei that are as regular as a grid
+_EXACT = 0.03  # spread of the distances to the nearest point, on a grid
 
 
 @dataclass(frozen=True)
@@ -247,12 +250,25 @@ def _check(placed: PlacedNuclei) -> None:
     if bad:
         msg = f"{bad} of {len(placed.xy_px)} nuclei of {placed.section} have no finite centre (empty shapes, NaN); drop them"
         raise ValueError(msg)
-    if len(placed.xy_px) >= 2 and is_grid(placed.xy_px[:_CHECKED]):
+    if _is_grid(placed.xy_px[:_CHECKED], placed.mpp):
         msg = (
             f"the rows of {placed.section} lie on a grid, as spots and bins do; nuclei or cells are needed: choose them with "
             "table_key= or shapes_key="
         )
         raise ValueError(msg)
+
+
+def _is_grid(xy_px: Floats, mpp: float) -> bool:
+    """Whether points are spots or bins: as far apart as no nuclei are, or to within a few per cent on a grid.
+
+    Nuclei in rows, as of a gland, are nearly as regular as spots.
+    """
+    from scipy.spatial import cKDTree
+
+    if len(xy_px) < _FEWEST or not is_grid(xy_px):
+        return False
+    low, middle, high = np.quantile(cKDTree(xy_px).query(xy_px, k=2)[0][:, 1], [0.25, 0.5, 0.75])
+    return bool(middle * mpp > _FARTHEST_UM or (high - low) / middle < _EXACT)
 
 
 def table_with(data: Data, key: str, hint: str, table_key: str | None = None) -> AnnData:

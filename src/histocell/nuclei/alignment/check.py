@@ -224,8 +224,10 @@ def check_nuclei(
     effect, p, n_shifts = here.test()
     half = here.number.shape[0] // 2
     on_tissue = float(here.number[half, half]) / len(xy_px)
-    found = search.best(here)
-    facts = Facts(effect, p, n_shifts, on_tissue, search.maps.stains.estimated, here.z_here() < -BRIGHTER)
+    top, depth = here.peak(), -here.z_here()
+    brighter = depth > BRIGHTER and (top is None or depth > top.z)  # nuclei of H&E that are off may lie between others
+    found = None if brighter else search.best(here)
+    facts = Facts(effect, p, n_shifts, on_tissue, search.maps.stains.estimated, brighter)
     if found is None:
         z, p_found = (search.tried[0][1].z, search.p_value(search.tried[0][1])) if search.tried else (np.nan, 1.0)
         return Check("unrelated", "", z, p_found, None, np.full((3, 3), np.nan), facts, search.tried, here)

@@ -13,7 +13,7 @@ from histocell.images.stain.estimate import stains_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histocell._core.types import Floats
+    from histocell._core.types import Bools, Floats
     from histocell.images.slide_image import SlideImage
 
     type Floats32 = NDArray[np.float32]
@@ -23,6 +23,7 @@ MOST_PIXELS = 2048**2  # of a map of the whole image; a larger slide is looked a
 WINDOW_PX = 512
 N_WINDOWS = 16
 TISSUE_DENSITY = 0.05  # smoothed optical density above which there is tissue
+GREYEST = 25  # difference of the channels of a background
 TISSUE_UM, VARIATION_UM = 8.0, 30.0  # scales of the outline of the tissue and of the local spread
 MARGIN_UM = 2 * VARIATION_UM
 HIGHEST = 3.0  # dust is darker than any nucleus, and must not count for more
@@ -125,7 +126,14 @@ class ContrastMaps:
         scale = step / self._mpp
         box = (y0 * scale, x0 * scale, (y0 + shape[0]) * scale, (x0 + shape[1]) * scale)
         pixels = self._image.read(*box, out_shape=shape)
-        contrast, tissue = self._contrast(pixels)
+        inside = [
+            (np.arange(start, start + length) + 0.5) * scale < edge
+            for start, length, edge in zip((y0, x0), shape, self._image.shape, strict=True)
+        ]
+        inside = [
+            each & (np.arange(start, start + len(each)) >= 0) for each, start in zip(inside, (y0, x0), strict=True)
+        ]
+        contrast, tissue = self._contrast(pixels, np.outer(*inside))
         inner = np.s_[margin : shape[0] - margin, margin : shape[1] - margin]
         contrast, tissue = contrast[inner], tissue[inner]
         if tissue.any():
@@ -133,13 +141,16 @@ class ContrastMaps:
         corner = np.array([x0 + margin, y0 + margin]) * step
         return Window(corner, np.ascontiguousarray(contrast), np.ascontiguousarray(tissue))
 
-    def _contrast(self, pixels: NDArray[np.uint8]) -> tuple[Floats32, Floats32]:
-        """Contrast and tissue of pixels (h, w, 3)."""
+    def _contrast(self, pixels: NDArray[np.uint8], inside: Bools) -> tuple[Floats32, Floats32]:
+        """Contrast and tissue of pixels (h, w, 3), of which some lie inside of the image."""
         step, radius = self.resolution_um, self._radius_um
         density = self.stains.density[pixels, np.arange(3)]
         mean = density.mean(axis=-1)
         stained = (density @ self.stains.unmixing)[..., 0] if self.stains.estimated else mean
-        tissue = (ndimage.gaussian_filter(mean, TISSUE_UM / step) > TISSUE_DENSITY).astype(np.float32)
+        covered = ndimage.gaussian_filter(mean, TISSUE_UM / step) > TISSUE_DENSITY
+        if np.ptp(self.stains.background) > GREYEST:  # glass has no colour: the image shows nothing but tissue
+            covered[:] = True
+        tissue = (covered & inside).astype(np.float32)
         around = _local_mean(stained, tissue, SURROUND * radius / step)
         contrast = (ndimage.gaussian_filter(stained, radius / 2 / step) - around) * tissue
         spread = np.sqrt(_local_mean(contrast**2, tissue, VARIATION_UM / step))

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import stats
 from scipy.ndimage import map_coordinates
 
 from histocell.nuclei.alignment.surface import surface
@@ -22,6 +23,7 @@ BLOCK_NUCLEI = 40  # fewer in a block would not find their place
 MOST_BLOCKS = 16
 BLOCK_Z = 6.0
 AGREE_UM = 4.0  # blocks that one map explains to within this agree
+ALPHA = 1e-3  # of turn and scale beside a shift
 FINE_UM = 6.0  # reach of the last search
 MOST_NUCLEI = 3000  # of the last search
 N_BOOTSTRAP = 200
@@ -174,25 +176,30 @@ def _fit(points: Floats, targets: Floats, weights: Floats) -> Floats:
 
 
 def _beats_shift(model: Floats, points: Floats, targets: Floats, weights: Floats) -> bool:
-    """Whether turn and scale lower the squared error by more than two parameters do by chance (F above 10)."""
+    """Whether turn and scale lower the squared error by more than two parameters do by chance."""
     w = weights**2 / (weights**2).sum()
     shift = w @ (targets - points)
     left = float(w @ ((apply(model, points) - targets) ** 2).sum(axis=1))
     before = float(w @ ((points + shift - targets) ** 2).sum(axis=1))
     degrees = 2 * len(points) - 4
-    # a tenth of a um is what a peak on a grid of px is known to
-    return (before - left) / 2 > 10 * max(left / max(degrees, 1), 0.01 / max(degrees, 1))
+    if degrees < 1:
+        return False
+    # a peak on a grid of px is known to a tenth of a um at best
+    return bool(stats.f.sf((before - left) / 2 / (max(left, 0.01) / degrees), 2, degrees) < ALPHA)
 
 
 def _fine_offset(maps: ContrastMaps, xy_um: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Last small shift, and its standard error by a bootstrap over blocks of neighbours, both (x, y) in um."""
     step = maps.resolution_um / 2
     reach = int(np.ceil(FINE_UM / step))
-    axis = np.arange(-reach, reach + 1) * step
+    axis: Floats = np.arange(-reach, reach + 1, dtype=np.float64) * step
     values = []
     kept = []
     for number, points in maps.windows_of(xy_um).items():
         window = maps.window(number)
+        edge = np.array(window.contrast.shape[::-1]) * maps.resolution_um - FINE_UM
+        place = points - window.corner  # at the border of a window half of the shifts show nothing
+        points = points[((place >= FINE_UM) & (place <= edge)).all(axis=1)]
         y, x = (
             ((points - window.corner)[:, [k], None, None] + grid) / maps.resolution_um - 0.5
             for k, grid in ((1, axis[:, None]), (0, axis[None, :]))
@@ -201,7 +208,7 @@ def _fine_offset(maps: ContrastMaps, xy_um: Floats, rng: np.random.Generator) ->
         places = [np.broadcast_to(each, shape).reshape(len(points), -1) for each in (y, x)]
         values.append(map_coordinates(window.contrast, places, order=1, mode="constant"))
         kept.append(points)
-    if not values:
+    if not sum(map(len, kept)):
         return np.zeros(2), np.full(2, np.nan)
     sums, points = np.concatenate(values), np.concatenate(kept)
     groups = neighbours(points, min(64, max(len(points) // 5, 4)))

@@ -185,7 +185,7 @@ def report(result: AlignmentResult) -> None:
             logger.info("%s %s", row.section, row.says)
         else:
             warn(f"{row.section} {row.says}")
-        if not row.stains_estimated:
+        if not row.stains_estimated and row.on_tissue > 0:
             warn(f"the image of {row.section} does not look like haematoxylin and eosin; its optical density was used")
 
 
