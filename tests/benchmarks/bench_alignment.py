@@ -34,7 +34,7 @@ KINDS = {
     "wrong scale": "wrong pixel size",
     "unrelated": "unrelated",
 }
-SIZE_PX, MPP = 1600, 0.5
+SIZE_PX, MPP = 1200, 0.5
 FACTORS = (0.2125, 0.25, 0.37, 0.5, 0.8, 0.95, 1.05, 1.3, 2.0, 4.0)
 
 
@@ -103,7 +103,8 @@ def verdicts(n_sections: int) -> None:
             row, seconds = check(image, xy, mpp)
             error = np.hypot(*(row[["offset_x_um", "offset_y_um"]].to_numpy(dtype=float) + offset))
             if row["verdict"] != wanted:
-                print(f"    wrong: section {seed}, {kind}: {row['says']}")
+                print(f"    wrong: section {seed}, {kind}: {row['says']}", flush=True)
+            print(f"    section {seed}, {kind}: {row['verdict']}, error {error:.3f} um, {seconds:.1f} s", flush=True)
             rows.append((kind, row["verdict"] == wanted, error, seconds, row["z"], row["effect"]))
         table = pd.DataFrame(rows, columns=["kind", "right", "error_um", "seconds", "z", "effect"])
         print(f"{'hard' if hard else 'as they are'}: {int(table['right'].sum())} of {len(table)} verdicts are right")
