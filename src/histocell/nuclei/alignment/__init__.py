@@ -1,1 +1,1 @@
-"""Whether nuclei lie on an image: contrast maps, correlation over shifts, competing maps, verdict."""
+"""Alignment of nuclei with an image: contrast maps, correlation over shifts, competing maps, verdict."""

@@ -156,7 +156,8 @@ class ContrastMaps:
         spread = np.sqrt(_local_mean(contrast**2, tissue, VARIATION_UM / step))
         if tissue.any():
             spread = np.maximum(spread, max(0.5 * float(np.median(spread[tissue > 0])), 1e-6))
-        return np.clip(contrast / np.maximum(spread, 1e-6), -HIGHEST, HIGHEST), tissue
+        # smooth, not cut off: a flat top would hide where the middle of a nucleus is
+        return HIGHEST * np.tanh(contrast / np.maximum(spread, 1e-6) / HIGHEST), tissue
 
 
 def _local_mean(values: Floats32, tissue: Floats32, sigma: float) -> Floats32:

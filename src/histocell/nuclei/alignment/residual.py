@@ -1,4 +1,4 @@
-"""What is left between nuclei and image: offset with its precision, small turn and scale."""
+"""Residual between nuclei and image: offset with its precision, small turn and scale."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Whether nuclei lie on their H&E image, and moving them there."""
+"""Check of nuclei against their H&E image, and moving them there."""

@@ -1,4 +1,4 @@
-"""Whether nuclei or cells lie on their H&E image."""
+"""Check of nuclei or cells against their H&E image."""
 
 from __future__ import annotations
 

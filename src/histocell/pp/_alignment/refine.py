@@ -142,23 +142,34 @@ def refine_alignment(
             _check_element(data, name, placed)
     for each, matrix, check in zip(placed, matrices, before, strict=True):
         logger.info("moved %s by %s: it was %s", each.section, np.round(matrix, 5).tolist(), says(each, check))
-        if is_spatialdata(data) and each.shapes is not None:
-            for name in dict.fromkeys([each.shapes, *as_names(also)]):
-                _move_element(data, name, each, matrix)
-            _warn_of_others(data, each, [each.shapes, *as_names(also)])
-        elif table is not None and each.rows is not None:
-            _move_rows(table, each.rows, each.xy_px, matrix, each.mpp)
+        _move(data, table, each, matrix, as_names(also))
     if table is not None:
         write(table, result, key_added)
     names = {each.shapes for each in placed if each.shapes is not None} | set(as_names(also))
-    for own in _tables(data, names, table):
-        record = keys.read_provenance(own, keys.SPATIAL)
-        refined = [*record.pop("refined", []), {name: matrix.tolist() for name, matrix in named.items()}]
-        record.pop("histocell", None)
-        keys.write_provenance(own, keys.SPATIAL, **record, refined=refined)
-        if keys.PATCHES in own.obsm:
-            warn(f'obsm["{keys.PATCHES}"] lies where the nuclei were; run hc.pp.patches(data) again')
+    _record(_tables(data, names, table), named)
     return None
+
+
+def _move(data: Data, table: AnnData | None, placed: PlacedNuclei, matrix: Floats, also: list[str]) -> None:
+    """The nuclei of a section, and what belongs to them, moved by a matrix in px."""
+    if is_spatialdata(data) and placed.shapes is not None:
+        moved = list(dict.fromkeys([placed.shapes, *also]))
+        for name in moved:
+            _move_element(data, name, placed, matrix)
+        _warn_of_others(data, placed, moved)
+    elif table is not None and placed.rows is not None:
+        _move_rows(table, placed.rows, placed.xy_px, matrix, placed.mpp)
+
+
+def _record(tables: list[AnnData], matrices: dict[str, Floats]) -> None:
+    """The move in the provenance of the coordinates; a warning where patches were laid before."""
+    for table in tables:
+        record = keys.read_provenance(table, keys.SPATIAL)
+        refined = [*record.pop("refined", []), {name: matrix.tolist() for name, matrix in matrices.items()}]
+        record.pop("histocell", None)
+        keys.write_provenance(table, keys.SPATIAL, **record, refined=refined)
+        if keys.PATCHES in table.obsm:
+            warn(f'obsm["{keys.PATCHES}"] lies where the nuclei were; run hc.pp.patches(data) again')
 
 
 def _matrix(placed: PlacedNuclei, check: Check, kind: str) -> Floats:
