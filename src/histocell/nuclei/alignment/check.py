@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FINEST_UM = 1.0  # um per px of the maps
 ALPHA = 1e-3  # of the best of all maps and shifts
 CLEAR = 1.2  # how much higher than the highest other shift the best must be
+AS_GOOD = 0.95  # of the highest peak
 FEWEST = 20
 MOST_INSIDE = 0.5  # share of the nuclei that a map must leave on the image
 NEAR_UM = 10.0  # shifts that are tried by themselves, of nuclei too few to stand out among all shifts
@@ -120,6 +121,7 @@ class Search:
         self._coarse = ContrastMaps(image, mpp=mpp, resolution_um=2 * step, radius_um=max(radius_um, 2 * step))
         self._shape = image.shape
         self.tried: list[tuple[Hypothesis, Peak]] = []
+        self._order: dict[str, int] = {}
         self._radius_um, self._area_um2 = radius_um, 0.0
 
     def places_um(self, hypothesis: Hypothesis) -> Floats:
@@ -169,6 +171,7 @@ class Search:
             peak = self.surface(each).peak() if self._lies_inside(each) else None
             if peak is not None and peak.number >= FEWEST:
                 self._area_um2 += peak.area_um2
+                self._order.setdefault(each.name, len(self._order))
                 self.tried.append((each, peak))
         self.tried.sort(key=lambda item: -item[1].z)
 
@@ -193,7 +196,11 @@ class Search:
     def _standing_out(self) -> tuple[Hypothesis, Peak, float] | None:
         if not self.tried:
             return None
-        hypothesis, peak = self.tried[0]
+        highest = self.tried[0][1].z
+        # of maps that are as good, the first: about the middle of the image before that of the nuclei
+        hypothesis, peak = min(
+            (each for each in self.tried if each[1].z >= AS_GOOD * highest), key=lambda each: self._order[each[0].name]
+        )
         p = self.p_value(peak)
         return (hypothesis, peak, p) if p < ALPHA and peak.z > CLEAR * peak.second else None
 

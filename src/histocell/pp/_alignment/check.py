@@ -180,13 +180,15 @@ class Settings:
 
 def report(result: AlignmentResult) -> None:
     """Log what fits, warn of the rest."""
-    for row in result.sections.itertuples():
-        if row.verdict == "fits":
-            logger.info("%s %s", row.section, row.says)
+    for row in result.sections.to_dict("records"):
+        if row["verdict"] == "fits":
+            logger.info("%s %s", row["section"], row["says"])
         else:
-            warn(f"{row.section} {row.says}")
-        if not row.stains_estimated and row.on_tissue > 0:
-            warn(f"the image of {row.section} does not look like haematoxylin and eosin; its optical density was used")
+            warn(f"{row['section']} {row['says']}")
+        if not row["stains_estimated"] and row["on_tissue"] > 0:
+            warn(
+                f"the image of {row['section']} does not look like haematoxylin and eosin; its optical density was used"
+            )
 
 
 def write(table: AnnData, result: AlignmentResult, key: str) -> None:
