@@ -51,9 +51,14 @@ BASELINES = ("mean", "ridge")
 # SpatialData elements
 IMAGE = "he"
 SPOTS = "spots"
+BINS = "bins"
+CELLS = "cells"
 TILES = "tiles"
 TILE_TABLE = "tile_table"  # SpatialData wants names to differ between tables and shapes
 TISSUE = "tissue"
+NUCLEI = "nuclei"
+NUCLEUS_TABLE = "nucleus_table"
+NUCLEUS_ID = "nucleus_id"
 TABLE = "table"
 PIXELS = "global"  # coordinate system of full-resolution pixels
 INTENSITY_RANGE = "intensity_range"  # attrs of a SpatialData: values of black and white, by image, of more than 8 bit
@@ -61,6 +66,7 @@ SOURCES = "sources"  # attrs of a SpatialData: the image that each normalised im
 MICRONS = "um"  # coordinate system of micrometres; carries the mpp of an image
 REGION = "region"
 INSTANCE = "spot_id"
+CELL_ID = "cell_id"
 
 
 def safe_key(name: str) -> str:

@@ -3,6 +3,7 @@ from histocell.pp._alignment.refine import refine_alignment as refine_alignment
 from histocell.pp._alignment.result import AlignmentResult as AlignmentResult
 from histocell.pp._deconvolve.deconvolve import deconvolve as deconvolve
 from histocell.pp._embed_cohort import embed_cohort as embed_cohort
+from histocell.pp._embed_genes.embed_genes import embed_genes as embed_genes
 from histocell.pp._embed_image import embed_image as embed_image
 from histocell.pp._embed_patches import embed_patches as embed_patches
 from histocell.pp._grids.dense import dense_spots as dense_spots

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+ENSEMBL = r"^ENS[A-Z]*G\d{6,}(\.\d+)?$"
+
 
 def normalized_genes(table: AnnData, genes: Sequence[str]) -> tuple[NDArray[np.floating], str]:
     """Expression of `genes`, shape ``(n, genes)``, and what was done to ``X``, which is not changed.

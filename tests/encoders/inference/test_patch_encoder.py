@@ -42,11 +42,11 @@ def test_other_shapes_are_cut_in_the_middle():
 def test_precision_follows_the_encoder_and_the_processor(monkeypatch):
     for has in (True, False):
         monkeypatch.setattr(preprocessing, "processor_has_bf16", lambda has=has: has)
-        assert preprocessing.pick_precision("auto", spec(precision="fp16"), CPU) == ("bf16" if has else "fp32")
-        assert preprocessing.pick_precision("auto", spec(precision="fp32"), CPU) == "fp32"
-        assert preprocessing.pick_precision("fp16", spec(), CPU) == "fp16"
+        assert preprocessing.pick_precision("auto", "fp16", CPU) == ("bf16" if has else "fp32")
+        assert preprocessing.pick_precision("auto", "fp32", CPU) == "fp32"
+        assert preprocessing.pick_precision("fp16", "fp32", CPU) == "fp16"
     with pytest.raises(ValueError, match="bf16"):
-        preprocessing.pick_precision("half", spec(), CPU)
+        preprocessing.pick_precision("half", "fp32", CPU)
 
 
 def test_half_precision_agrees():

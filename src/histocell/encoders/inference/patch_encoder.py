@@ -77,7 +77,7 @@ class PatchEncoder:
         devices = [pick_device(name) for name in names]
         self.name = spec.name
         self.version = version
-        self.precision = pick_precision(precision, spec, devices[0])
+        self.precision = pick_precision(precision, spec.precision, devices[0])
         pooling = NucleusPooling() if pool == "nucleus" else pool
         self._nuclei: TokenPooler | None = None
         if isinstance(pooling, NucleusPooling):

@@ -82,7 +82,7 @@ def fit_to_input(images: NDArray[np.uint8], spec: EncoderSpec) -> NDArray[np.uin
     return np.stack(resized)[:, top : top + edge, left : left + edge]
 
 
-def pick_precision(asked: str, spec: EncoderSpec, device: torch.device) -> str:
+def pick_precision(asked: str, usual: str, device: torch.device) -> str:
     """``"fp32"``, ``"bf16"`` or ``"fp16"``.
 
     Parameters
@@ -90,8 +90,8 @@ def pick_precision(asked: str, spec: EncoderSpec, device: torch.device) -> str:
     asked
         One of them, or ``"auto"``: on a GPU the usual precision of the encoder; on a processor bf16 in place of a half
         precision where it has instructions for it, else fp32.
-    spec
-        The encoder.
+    usual
+        What the authors of the encoder run it with.
     device
         Where it runs.
     """
@@ -100,10 +100,10 @@ def pick_precision(asked: str, spec: EncoderSpec, device: torch.device) -> str:
             msg = f"precision must be auto, {', '.join(DTYPES)}, not {asked!r}"
             raise ValueError(msg)
         return asked
-    if spec.precision == "fp32":
+    if usual == "fp32":
         return "fp32"
     if device.type == "cuda":
-        return "fp16" if spec.precision == "bf16" and not torch.cuda.is_bf16_supported() else spec.precision
+        return "fp16" if usual == "bf16" and not torch.cuda.is_bf16_supported() else usual
     return "bf16" if device.type == "cpu" and processor_has_bf16() else "fp32"
 
 

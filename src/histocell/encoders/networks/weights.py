@@ -71,7 +71,7 @@ def local_weights(path: str | Path, spec: EncoderSpec) -> Weights:
         msg = f"{main.name} in {str(path)!r} names shards that are not there: {listing(absent)}"
         raise FileNotFoundError(msg)
     config = path / _CONFIG
-    return Weights(files, f"{path.resolve().name}-{_digest(files)}", _json(config) if config.is_file() else {})
+    return Weights(files, f"{path.resolve().name}-{_digest(files)}", read_json(config) if config.is_file() else {})
 
 
 def hub_weights(spec: EncoderSpec) -> Weights:
@@ -92,7 +92,7 @@ def hub_weights(spec: EncoderSpec) -> Weights:
     with _hub_errors(spec):
         main = _fetch(spec, [spec.filename] if spec.filename else _FILES, or_cached=_FILES)
         files = tuple(_fetch(spec, [name]) for name in _shards(main))
-        config = _json(_fetch(spec, [_CONFIG])) if spec.library == "transformers" else {}
+        config = read_json(_fetch(spec, [_CONFIG])) if spec.library == "transformers" else {}
     # .../snapshots/<commit>/<file>
     return Weights(files, main.parent.name, config)
 
@@ -105,7 +105,7 @@ def read_tensors(weights: Weights) -> object:
     weights
         From :func:`local_weights` or :func:`hub_weights`.
     """
-    parts = [_read(file) for file in weights.files]
+    parts = [read_file(file) for file in weights.files]
     return parts[0] if len(parts) == 1 else {name: value for part in parts for name, value in part.items()}
 
 
@@ -120,7 +120,8 @@ def state_digest(module: torch.nn.Module) -> str:
     return digest.hexdigest()[:8]
 
 
-def _read(path: Path) -> Any:
+def read_file(path: Path) -> Any:
+    """Content of one file of weights, as `read_tensors`; `ValueError` where it cannot be read or holds code."""
     import torch
 
     with path.open("rb") as file:
@@ -154,14 +155,15 @@ def _shards(file: Path) -> list[str]:
     """Names of the files with tensors: those that an index lists, else the file itself."""
     if file.name not in _INDEX:
         return [file.name]
-    names = _json(file).get("weight_map")
+    names = read_json(file).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         msg = f"{str(file)!r} names no files of weights in its weight_map. Is it complete? Download it again"
         raise ValueError(msg)
     return sorted(set(names.values()))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that came with weights; `ValueError` where there is none."""
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

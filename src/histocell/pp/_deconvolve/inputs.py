@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix, issparse
 
 from histocell._core import keys
 from histocell._core.errors import listing, missing_key, warn
+from histocell.tables.genes import ENSEMBL
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 _FEW_CELLS = 10
 _FEW_GENES = 50
-_ENSEMBL = r"^ENS[A-Z]*G\d{6,}(\.\d+)?$"
 
 
 class Filter(NamedTuple):
@@ -159,7 +159,7 @@ def _names(names: pd.Index, owner: str) -> pd.Index:
 
 def _naming(spots: pd.Index, reference: pd.Index, n_shared: int) -> str:
     """How the names of both sides differ, and what to do about it."""
-    ensembl = [bool(names.str.match(_ENSEMBL).mean() > 0.5) for names in (spots, reference)]
+    ensembl = [bool(names.str.match(ENSEMBL).mean() > 0.5) for names in (spots, reference)]
     if ensembl[0] != ensembl[1]:
         which = "data" if ensembl[0] else "the reference"
         return f' Genes of {which} have Ensembl identifiers, the others symbols: adata.var_names = adata.var["gene_symbol"] or the like'
