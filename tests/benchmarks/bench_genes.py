@@ -95,7 +95,9 @@ def main() -> None:
     given = cells(arguments.cells, arguments.genes)
     inference = Inference(network, vocabulary, MAX_LENGTH, 0, torch.float32)
     lengths = [len(inference.tokens(given, row).ids) for row in range(arguments.cells)]
-    print(f"{os.cpu_count()} cores, {arguments.cells} cells of {np.mean(lengths):.0f} tokens in the mean, at most {max(lengths)}")
+    print(
+        f"{os.cpu_count()} cores, {arguments.cells} cells of {np.mean(lengths):.0f} tokens in the mean, at most {max(lengths)}"
+    )
     expected, seconds = timed(lambda: by_torch(network, straightforward(network), inference, given), arguments.repeats)
     print(f"torch              {arguments.cells / seconds:6.2f} cells/s")
     for dtype in (torch.float32, torch.bfloat16):

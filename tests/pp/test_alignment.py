@@ -11,6 +11,7 @@ from spatialdata.transformations import Affine, get_transformation, set_transfor
 
 import histocell as hc
 from histocell.images.transformations import matrix_to_image
+from histocell.tables.placed_nuclei import _is_grid
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +226,13 @@ def test_brown_stain_is_told_from_the_density(sdata):
         result = hc.pp.check_alignment(adata, image=brown.astype(np.uint8), inplace=False)
     assert result.sections.loc[0, "verdict"] == "fits"
     assert not result.sections.loc[0, "stains_estimated"]
+
+
+def test_few_cells_far_apart_are_no_grid(data_dir):
+    adata = ad.read_h5ad(data_dir / "xenium_ncbi858" / "NCBI858_xy.h5ad")
+    for seed in range(40):
+        rows = np.random.default_rng(seed).permutation(200)[:20]
+        assert not _is_grid(adata.obsm["spatial"][rows], 2.125)
 
 
 @pytest.mark.parametrize(("change", "verdict"), [(lambda xy: xy, "fits"), (lambda xy: xy[:, ::-1], "swapped")])

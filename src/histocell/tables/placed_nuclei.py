@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histocell._core import keys
 from histocell._core.arguments import check_positive
 from histocell._core.errors import MissingKeyError, listing, missing_key
 from histocell._core.geometry import is_grid
@@ -33,6 +34,7 @@ RADIUS_RANGE_UM = (2.5, 6.0)  # outlines of cells are larger than their nuclei
 _NAMES = ("nucle", "cell")
 _CHECKED = 50_000  # points that may be spots of a grid
 _FEWEST = 9
+_MANY, _FEW_SPREAD = 100, 0.1  # fewer points can be as regular by chance
 _FARTHEST_UM = 30.0  # between neighbouring nuclei that are as regular as a grid
 _EXACT = 0.03  # spread of the distances to the nearest point, on a grid
 
@@ -193,7 +195,9 @@ def _of_shapes(
     radius = _radius(frame, matrix, slide.mpp)
     tables = [table for table in sdata.tables.values() if key in regions_of(table)] or list(sdata.tables.values())
     table = tables[0] if len(tables) == 1 else None
-    return table, PlacedNuclei(slide.section, key, None, xy, radius, slide.image, on, slide.mpp, frame, matrix)
+    names = [] if table is None or keys.SECTION not in table.obs else table.obs[keys.SECTION].astype(str).unique()
+    section = str(names[0]) if len(names) == 1 else slide.section
+    return table, PlacedNuclei(section, key, None, xy, radius, slide.image, on, slide.mpp, frame, matrix)
 
 
 def _of_table(
@@ -268,7 +272,8 @@ def _is_grid(xy_px: Floats, mpp: float) -> bool:
     if len(xy_px) < _FEWEST or not is_grid(xy_px):
         return False
     low, middle, high = np.quantile(cKDTree(xy_px).query(xy_px, k=2)[0][:, 1], [0.25, 0.5, 0.75])
-    return bool(middle * mpp > _FARTHEST_UM or (high - low) / middle < _EXACT)
+    apart = middle * mpp > _FARTHEST_UM and (len(xy_px) >= _MANY or (high - low) / middle < _FEW_SPREAD)
+    return bool(apart or (high - low) / middle < _EXACT)
 
 
 def table_with(data: Data, key: str, hint: str, table_key: str | None = None) -> AnnData:
