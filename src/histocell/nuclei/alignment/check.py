@@ -29,6 +29,7 @@ AS_GOOD = 0.95  # of the highest peak
 FEWEST = 20
 MOST_INSIDE = 0.5  # share of the nuclei that a map must leave on the image
 NEAR_UM = 10.0  # shifts that are tried by themselves, of nuclei too few to stand out among all shifts
+PLAIN = 0.5  # effect, in standard deviations, of nuclei that lie on dark places
 BRIGHTER = 6.0  # standard deviations
 FEW_WINDOWS = 4  # of the search for a scale
 
@@ -136,14 +137,19 @@ class Search:
         """The map with the highest peak and its p-value, where it stands out among all that were tried.
 
         Where none does, few nuclei can still lie where they are said to: `here` is their surface, of which the shifts of
-        some um are far fewer to try than all.
+        some um are far fewer to try than all. Their effect must then be that of nuclei on dark places, which chance
+        does not reach with many nuclei.
         """
+        self._try([AS_IT_IS])
+        found = self._standing_out()
+        if found and found[1].effect >= PLAIN:  # nothing else can be as dark
+            return found
         middle = (self.xy_px.min(axis=0) + self.xy_px.max(axis=0)) / 2
-        self._try([AS_IT_IS, *turned(self._shape, middle), *map(scaled, common_factors(self.mpp))])
+        self._try([*turned(self._shape, middle), *map(scaled, common_factors(self.mpp))])
         if found := self._standing_out():
             return found
         near = here.peak(within_um=NEAR_UM)
-        if near is not None and near.z > near.second and near.number >= FEWEST:
+        if near is not None and near.z > near.second and near.number >= FEWEST and near.effect >= PLAIN:
             p_near = self.p_value(near, near.area_um2)
             if p_near < ALPHA:
                 return AS_IT_IS, near, p_near

@@ -79,6 +79,7 @@ class Surface:
             max(float(((others - middle) ** 3).mean()) / spread**3, 0.0),
             float(asked.sum()) * self.step**2,
             float(self.number[row, column]),
+            (float(score[row, column]) - middle) / float(np.sqrt(self.number[row, column])),
         )
 
     def z_here(self) -> float:
@@ -126,6 +127,8 @@ class Peak:
         Area of the shifts that were tried.
     number
         Nuclei on tissue there.
+    effect
+        Mean contrast there over that of the other shifts.
     """
 
     offset_um: Floats
@@ -134,6 +137,7 @@ class Peak:
     skew: float
     area_um2: float
     number: float
+    effect: float
 
 
 def surface(maps: ContrastMaps, xy_um: Floats, *, reach_um: float, most: int = N_WINDOWS) -> Surface:
