@@ -21,6 +21,7 @@ SPATIAL = "spatial"  # (n, 2) float64: x, y in full-resolution pixels
 PATCHES = "patches"  # (n, 4) int32: y0, x0, y1, x1 in full-resolution pixels
 ABUNDANCE = "cell_abundance"  # DataFrame, one column per cell type
 PREDICTED = "predicted_abundance"  # DataFrame; with _lower and _upper the interval
+MEASUREMENTS = "nucleus_measurements"  # DataFrame (n, 18) of nuclei
 
 LOWER, UPPER = "_lower", "_upper"  # endings of the slots of an interval
 NOISE = "_noise"  # ending of the slot with the uncertainty of a measured abundance
@@ -37,6 +38,8 @@ TRAIN, VAL, TEST, DROPPED = "train", "val", "test", "dropped"  # its levels
 PARTS = (TRAIN, VAL, TEST, DROPPED)
 TISSUE_FRACTION = "tissue_fraction"
 FOCUS = "focus"
+N_NUCLEI = "n_nuclei"  # nuclei in a spot or tile
+PREDICTED_TYPE, CELL_TYPE = "predicted_cell_type", "cell_type"  # of single cells
 BETWEEN = "between_spots"  # rows of a denser grid that are no spots
 
 # uns

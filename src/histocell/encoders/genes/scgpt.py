@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from histocell.encoders.networks.weights import read_file, read_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
+
+    from histocell._core.types import JSON
 
 _FILES = ("args.json", "vocab.json", "best_model.pt")
 _SPECIAL = ("<pad>", "<cls>", "<eoc>")
@@ -205,7 +207,7 @@ def _vocabulary(path: Path) -> dict[str, int]:
     return vocabulary
 
 
-def _config(args: Mapping[str, Any], folder: Path) -> ScGPTConfig:
+def _config(args: JSON, folder: Path) -> ScGPTConfig:
     names = ("embsize", "nheads", "d_hid", "nlayers")
     if wrong := [name for name in names if type(args.get(name)) is not int or args[name] < 1]:
         msg = f"args.json in {folder} must give {listing(wrong)} as whole numbers from 1"

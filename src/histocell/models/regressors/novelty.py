@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocell._core.threads import one_blas_thread
+from histocell._core.device import one_blas_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.linalg import eigh, lapack
 
 from histocell import metrics
-from histocell._core.threads import one_blas_thread
+from histocell._core.device import one_blas_thread
 from histocell.models import scaling
 from histocell.models.regressors.base import Regressor, RegressorConfig
 from histocell.models.settings import limited
