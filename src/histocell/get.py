@@ -12,6 +12,7 @@ from histocell._core import keys
 from histocell._core.errors import missing_key
 from histocell.tables.access import get_obsm, get_table, is_spatialdata
 from histocell.tables.nuclei import table_of_nuclei
+from histocell.tables.placed_nuclei import table_with
 from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "abundance",
+    "alignment",
     "colocalization",
     "embedding",
     "nuclei",
@@ -33,6 +35,7 @@ _RUN = {
     ),
     keys.EVALUATION: "Run hc.tl.evaluate_abundance(data) first.",
     keys.MODEL: "Run hc.tl.fit_abundance(data) first.",
+    keys.ALIGNMENT: "Run hc.pp.check_alignment(data) first.",
     keys.PATCHES: "Run hc.pp.patches(data) first.",
     keys.MEASUREMENTS: "Run hc.pp.measure_nuclei(data) first.",
 }
@@ -110,6 +113,39 @@ def abundance(data: Data, key: str = keys.PREDICTED, *, table_key: str | None = 
     table = get_table(data, table_key)
     values = get_obsm(table, key, _RUN.get(key, _interval_hint(key)))
     return _frame(values, table.obs_names, keys.read_provenance(table, key).get("cell_types"))
+
+
+def alignment(data: Data, key: str = keys.ALIGNMENT, *, table_key: str | None = None) -> pd.DataFrame:
+    """Whether nuclei lie on their image, one row per section.
+
+    Parameters
+    ----------
+    data
+        Reads ``uns[key]``.
+    key
+        The slot that :func:`histocell.pp.check_alignment` wrote.
+    table_key
+        The table of a SpatialData where several have the slot.
+
+    Returns
+    -------
+    ``section``, ``verdict``, ``says``, ``effect``, ``p`` and what else :class:`histocell.pp.AlignmentResult` lists.
+
+    Raises
+    ------
+    KeyError
+        If the slot is not there.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=800)
+    >>> hc.pp.check_alignment(sdata)
+    >>> hc.get.alignment(sdata).loc[0, "verdict"]
+    'fits'
+    """
+    table = table_with(data, key, _RUN[keys.ALIGNMENT], table_key)
+    return pd.DataFrame(table.uns[key]["sections"]).copy()
 
 
 def nuclei(data: Data, key: str = keys.MEASUREMENTS, *, table_key: str | None = None) -> pd.DataFrame:

@@ -46,6 +46,7 @@ BETWEEN = "between_spots"  # rows of a denser grid that are no spots
 PROVENANCE = "histocell"
 MODEL = "abundance_model"
 EVALUATION = "abundance_evaluation"
+ALIGNMENT = "alignment"  # whether nuclei lie on their image
 
 # models that stand beside every other one, the simplest first
 BASELINES = ("mean", "ridge")

@@ -1,3 +1,4 @@
+from histocell.pl._alignment import alignment as alignment
 from histocell.pl._colocalization.map import colocalization as colocalization
 from histocell.pl._colocalization.network import colocalization_network as colocalization_network
 from histocell.pl._colocalization.pair import colocalization_pair as colocalization_pair
