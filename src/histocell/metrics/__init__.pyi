@@ -1,0 +1,17 @@
+from histocell.metrics.classes import accuracy as accuracy
+from histocell.metrics.classes import bootstrap_classes as bootstrap_classes
+from histocell.metrics.classes import calibration_error as calibration_error
+from histocell.metrics.classes import confusion_matrix as confusion_matrix
+from histocell.metrics.classes import f1 as f1
+from histocell.metrics.classes import precision as precision
+from histocell.metrics.classes import recall as recall
+from histocell.metrics.classes import reliability as reliability
+from histocell.metrics.values import absolute_error as absolute_error
+from histocell.metrics.values import bootstrap_mean as bootstrap_mean
+from histocell.metrics.values import bootstrap_pearson as bootstrap_pearson
+from histocell.metrics.values import coverage as coverage
+from histocell.metrics.values import covered as covered
+from histocell.metrics.values import l1 as l1
+from histocell.metrics.values import nan_mean as nan_mean
+from histocell.metrics.values import pearson as pearson
+from histocell.metrics.values import percentile_interval as percentile_interval
