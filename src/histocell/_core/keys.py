@@ -37,12 +37,18 @@ TRAIN, VAL, TEST, DROPPED = "train", "val", "test", "dropped"  # its levels
 PARTS = (TRAIN, VAL, TEST, DROPPED)
 TISSUE_FRACTION = "tissue_fraction"
 FOCUS = "focus"
+CELL_TYPE = "cell_type"
+PREDICTED_TYPE = "predicted_cell_type"  # with _probability in obsm and _confidence beside it
+PROBABILITY, CONFIDENCE = "_probability", "_confidence"
+UNSURE = "unsure"  # the type of cells that a prediction abstains from
 BETWEEN = "between_spots"  # rows of a denser grid that are no spots
 
 # uns
 PROVENANCE = "histocell"
 MODEL = "abundance_model"
 EVALUATION = "abundance_evaluation"
+CELL_TYPE_MODEL = "cell_type_model"
+CELL_TYPE_EVALUATION = "cell_type_evaluation"
 
 # models that stand beside every other one, the simplest first
 BASELINES = ("mean", "ridge")

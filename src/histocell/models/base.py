@@ -255,6 +255,11 @@ class Model(ABC):
         """Shapes that weights must have by settings, features and targets, where the model knows them."""
         return {}
 
+    @property
+    def may_lack_modality(self) -> bool:
+        """Whether it can predict rows that lack the genes or the image."""
+        return False
+
     def has_features(self, X: np.ndarray) -> Bools:
         """Which rows have the features that the model needs: by default all of them, finite."""
         return finite_rows(X)
