@@ -1,3 +1,4 @@
+from histocell.pp._annotate_cells.annotate_cells import annotate_cells as annotate_cells
 from histocell.pp._deconvolve.deconvolve import deconvolve as deconvolve
 from histocell.pp._embed_cohort import embed_cohort as embed_cohort
 from histocell.pp._embed_genes.embed_genes import embed_genes as embed_genes
