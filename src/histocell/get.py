@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "abundance",
+    "cell_types",
     "colocalization",
     "embedding",
     "provenance",
@@ -30,6 +31,8 @@ _RUN = {
     ),
     keys.EVALUATION: "Run hc.tl.evaluate_abundance(data) first.",
     keys.MODEL: "Run hc.tl.fit_abundance(data) first.",
+    keys.CELL_TYPE_MODEL: "Run hc.tl.fit_cell_types(data, genes, image) first.",
+    keys.CELL_TYPE_EVALUATION: "Run hc.tl.evaluate_cell_types(data) first.",
     keys.PATCHES: "Run hc.pp.patches(data) first.",
 }
 
@@ -106,6 +109,38 @@ def abundance(data: Data, key: str = keys.PREDICTED, *, table_key: str | None = 
     table = get_table(data, table_key)
     values = get_obsm(table, key, _RUN.get(key, _interval_hint(key)))
     return _frame(values, table.obs_names, keys.read_provenance(table, key).get("cell_types"))
+
+
+def cell_types(data: Data, key: str = keys.PREDICTED_TYPE, *, table_key: str | None = None) -> pd.DataFrame:
+    """Probabilities of cell types as a data frame.
+
+    Parameters
+    ----------
+    data
+        Reads ``obsm[key + "_probability"]``, shape ``(n, types)``.
+    key
+        Column of the prediction, such as ``"predicted_cell_type"`` or ``"predicted_cell_type_logistic"``.
+    table_key
+        The table of a SpatialData that has several.
+
+    Returns
+    -------
+    One row per cell, one column per type.
+
+    Raises
+    ------
+    KeyError
+        If the slot is not there.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> hc.get.cell_types(sdata).idxmax(axis=1)  # doctest: +SKIP
+    """
+    table = get_table(data, table_key)
+    slot = key + keys.PROBABILITY
+    hint = "Run hc.tl.fit_cell_types(data, genes, image) and hc.tl.predict_cell_types(data) first."
+    return _frame(get_obsm(table, slot, hint), table.obs_names, None)
 
 
 def scores(data: Data, key: str = keys.EVALUATION, *, table_key: str | None = None) -> pd.DataFrame:

@@ -70,7 +70,8 @@ def scores(
     key
         Slot of the scores.
     metric
-        ``"cc"``, ``"cc_per_slide"``, ``"l1"`` or ``"coverage"``.
+        ``"cc"``, ``"cc_per_slide"``, ``"l1"`` or ``"coverage"``; of cell types, with ``key="cell_type_evaluation"``,
+        ``"f1"``, ``"precision"``, ``"recall"``, ``"accuracy"``, ``"calibration_error"`` or ``"called"``.
     models
         Which models to show; all by default.
     features
@@ -187,7 +188,7 @@ def _label_axes(ax: Axes, types: list[str], metric: str, undefined: list[str]) -
         ax.axhspan(-0.5, 0.5, color=MUTED, alpha=0.12, linewidth=0, zorder=0)
     if metric in {"cc", "cc_per_slide"}:
         ax.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
-    elif metric == "l1":
+    elif metric in LABELS and metric != "coverage" and "colocalization" not in metric:
         ax.set_xlim(left=0)
     note = f"\n(undefined for {listing(undefined)})" if undefined else ""
     ax.set_xlabel(LABELS.get(metric, metric) + note, loc="right")  # what is long reaches under the names
