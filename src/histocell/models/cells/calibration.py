@@ -45,10 +45,15 @@ def fit_calibration(logits: Floats, labels: Ints, weights: Floats) -> Floats:
     Parameters
     ----------
     logits, labels
-        Of rows that were not fitted.
+        Of rows that were not fitted; those of classes of weight 0 say nothing.
     weights
         Of the classes in the loss.
     """
+
+    told = weights[labels] > 0
+    logits, labels = logits[told], labels[told]
+    if not len(labels):
+        return np.array([1.0, 0.0])
 
     def loss(values: Floats) -> float:
         scores = log_softmax(_apply(logits, np.array([np.exp(values[0]), values[1]]), weights), axis=1)
@@ -66,6 +71,7 @@ def calibrate(logits: Floats, calibration: Floats, weights: Floats) -> Floats:
 
 
 def _apply(logits: Floats, calibration: Floats, weights: Floats) -> Floats:
+    """A class of weight 0, which no training row has, gets no probability."""
     temperature, share = calibration
-    logarithm = np.log(np.where(weights > 0, weights, 1.0))
-    return logits / temperature - share * logarithm
+    there = weights > 0
+    return np.where(there, logits / temperature - share * np.log(np.where(there, weights, 1.0)), -np.inf)

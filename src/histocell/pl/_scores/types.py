@@ -16,6 +16,7 @@ from histocell.pl._scores.table import (
     LABELS,
     MEAN,
     NAMES,
+    OF_CELLS,
     RUN,
     interval_names,
     promised,
@@ -156,7 +157,8 @@ def _by_group(table: pd.DataFrame, group: str | None) -> tuple[pd.DataFrame, pd.
     drawn = select(table, "group", group)
     single = table[table["group"] != ALL] if group == ALL and len(names) > 1 else table[:0]
     title = group if group != ALL else f"mean of {len(names)} groups" if len(single) else [*names, "one group"][0]
-    return drawn, single, f"{title}, {drawn['n_spots'].max():,} spots" if "n_spots" in drawn else title
+    unit = "cells" if set(drawn["metric"]) <= OF_CELLS else "spots"
+    return drawn, single, f"{title}, {drawn['n_spots'].max():,} {unit}" if "n_spots" in drawn else title
 
 
 def _type_order(table: pd.DataFrame, metric: str) -> list[str]:
