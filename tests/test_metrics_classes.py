@@ -78,7 +78,9 @@ def test_blocks_of_numbers():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 1))
     copied, blocks = np.repeat(x, 8, axis=0), np.repeat(np.arange(60), 8)
-    assert metrics.bootstrap_mean(copied, blocks=blocks).std() == pytest.approx(metrics.bootstrap_mean(x).std(), rel=0.15)
+    assert metrics.bootstrap_mean(copied, blocks=blocks).std() == pytest.approx(
+        metrics.bootstrap_mean(x).std(), rel=0.15
+    )
     y = x + rng.normal(size=x.shape)
     wide = metrics.bootstrap_pearson(copied, np.repeat(y, 8, axis=0), blocks=blocks).std()
     assert wide == pytest.approx(metrics.bootstrap_pearson(x, y).std(), rel=0.15)

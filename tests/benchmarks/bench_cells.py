@@ -111,7 +111,9 @@ def nuclei(folder: Path, epochs: int) -> None:
         parts = []
         for tile in table.obs["tile"].unique():
             table.obs["split"] = np.where(table.obs["tile"] == tile, "test", "train")
-            hc.tl.fit_cell_types(table, None, features, group_key="tile", config={"max_epochs": epochs, "batch_size": 64})
+            hc.tl.fit_cell_types(
+                table, None, features, group_key="tile", config={"max_epochs": epochs, "batch_size": 64}
+            )
             hc.tl.predict_cell_types(table)
             parts.append(held_out(table, table.obs["tile"] == tile))
         pooled = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -120,7 +122,9 @@ def nuclei(folder: Path, epochs: int) -> None:
             value = np.nanmean(hc.metrics.f1(truth, probability))
             draws = hc.metrics.bootstrap_classes("f1", truth, probability, blocks=tiles)
             low, high = hc.metrics.percentile_interval(np.nanmean(draws, axis=1))
-            print(f"{'+'.join(features):25} {model:17} macro-F1 {value:.3f} ({low:.3f} to {high:.3f} over {len(set(tiles))} tiles)")
+            print(
+                f"{'+'.join(features):25} {model:17} macro-F1 {value:.3f} ({low:.3f} to {high:.3f} over {len(set(tiles))} tiles)"
+            )
 
 
 def held_out(table: ad.AnnData, rows: pd.Series) -> dict[str, np.ndarray]:
@@ -168,9 +172,13 @@ def measured_nuclei(image: np.ndarray, labels: np.ndarray, mpp: float) -> pd.Dat
 def show(scores: pd.DataFrame, title: str) -> None:
     """The scores of all types together, model beside baselines."""
     print(title)
-    table = scores[(scores["cell_type"] == "mean") & scores["metric"].isin(["f1", "accuracy", "calibration_error", "called"])]
+    table = scores[
+        (scores["cell_type"] == "mean") & scores["metric"].isin(["f1", "accuracy", "calibration_error", "called"])
+    ]
     for (model, metric), row in table.set_index(["model", "metric"]).iterrows():
-        print(f"   {model:17} {metric:18} {row['value']:.4f} ({row['low']:.4f} to {row['high']:.4f}, {row['interval']})")
+        print(
+            f"   {model:17} {metric:18} {row['value']:.4f} ({row['low']:.4f} to {row['high']:.4f}, {row['interval']})"
+        )
 
 
 def peak_mb() -> float:

@@ -28,7 +28,9 @@ def predicted() -> AnnData:
         frame = pd.DataFrame(p / p.sum(1, keepdims=True), index=adata.obs_names, columns=NAMES)
         adata.obsm[f"predicted_cell_type{ending}_probability"] = frame
         adata.obs[f"predicted_cell_type{ending}"] = pd.Categorical(frame.idxmax(axis=1), NAMES)
-    keys.write_provenance(adata, "predicted_cell_type", model="cell_transformer", baselines=["logistic"], target="cell_type")
+    keys.write_provenance(
+        adata, "predicted_cell_type", model="cell_transformer", baselines=["logistic"], target="cell_type"
+    )
     return adata
 
 

@@ -27,7 +27,9 @@ def make_counts(n=300, seed=0) -> AnnData:
         for gene in [wanted] if isinstance(wanted, str) else wanted:
             rate[labels == name, names.index(gene)] = 9.0
     counts = rng.poisson(rate * rng.uniform(0.5, 2, (n, 1)))
-    table = AnnData(csr_matrix(counts.astype(np.float32)), obs=pd.DataFrame({"truth": labels}, index=[f"c{i}" for i in range(n)]))
+    table = AnnData(
+        csr_matrix(counts.astype(np.float32)), obs=pd.DataFrame({"truth": labels}, index=[f"c{i}" for i in range(n)])
+    )
     table.var_names = names
     return table
 
@@ -94,7 +96,9 @@ def test_fractions_are_taken_as_normalised(counts):
     counts.X = np.log1p(X / np.maximum(X.sum(1, keepdims=True), 1) * 1e4).astype(np.float32)
     with pytest.warns(UserWarning, match="taken as the logarithm of normalised counts"):
         hc.pp.annotate_cells(counts, "markers", MARKERS, key_added="normalised")
-    assert (counts.obs["raw"].astype(object).fillna("") == counts.obs["normalised"].astype(object).fillna("")).mean() > 0.99
+    assert (
+        counts.obs["raw"].astype(object).fillna("") == counts.obs["normalised"].astype(object).fillna("")
+    ).mean() > 0.99
 
 
 def test_a_column(counts):
@@ -119,8 +123,8 @@ def test_bad_input(counts):
         hc.pp.annotate_cells(counts, "markers", MARKERS | {"T cell": ["CD2", "CD8A"]})
     with pytest.raises(ValueError, match="no label B; there are: T cell"):
         hc.pp.annotate_cells(counts, "truth", rename={"B": "C"})
+    counts.layers["scaled"] = counts.X.toarray() - 1
     with pytest.raises(ValueError, match="values below 0"):
-        counts.layers["scaled"] = counts.X.toarray() - 1
         hc.pp.annotate_cells(counts, "markers", MARKERS, layer="scaled")
 
 
@@ -153,7 +157,10 @@ def test_what_the_packages_are_given(counts, monkeypatch):
     monkeypatch.setitem(sys.modules, "singler", types.SimpleNamespace(annotate_single=annotate_single))
     monkeypatch.setitem(sys.modules, "celltypist", types.SimpleNamespace(annotate=annotate))
     reference = make_counts(seed=1)[:, 5:].copy()
-    for method, options in (("singler", {"reference": reference, "labels_key": "truth"}), ("celltypist", {"model": "m.pkl"})):
+    for method, options in (
+        ("singler", {"reference": reference, "labels_key": "truth"}),
+        ("celltypist", {"model": "m.pkl"}),
+    ):
         hc.pp.annotate_cells(counts, method, **options)
         assert (counts.obs["cell_type"].astype(str) == counts.obs["truth"]).all()
     total = np.expm1(seen["celltypist"][0].X.toarray()).sum(1)

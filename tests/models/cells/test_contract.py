@@ -157,3 +157,22 @@ def test_learns(cells, name):
             part = X.copy()
             part[:, hidden] = np.nan
             assert hc.metrics.recall(Y, model.predict(part))[kept] > 0.6
+
+
+def test_half_a_model_is_none(cells, monkeypatch):
+    """Interrupted in its second fit, a model is not fitted; the next fit is as if nothing had happened."""
+    from histocell.models.cells import transformer
+
+    def interrupted(net, *_):
+        raise KeyboardInterrupt
+
+    model = hc.models.CellTransformer(gene_columns=N_GENES, **TINY)
+    with monkeypatch.context() as patched:
+        patched.setattr(transformer, "_validate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(cells.X, cells.Y, groups=cells.groups)
+    with pytest.raises(ValueError, match="not fitted"):
+        model.predict(cells.X)
+    again = model.fit(cells.X, cells.Y, groups=cells.groups).predict(cells.X)
+    other = hc.models.CellTransformer(gene_columns=N_GENES, **TINY).fit(cells.X, cells.Y, groups=cells.groups)
+    np.testing.assert_array_equal(again, other.predict(cells.X))

@@ -11,7 +11,6 @@ import numpy as np
 from histocell.models.base import Model
 from histocell.models.cells.calibration import calibrate, class_weights, fit_calibration
 from histocell.models.cells.inputs import CHUNK, Modalities, fit_scales, scaled
-from histocell.models.folds import Fold
 from histocell.models.places import check_finite
 from histocell.models.settings import Config, limited
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from histocell._core.types import Bools, Floats, Ints
-    from histocell.models.folds import FitRows
+    from histocell.models.folds import FitRows, Fold
     from histocell.models.places import Places
     from histocell.models.problem import Usable
 
@@ -108,6 +107,14 @@ class Classifier(Model):
         raise NotImplementedError(msg)
 
     def _fit_usable(self, usable: Usable, rng: np.random.Generator, device: str | None) -> None:
+        try:
+            self._fit_cells(usable, rng, device)
+        except BaseException:  # half a model, as after an interruption, must not be taken for one
+            self.weights = {}
+            raise
+
+    def _fit_cells(self, usable: Usable, rng: np.random.Generator, device: str | None) -> None:
+        """Scales, class weights, the fit on some and the calibration on others, the fit on all."""
         labels, rows = _labels(usable.Y), usable.rows
         cells = Cells(usable.X, usable.index, labels, rows.places)
         n_classes = usable.Y.shape[1]

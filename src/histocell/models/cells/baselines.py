@@ -161,7 +161,9 @@ class Nearest(Classifier):
         return np.log((counts + shares + 1e-9) / (n_neighbors + 1))
 
     def _shapes(self, n_features: int, n_classes: int) -> dict[str, tuple[int, ...]]:
-        n_cells, n_components = self.weights["cells"].shape if self.weights.get("cells", np.empty(0)).ndim == 2 else (0, 0)
+        n_cells, n_components = (
+            self.weights["cells"].shape if self.weights.get("cells", np.empty(0)).ndim == 2 else (0, 0)
+        )
         return {"axes": (n_features, n_components), "cells": (n_cells, n_components), "labels": (n_cells,)}
 
 

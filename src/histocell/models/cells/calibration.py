@@ -49,7 +49,6 @@ def fit_calibration(logits: Floats, labels: Ints, weights: Floats) -> Floats:
     weights
         Of the classes in the loss.
     """
-
     told = weights[labels] > 0
     logits, labels = logits[told], labels[told]
     if not len(labels):

@@ -129,7 +129,9 @@ class CellTransformer(Classifier):
         'Transformer over tokens of genes, image and place of a cell; preset "paper": six layers, as published; "robust" '
         "(default): two smaller ones that can do with one modality."
     )
-    needs = "embeddings of expression (obsm of hc.pp.embed_genes) or of the image, or both; two architectures: coordinates"
+    needs = (
+        "embeddings of expression (obsm of hc.pp.embed_genes) or of the image, or both; two architectures: coordinates"
+    )
     limits = "absolute coordinates of one section say nothing about another, and little about tissue that was held out"
     cost = "minutes on a CPU; a GPU helps"
     reference = "after Acosta et al., CellSymphony"

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 MEAN = "mean"  # of the cell types; also the model that predicts the training mean
 ALL = "all"  # the group that stands for all of them
 BASELINES = ("ridge", MEAN, "logistic", "knn", "majority")
-NAMES = {MEAN: "training mean", "majority": "most frequent type", "knn": "nearest cells", "cell_transformer": "transformer"}  # of models, where their own could be taken for something else
+NAMES = {
+    MEAN: "training mean",
+    "majority": "most frequent type",
+    "knn": "nearest cells",
+    "cell_transformer": "transformer",
+}  # of models, where their own could be taken for something else
 OF_CELLS = {"f1", "precision", "recall", "accuracy", "calibration_error", "called"}  # metrics of types of cells
 LABELS = {
     "cc": "CC with the measured abundance",

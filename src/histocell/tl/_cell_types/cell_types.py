@@ -229,7 +229,10 @@ def predict_cell_types(
     True
     """
     baselines = check_switch(baselines, "baselines")
-    shares = {"abstain": check_share(abstain, "abstain"), "min_probability": check_share(min_probability, "min_probability")}
+    shares = {
+        "abstain": check_share(abstain, "abstain"),
+        "min_probability": check_share(min_probability, "min_probability"),
+    }
     table = get_table(data, table_key)
     fitted = model if isinstance(model, Model) else load(table if model is None else model, model_key=model_key)
     library_key = fitted.facts.get("library_key")

@@ -83,7 +83,9 @@ def without_copies(dataset: Dataset, rows: Rows, split_key: str) -> Rows:
         copied |= which & np.isin(mine, dataset.hashes[held]).any(axis=1)
     if not copied.any():
         return rows
-    text = f"{int(copied.sum())} cells of the fit are held-out cells, too (same place and same name or features); left out"
+    text = (
+        f"{int(copied.sum())} cells of the fit are held-out cells, too (same place and same name or features); left out"
+    )
     kept = replace(rows, index=rows.index[~copied], validation=rows.validation[~copied], groups=rows.groups[~copied])
     if kept.validation.all():
         msg = f"{text}, and no training cell remains; divide the cells again with hc.pp.split"

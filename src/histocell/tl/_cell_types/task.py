@@ -45,7 +45,9 @@ def read_labels(table: AnnData, key: str) -> Values:
     texts = np.array([str(label) for label in labels], dtype=object)
     names, codes = np.unique(texts[known].astype(str), return_inverse=True)
     if len(names) > _MANY:
-        msg = f'obs["{key}"] holds {len(names)} different labels ({listing(names, 4)}); cell types are fewer than {_MANY}'
+        msg = (
+            f'obs["{key}"] holds {len(names)} different labels ({listing(names, 4)}); cell types are fewer than {_MANY}'
+        )
         raise ValueError(msg)
     safe, renamed = keys.safe_names(names, quiet=True)
     array = np.full((table.n_obs, len(names)), np.nan)
@@ -108,7 +110,9 @@ def match_classes(truth: Values, predicted: Values) -> Values:
     array = np.zeros((len(truth.array), len(predicted.names)))
     for name in shared:
         array[:, predicted.names.index(name)] = truth.array[:, truth.names.index(name)]
-    foreign = {name: int(np.nansum(truth.array[:, truth.names.index(name)])) for name in truth.names if name not in shared}
+    foreign = {
+        name: int(np.nansum(truth.array[:, truth.names.index(name)])) for name in truth.names if name not in shared
+    }
     if foreign:
         text = listing(f"{name} ({count})" for name, count in foreign.items())
         warn(
