@@ -70,7 +70,9 @@ def test_reliability_is_a_loop(predicted, looks_like):
     np.testing.assert_allclose(first.get_xdata(), [p.max(1)[each].mean() for each in inside])
     np.testing.assert_allclose(first.get_ydata(), [right[each].mean() for each in inside])
     assert len(ax.lines) == 3
-    assert "calibration error 0." in ax.get_title("left")
+    truth = np.stack([predicted.obs["cell_type"][test] == name for name in NAMES], 1).astype(float)
+    error = hc.metrics.calibration_error(truth, p)[0]
+    assert [each.get_text() for each in ax.get_legend().get_texts()][1] == f"transformer, error {error:.3f}"
     looks_like(ax, "reliability")
     assert len(hc.pl.reliability(predicted, baselines=False).lines) == 2
 

@@ -79,8 +79,8 @@ def test_what_is_not_clear_is_set_aside(counts):
     with pytest.warns(UserWarning, match="1 of 300 cells have no counts"):
         hc.pp.annotate_cells(counts, "markers", MARKERS, n_mads=1.5)
     label, margin = counts.obs["cell_type"], counts.obs["cell_type_margin"]
-    assert label.isna()[0]
-    assert label.isna()[1]
+    assert label.isna().iloc[0]
+    assert label.isna().iloc[1]
     scores = counts.obsm["cell_type_score"]
     for name in MARKERS:
         rows = (scores.idxmax(axis=1) == name) & (scores.max(axis=1) > 0)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from histocell._core.types import Arrays, Bools, Floats, Ints
 
 GENES, IMAGE = "genes", "image"
-CHUNK = 16_384  # rows that are looked at at a time
+CHUNK = 4096  # rows that are looked at at a time
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def scaled(X: np.ndarray, modalities: Modalities, weights: Mapping[str, np.ndarr
 def fill(X: np.ndarray, there: Bools, modalities: Modalities, mean: Floats, scale: Floats) -> np.ndarray:
     """`scaled`, of which it is known what is there; float32."""
     out = np.zeros(X.shape, dtype=np.float32)
+    mean, scale = (each.astype(X.dtype if X.dtype.kind == "f" else np.float64) for each in (mean, scale))
     for index, part in enumerate(modalities.columns.values()):
         rows = there[:, index]
         out[rows, part] = np.clip((X[rows, part] - mean[part]) * scale[part], -CLIP, CLIP)

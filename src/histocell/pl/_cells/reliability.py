@@ -9,8 +9,9 @@ import numpy as np
 from histocell import metrics
 from histocell._core import keys
 from histocell._core.arguments import check_count
-from histocell.pl._cells.predictions import read
+from histocell.pl._cells.predictions import Predictions, read
 from histocell.pl._fit import box_size, fit, font_size
+from histocell.pl._scores.table import NAMES
 from histocell.pl._style import MUTED, PALETTE, finish, one_axes, styled, text_scale
 from histocell.tables.access import get_table
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from histocell._core.types import Floats
     from histocell.tables.access import Data
 
 
@@ -38,7 +38,8 @@ def reliability(
 ) -> Axes | None:
     """Show how often predicted types are right, beside how confident the model was.
 
-    On the diagonal, confidence means what it says; below it, the model is too sure. The grey bars are the shares of the
+    On the diagonal, confidence means what it says; below it, the model is too sure. The legend has the expected calibration
+    error, in 15 bins. The grey bars are the shares of the
     cells in each bin. Rows of ``obs["split"] == "test"`` count where there are any, else all; cells that are ``unsure``
     do not.
 
@@ -90,36 +91,32 @@ def reliability(
     """
     check_count(n_bins, "n_bins", least=1)
     found = read(data, key, target, table_key)
-    curves = {_name(data, key, table_key): metrics.reliability(found.truth, found.probability, n_bins=n_bins)}
-    error = float(metrics.calibration_error(found.truth, found.probability)[0])
     recorded = keys.read_provenance(get_table(data, table_key), key)
+    shown = {str(recorded.get("model", key)): found}
     for name in recorded.get("baselines", []) if baselines else []:
-        beside = read(data, f"{key}_{name}", target or recorded.get("target"), table_key)
-        curves[name] = metrics.reliability(beside.truth, beside.probability, n_bins=n_bins)
+        shown[name] = read(data, f"{key}_{name}", target or recorded.get("target"), table_key)
     with styled(ax is None):
         axis = one_axes(ax, figsize or (3.0 * text_scale(), 3.0 * text_scale()))
-        _draw(axis, curves, n_bins)
-        caption = f"{found.caption}, calibration error {error:.3f}"
-        axis.set_title(caption if title is None else title, loc="left")
+        _draw(axis, shown, n_bins)
+        axis.set_title(found.caption if title is None else title, loc="left")
         fit([axis], lambda size: _resize(axis, size), lambda: box_size(axis)[1] / 14)
     return finish(axis, created=ax is None, show=show)
 
 
-def _name(data: Data, key: str, table_key: str | None) -> str:
-    return str(keys.read_provenance(get_table(data, table_key), key).get("model", key))
-
-
-def _draw(axis: Axes, curves: Mapping[str, Floats], n_bins: int) -> None:
+def _draw(axis: Axes, shown: Mapping[str, Predictions], n_bins: int) -> None:
     """The curve of each model, the first one before the others, and the shares of its cells."""
-    first = next(iter(curves.values()))
+    tables = {name: metrics.reliability(each.truth, each.probability, n_bins=n_bins) for name, each in shown.items()}
+    first = next(iter(tables.values()))
     edges = np.arange(n_bins) / n_bins
     share = first[:, 0] / max(first[:, 0].sum(), 1)
     axis.bar(edges, share, 1 / n_bins, align="edge", color="0.88", label="share of the cells", zorder=0)
     axis.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=0.9, label="as promised")
-    for index, (name, values) in enumerate(curves.items()):
+    for index, (name, values) in enumerate(tables.items()):
+        error = float(metrics.calibration_error(shown[name].truth, shown[name].probability)[0])
         own = {"linewidth": 1.4, "markersize": 3.5, "zorder": 3} if index == 0 else {"linewidth": 0.9, "markersize": 2}
+        label = f"{NAMES.get(name, name)}, error {error:.3f}"
         there = np.isfinite(values[:, 1])
-        axis.plot(*values[there, 1:].T, "o-", color=PALETTE[index % len(PALETTE)], label=name.replace("_", " "), **own)
+        axis.plot(*values[there, 1:].T, "o-", color=PALETTE[index % len(PALETTE)], label=label, **own)
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share that is right")
     axis.set_aspect("equal")
     axis.legend(loc="upper left", frameon=False)
