@@ -21,6 +21,7 @@ SPATIAL = "spatial"  # (n, 2) float64: x, y in full-resolution pixels
 PATCHES = "patches"  # (n, 4) int32: y0, x0, y1, x1 in full-resolution pixels
 ABUNDANCE = "cell_abundance"  # DataFrame, one column per cell type
 PREDICTED = "predicted_abundance"  # DataFrame; with _lower and _upper the interval
+MEASUREMENTS = "nucleus_measurements"  # DataFrame (n, 18) of nuclei
 
 LOWER, UPPER = "_lower", "_upper"  # endings of the slots of an interval
 NOISE = "_noise"  # ending of the slot with the uncertainty of a measured abundance
@@ -37,10 +38,10 @@ TRAIN, VAL, TEST, DROPPED = "train", "val", "test", "dropped"  # its levels
 PARTS = (TRAIN, VAL, TEST, DROPPED)
 TISSUE_FRACTION = "tissue_fraction"
 FOCUS = "focus"
-CELL_TYPE = "cell_type"
-PREDICTED_TYPE = "predicted_cell_type"  # with _probability in obsm and _confidence beside it
 PROBABILITY, CONFIDENCE = "_probability", "_confidence"
 UNSURE = "unsure"  # the type of cells that a prediction abstains from
+N_NUCLEI = "n_nuclei"  # nuclei in a spot or tile
+PREDICTED_TYPE, CELL_TYPE = "predicted_cell_type", "cell_type"  # of single cells; with the two endings above of a prediction
 BETWEEN = "between_spots"  # rows of a denser grid that are no spots
 
 # uns
@@ -56,9 +57,14 @@ BASELINES = ("mean", "ridge")
 # SpatialData elements
 IMAGE = "he"
 SPOTS = "spots"
+BINS = "bins"
+CELLS = "cells"
 TILES = "tiles"
 TILE_TABLE = "tile_table"  # SpatialData wants names to differ between tables and shapes
 TISSUE = "tissue"
+NUCLEI = "nuclei"
+NUCLEUS_TABLE = "nucleus_table"
+NUCLEUS_ID = "nucleus_id"
 TABLE = "table"
 PIXELS = "global"  # coordinate system of full-resolution pixels
 INTENSITY_RANGE = "intensity_range"  # attrs of a SpatialData: values of black and white, by image, of more than 8 bit
@@ -66,6 +72,7 @@ SOURCES = "sources"  # attrs of a SpatialData: the image that each normalised im
 MICRONS = "um"  # coordinate system of micrometres; carries the mpp of an image
 REGION = "region"
 INSTANCE = "spot_id"
+CELL_ID = "cell_id"
 
 
 def safe_key(name: str) -> str:

@@ -15,3 +15,4 @@ from histocell.metrics.values import l1 as l1
 from histocell.metrics.values import nan_mean as nan_mean
 from histocell.metrics.values import pearson as pearson
 from histocell.metrics.values import percentile_interval as percentile_interval
+from histocell.metrics.values import segmentation_scores as segmentation_scores

@@ -5,6 +5,8 @@ from histocell.pl._colocalization.network import colocalization_network as coloc
 from histocell.pl._colocalization.pair import colocalization_pair as colocalization_pair
 from histocell.pl._history import history as history
 from histocell.pl._maps import abundance as abundance
+from histocell.pl._nuclei.cells import cells as cells
+from histocell.pl._nuclei.cells import nuclei as nuclei
 from histocell.pl._patches import patches as patches
 from histocell.pl._scores.calibration import calibration as calibration
 from histocell.pl._scores.costs import costs as costs

@@ -7,6 +7,8 @@ from histocell.pp._embed_patches import embed_patches as embed_patches
 from histocell.pp._grids.dense import dense_spots as dense_spots
 from histocell.pp._import_abundance import import_abundance as import_abundance
 from histocell.pp._normalize_stain import normalize_stain as normalize_stain
+from histocell.pp._nuclei.aggregate import aggregate_nuclei as aggregate_nuclei
+from histocell.pp._nuclei.measure import measure_nuclei as measure_nuclei
 from histocell.pp._patches import patches as patches
 from histocell.pp._split import split as split
 from histocell.pp._tiles import tiles as tiles

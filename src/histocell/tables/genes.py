@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ENSEMBL = r"^ENS[A-Z]*G\d{6,}(\.\d+)?$"
 
+
 def normalized_genes(table: AnnData, genes: Sequence[str]) -> tuple[NDArray[np.floating], str]:
     """Expression of `genes`, shape ``(n, genes)``, and what was done to ``X``, which is not changed.
 

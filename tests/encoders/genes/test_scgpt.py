@@ -32,7 +32,9 @@ def test_is_torchs_encoder(official):
     folder, forward = official
     ids, values, padding = tokens()
     checkpoint = read_checkpoint(folder)
-    torch.testing.assert_close(checkpoint.network(ids, values, padding), forward(ids, values, padding), atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        checkpoint.network(ids, values, padding), forward(ids, values, padding), atol=2e-6, rtol=0
+    )
     torch.testing.assert_close(
         checkpoint.network(ids[:1], values[:1]), forward(ids[:1], values[:1], padding[:1]), atol=2e-6, rtol=0
     )

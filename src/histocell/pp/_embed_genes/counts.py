@@ -119,7 +119,7 @@ def _unknown(symbols: pd.Index, vocabulary: Mapping[str, int], source: str, n_kn
     said = f"{n_known} of {len(symbols)} genes in {source} are known to the model ({listing(symbols, 3)} are not)"
     if symbols.str.match(ENSEMBL).mean() > 0.5:
         return f"{said}: they are Ensembl identifiers; gene_key= names a column of var with symbols"
-    upper = symbols.str.upper().map(vocabulary).notna().sum()
+    upper = int(np.sum(symbols.str.upper().map(vocabulary).notna()))
     if upper > 2 * n_known:
         return (
             f"{said}; in capitals {upper} would be: of a mouse? Map them to human orthologs, or, knowing that they are other genes, "
