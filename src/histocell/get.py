@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "abundance",
     "alignment",
+    "cell_types",
     "colocalization",
     "embedding",
     "nuclei",
@@ -35,6 +36,8 @@ _RUN = {
     ),
     keys.EVALUATION: "Run hc.tl.evaluate_abundance(data) first.",
     keys.MODEL: "Run hc.tl.fit_abundance(data) first.",
+    keys.CELL_TYPE_MODEL: "Run hc.tl.fit_cell_types(data, genes, image) first.",
+    keys.CELL_TYPE_EVALUATION: "Run hc.tl.evaluate_cell_types(data) first.",
     keys.ALIGNMENT: "Run hc.pp.check_alignment(data) first.",
     keys.PATCHES: "Run hc.pp.patches(data) first.",
     keys.MEASUREMENTS: "Run hc.pp.measure_nuclei(data) first.",
@@ -278,6 +281,38 @@ def provenance(data: Data, slot: str, *, table_key: str | None = None) -> dict[s
     )
     container = f'uns["{keys.PROVENANCE}"]'
     raise missing_key(container, slot, recorded, hint)
+
+
+def cell_types(data: Data, key: str = keys.PREDICTED_TYPE, *, table_key: str | None = None) -> pd.DataFrame:
+    """Probabilities of cell types as a data frame.
+
+    Parameters
+    ----------
+    data
+        Reads ``obsm[key + "_probability"]``, shape ``(n, types)``.
+    key
+        Column of the prediction, such as ``"predicted_cell_type"`` or ``"predicted_cell_type_logistic"``.
+    table_key
+        The table of a SpatialData that has several.
+
+    Returns
+    -------
+    One row per cell, one column per type.
+
+    Raises
+    ------
+    KeyError
+        If the slot is not there.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> hc.get.cell_types(sdata).idxmax(axis=1)  # doctest: +SKIP
+    """
+    table = get_table(data, table_key)
+    slot = key + keys.PROBABILITY
+    hint = "Run hc.tl.fit_cell_types(data, genes, image) and hc.tl.predict_cell_types(data) first."
+    return _frame(get_obsm(table, slot, hint), table.obs_names, None)
 
 
 def colocalization(

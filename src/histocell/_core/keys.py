@@ -38,8 +38,13 @@ TRAIN, VAL, TEST, DROPPED = "train", "val", "test", "dropped"  # its levels
 PARTS = (TRAIN, VAL, TEST, DROPPED)
 TISSUE_FRACTION = "tissue_fraction"
 FOCUS = "focus"
+PROBABILITY, CONFIDENCE = "_probability", "_confidence"
+UNSURE = "unsure"  # the type of cells that a prediction abstains from
 N_NUCLEI = "n_nuclei"  # nuclei in a spot or tile
-PREDICTED_TYPE, CELL_TYPE = "predicted_cell_type", "cell_type"  # of single cells
+PREDICTED_TYPE, CELL_TYPE = (
+    "predicted_cell_type",
+    "cell_type",
+)  # of single cells; with the two endings above of a prediction
 BETWEEN = "between_spots"  # rows of a denser grid that are no spots
 
 # uns
@@ -47,6 +52,8 @@ PROVENANCE = "histocell"
 MODEL = "abundance_model"
 EVALUATION = "abundance_evaluation"
 ALIGNMENT = "alignment"  # whether nuclei lie on their image
+CELL_TYPE_MODEL = "cell_type_model"
+CELL_TYPE_EVALUATION = "cell_type_evaluation"
 
 # models that stand beside every other one, the simplest first
 BASELINES = ("mean", "ridge")

@@ -1,3 +1,4 @@
+from histocell.models.cells.transformer import CellTransformer as CellTransformer
 from histocell.models.places import Places as Places
 from histocell.models.registry import list_models as list_models
 from histocell.models.registry import load as load

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 # Name in files and arguments to the class, or to where it is. Adding a model = one file + one row.
 MODELS: dict[str, str | type[Model]] = {
+    "cell_transformer": "histocell.models.cells.transformer:CellTransformer",
     "hist2cell": "histocell.models.regressors.hist2cell.regressor:Hist2Cell",
+    "knn": "histocell.models.cells.baselines:Nearest",
+    "logistic": "histocell.models.cells.baselines:Logistic",
+    "majority": "histocell.models.cells.baselines:Majority",
     "mean": "histocell.models.regressors.ridge:Mean",
     "mlp": "histocell.models.regressors.mlp:MLP",
     "ridge": "histocell.models.regressors.ridge:Ridge",

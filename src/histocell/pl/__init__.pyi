@@ -1,4 +1,6 @@
 from histocell.pl._alignment import alignment as alignment
+from histocell.pl._cells.confusion import confusion as confusion
+from histocell.pl._cells.reliability import reliability as reliability
 from histocell.pl._colocalization.map import colocalization as colocalization
 from histocell.pl._colocalization.network import colocalization_network as colocalization_network
 from histocell.pl._colocalization.pair import colocalization_pair as colocalization_pair

@@ -1,6 +1,7 @@
 from histocell.pp._alignment.check import check_alignment as check_alignment
 from histocell.pp._alignment.refine import refine_alignment as refine_alignment
 from histocell.pp._alignment.result import AlignmentResult as AlignmentResult
+from histocell.pp._annotate_cells.annotate_cells import annotate_cells as annotate_cells
 from histocell.pp._cohort.embed_cohort import embed_cohort as embed_cohort
 from histocell.pp._cohort.segment_cohort import segment_cohort as segment_cohort
 from histocell.pp._deconvolve.deconvolve import deconvolve as deconvolve

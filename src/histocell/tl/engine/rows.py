@@ -64,12 +64,13 @@ def training_rows(
     split_key: str,
     features: Sequence[str] | None = None,
     reach_um: float = 0.0,
+    keep_overlapping: bool = False,
 ) -> Rows:
     """Rows to fit on and rows to stop on, by ``obs[split_key]``; without it every row whose target is known.
 
     Rows are left out where the `features`, all embeddings by default, show tissue of held-out rows: that the split was
     made before the patches, or for an encoder that sees less, does not matter. For a model that sees neighbours up to
-    `reach_um` away, rows are left out where those show such tissue.
+    `reach_um` away, rows are left out where those show such tissue. With `keep_overlapping` they stay, and scores flatter.
     """
     parts = split_parts(sections.table, split_key)
     if parts is None:
@@ -86,7 +87,8 @@ def training_rows(
     if not (parts == keys.TRAIN).any():
         msg = "no training row has a finite target"
         raise ValueError(msg)
-    parts = apart(FieldsOfView.of(sections, features, reach_um=reach_um), parts)
+    if not keep_overlapping:
+        parts = apart(FieldsOfView.of(sections, features, reach_um=reach_um), parts)
     train, val = parts == keys.TRAIN, parts == keys.VAL
     rows = held_out_groups(sections, np.flatnonzero(train | val), val[train | val])
     logger.info("%d training and %d validation rows, groups by %s", train.sum(), val.sum(), rows.group_key)

@@ -1,4 +1,4 @@
-"""Scores on arrays: one value per column, undefined where a score cannot be, with bootstrap intervals."""
+"""Scores of numbers: one value per column, undefined where a score cannot be, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -16,19 +16,6 @@ if TYPE_CHECKING:
 
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import Bools, Floats, Ints
-
-__all__ = [
-    "absolute_error",
-    "bootstrap_mean",
-    "bootstrap_pearson",
-    "coverage",
-    "covered",
-    "l1",
-    "nan_mean",
-    "pearson",
-    "percentile_interval",
-    "segmentation_scores",
-]
 
 _BLOCK = 4_000_000  # counts of resampled rows held at a time
 
@@ -181,7 +168,13 @@ def nan_mean(values: Floats, axis: int = 0) -> Floats:
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
-def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike | RNGLike | None = 0) -> Floats:
+def bootstrap_mean(
+    values: ArrayLike,
+    *,
+    n_bootstrap: int = 1000,
+    rng: SeedLike | RNGLike | None = 0,
+    blocks: ArrayLike | None = None,
+) -> Floats:
     """Means of resampled rows: of groups, or of spots.
 
     Percentiles of the means of fewer than five rows are little else than the least and the greatest of them.
@@ -194,6 +187,8 @@ def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike 
         Number of resamples; 0 for none.
     rng
         Seed or generator; `None` for other draws each time.
+    blocks
+        Block of each row, such as a square of tissue: whole blocks are drawn, since neighbours are alike. By default rows.
 
     Returns
     -------
@@ -210,14 +205,19 @@ def bootstrap_mean(values: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike 
     finite = np.isfinite(values)
     filled = np.where(finite, values, 0.0)
     parts = [np.empty((0, values.shape[1]))]
-    for weights in _resamples(len(values), n_bootstrap, rng):
+    for weights in resamples(len(values), n_bootstrap, rng, blocks):
         count = weights @ finite
         parts.append(np.divide(weights @ filled, count, out=np.full(count.shape, np.nan), where=count > 0))
     return np.concatenate(parts)
 
 
 def bootstrap_pearson(
-    y_true: ArrayLike, y_pred: ArrayLike, *, n_bootstrap: int = 1000, rng: SeedLike | RNGLike | None = 0
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    n_bootstrap: int = 1000,
+    rng: SeedLike | RNGLike | None = 0,
+    blocks: ArrayLike | None = None,
 ) -> Floats:
     """Correlations of resampled rows.
 
@@ -232,6 +232,8 @@ def bootstrap_pearson(
         Number of resamples; 0 for none.
     rng
         Seed or generator; `None` for other draws each time.
+    blocks
+        Block of each row, such as a square of tissue: whole blocks are drawn, since neighbours are alike. By default rows.
 
     Returns
     -------
@@ -249,7 +251,7 @@ def bootstrap_pearson(
     finite = np.isfinite(y_true) & np.isfinite(y_pred)
     x, y = _standardized(y_true, finite), _standardized(y_pred, finite)
     parts = [np.empty((0, y_true.shape[1]))]
-    for weights in _resamples(len(y_true), n_bootstrap, rng):
+    for weights in resamples(len(y_true), n_bootstrap, rng, blocks):
         count = np.maximum(weights @ finite, 1)
         mean_x, mean_y = weights @ x / count, weights @ y / count
         var_x = weights @ (x * x) / count - mean_x**2
@@ -417,15 +419,23 @@ def _standardized(values: Floats, finite: Bools) -> Floats:
     return out
 
 
-def _resamples(n: int, n_bootstrap: int, rng: SeedLike | RNGLike | None) -> Iterator[Floats]:
-    """How often each row is drawn, in blocks of resamples that keep memory small."""
+def resamples(
+    n: int, n_bootstrap: int, rng: SeedLike | RNGLike | None, blocks: ArrayLike | None = None
+) -> Iterator[Floats]:
+    """How often each of `n` rows is drawn, alone or with its block, in lots of resamples that keep memory small."""
     check_count(n_bootstrap, "n_bootstrap")
     generator = as_rng(rng)
-    block = max(1, _BLOCK // max(n, 1))
-    for start in range(0, n_bootstrap, block):
-        size = min(block, n_bootstrap - start)
-        shares = np.full(n, 1 / max(n, 1))
-        yield generator.multinomial(n, shares, size=size).astype(np.float64) if n else np.zeros((size, 0))
+    lot = max(1, _BLOCK // max(n, 1))
+    block = None if blocks is None else np.unique(np.asarray(blocks), return_inverse=True)[1]
+    if block is not None and block.shape != (n,):
+        msg = f"blocks has shape {block.shape} for {n} rows"
+        raise ValueError(msg)
+    units = n if block is None else int(block.max(initial=-1)) + 1
+    for start in range(0, n_bootstrap, lot):
+        size = min(lot, n_bootstrap - start)
+        shares = np.full(units, 1 / max(units, 1))
+        counts = generator.multinomial(units, shares, size=size).astype(np.float64) if units else np.zeros((size, 0))
+        yield counts if block is None else counts[:, block]
 
 
 def _matrices(*arrays: ArrayLike) -> list[Floats]:
@@ -445,7 +455,3 @@ def _by_group(groups: ArrayLike | None, n: int, score: Callable[[Bools], Floats]
         msg = f"groups has {len(groups)} entries for {n} rows"
         raise ValueError(msg)
     return np.stack([score(groups == name) for name in np.unique(groups)])
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
