@@ -18,6 +18,7 @@ from histocell.cli.console import sentence
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+    from histocell._core.types import JSON
     from histocell.models.base import Model
 
 MEANS = "means.csv"
@@ -97,7 +98,7 @@ def earlier_means(out: Path, columns: pd.Index, fingerprint: str) -> pd.DataFram
     return known[known["slide"].map(is_current).astype(bool)]
 
 
-def embedding_options(model: Model) -> dict[str, Any]:
+def embedding_options(model: Model) -> JSON:
     """Encoder, size, pooling and stain of the one embedding that a model was fitted on."""
     if len(model.features) != 1:
         names = listing(feature["key"] for feature in model.features)
@@ -120,7 +121,7 @@ def embedding_options(model: Model) -> dict[str, Any]:
     }
 
 
-def encoder_name(feature: dict[str, Any]) -> str:
+def encoder_name(feature: JSON) -> str:
     """The name that loads the encoder of a feature again; with its library where it is not registered."""
     name, library = str(feature["encoder"]), feature.get("library", "timm")
     if name in hc.encoders.list_encoders().index:
@@ -136,11 +137,11 @@ def encoder_name(feature: dict[str, Any]) -> str:
     raise ValueError(msg)
 
 
-def stain_normalizer(method: Any, target: dict[str, Any] | None) -> hc.encoders.StainNormalizer:
+def stain_normalizer(method: Any, target: JSON | None) -> hc.encoders.StainNormalizer:
     """The normaliser that a model's features record."""
     if target is None:
         return hc.encoders.StainNormalizer(method)
-    values: dict[str, Any] = {name: tuple(value) for name, value in target.items()}
+    values: JSON = {name: tuple(value) for name, value in target.items()}
     values["vectors"] = tuple(tuple(vector) for vector in target["vectors"])
     return hc.encoders.StainNormalizer(method, hc.encoders.StainTarget(**values))
 
