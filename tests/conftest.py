@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -67,6 +68,34 @@ def tissue(_tissue: SpatialData) -> SpatialData:
 def cohort(_cohort: SpatialData) -> SpatialData:
     """Four small synthetic sections of four patients, embedded with `morphology`; changes stay in the test."""
     return _copy(_cohort)
+
+
+@pytest.fixture(scope="session")
+def xenium_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `xenium`, not to be changed."""
+    import histocell as hc
+
+    return hc.datasets.synthetic_xenium(tmp_path_factory.mktemp("bundles") / "xenium", size_px=500, rng=0)
+
+
+@pytest.fixture(scope="session")
+def visium_hd_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `visium_hd`, not to be changed."""
+    import histocell as hc
+
+    return hc.datasets.synthetic_visium_hd(tmp_path_factory.mktemp("bundles") / "visium_hd", size_px=500, rng=0)
+
+
+@pytest.fixture
+def xenium(xenium_bundle: Path, tmp_path: Path) -> Path:
+    """A synthetic Xenium bundle, 500 px of 0.5 um; changes stay in the test."""
+    return Path(shutil.copytree(xenium_bundle, tmp_path / "xenium"))
+
+
+@pytest.fixture
+def visium_hd(visium_hd_bundle: Path, tmp_path: Path) -> Path:
+    """A synthetic Visium HD bundle, 500 px of 0.5 um; changes stay in the test."""
+    return Path(shutil.copytree(visium_hd_bundle, tmp_path / "visium_hd"))
 
 
 def _copy(sdata: SpatialData) -> SpatialData:

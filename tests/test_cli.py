@@ -211,6 +211,19 @@ def test_predict(slide, fitted, tmp_path):
     np.testing.assert_allclose(means.loc["a"].iloc[1:].astype(float), predicted.mean(), rtol=1e-6)
 
 
+def test_means_of_earlier_runs_stay(slide, fitted, tmp_path):
+    out, other = tmp_path / "out", slide.with_name("b.tif")
+    other.write_bytes(slide.read_bytes())
+    assert run(*predict_arguments(slide, fitted, out)).exit_code == 0
+    assert run(*predict_arguments(other, fitted, out)).exit_code == 0
+    means = pd.read_csv(out / "means.csv", index_col="slide")
+    assert list(means.index) == ["a", "b"]
+    np.testing.assert_array_equal(means.loc["a"], means.loc["b"])
+    shutil.rmtree(out / "a.zarr")
+    assert run(*predict_arguments(other, fitted, out)).exit_code == 0
+    assert list(pd.read_csv(out / "means.csv")["slide"]) == ["b"]
+
+
 @pytest.mark.filterwarnings("always:the model standardises")
 def test_predict_says_where_means_do_not_tell_slides_apart(slide, tmp_path):
     """As in the README: features are standardised within slides."""

@@ -213,6 +213,7 @@ def cells() -> None:
 
 FILES = {
     "encoders.md": scanner,
+    "nuclei.md": slides,
     "saving_models.md": slides,
     "abundances.md": abundances,
     "seurat.md": seurat,

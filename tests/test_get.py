@@ -106,3 +106,19 @@ def test_tables_of_a_spatialdata(adata):
     assert len(hc.get.abundance(sdata, table_key="second")) == 2
     with pytest.raises(KeyError, match="available: first, second.*table_key="):
         hc.get.abundance(sdata)
+
+
+def test_nuclei(tissue):
+    with pytest.raises(KeyError, match="measure_nuclei"):
+        hc.get.nuclei(tissue)
+    hc.pp.measure_nuclei(tissue, "cells")
+    frame = hc.get.nuclei(tissue)
+    cells = tissue["cell_table"]
+    assert list(frame.columns[:3]) == ["section", "x_um", "y_um"]
+    assert frame.columns[-1] == "cell_type"
+    assert set(frame["section"]) == {"P1S1"}
+    np.testing.assert_allclose(frame[["x_um", "y_um"]], cells.obsm["spatial"] * 0.5)
+    alone = hc.get.nuclei(cells)  # the table alone says it, too
+    pd.testing.assert_frame_equal(alone, frame)
+    frame.iloc[:, 3] = 0
+    assert (cells.obsm["nucleus_measurements"].iloc[:, 0] > 0).all()

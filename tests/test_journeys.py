@@ -14,10 +14,11 @@ from spatialdata import read_zarr
 import histocell as hc
 
 README = Path(__file__).parents[1] / "README.md"
-NOTES = (  # what the two blocks say of their data, which is right
+NOTES = (  # what the blocks say of their data, which is right
     "all training rows come from one patient",
     "the training rows are one group",
     ".*lie outside of what the model has seen",
+    r"of \d+ outlines in 'nuclei': \d+ share more than",
 )
 
 
@@ -32,17 +33,18 @@ def run(code: str, folder: Path, data_dir: Path) -> None:
 
 @pytest.fixture(scope="module")
 def journey(tmp_path_factory, data_dir) -> Path:
-    """A folder in which both blocks of the README were run, one after the other, each in a process of its own."""
+    """A folder in which the blocks of the README were run, one after the other, each in a process of its own."""
     folder = tmp_path_factory.mktemp("journey")
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         run(block, folder, data_dir)
     return folder
 
 
 def test_the_readme_runs_as_it_is_printed(journey):
-    assert {path.name for path in journey.iterdir()} == {"abundance-model", "features", "slide.zarr", "embedded"}
+    files = {"abundance-model", "features", "slide.zarr", "embedded", "outs", "nuclei", "nuclei.geojson"}
+    assert {path.name for path in journey.iterdir()} - {".histocell"} == files
     assert (journey / "abundance-model" / "model.safetensors").exists()
 
 

@@ -10,15 +10,21 @@ import pandas as pd
 
 from histocell._core import keys
 from histocell._core.errors import missing_key
-from histocell.tables.access import get_obsm, get_table
+from histocell.tables.access import get_obsm, get_table, is_spatialdata
+from histocell.tables.nuclei import table_of_nuclei
+from histocell.tables.placed_nuclei import table_with
+from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
     from histocell.tables.access import Data
 
 __all__ = [
     "abundance",
+    "alignment",
+    "cell_types",
     "colocalization",
     "embedding",
+    "nuclei",
     "provenance",
     "scores",
 ]
@@ -30,7 +36,11 @@ _RUN = {
     ),
     keys.EVALUATION: "Run hc.tl.evaluate_abundance(data) first.",
     keys.MODEL: "Run hc.tl.fit_abundance(data) first.",
+    keys.CELL_TYPE_MODEL: "Run hc.tl.fit_cell_types(data, genes, image) first.",
+    keys.CELL_TYPE_EVALUATION: "Run hc.tl.evaluate_cell_types(data) first.",
+    keys.ALIGNMENT: "Run hc.pp.check_alignment(data) first.",
     keys.PATCHES: "Run hc.pp.patches(data) first.",
+    keys.MEASUREMENTS: "Run hc.pp.measure_nuclei(data) first.",
 }
 
 _PAIRWISE = ("R", "expected", "R_first", "R_second", "z", "p", "p_adj", "n_eff", "low", "high", "n_patients")
@@ -106,6 +116,89 @@ def abundance(data: Data, key: str = keys.PREDICTED, *, table_key: str | None = 
     table = get_table(data, table_key)
     values = get_obsm(table, key, _RUN.get(key, _interval_hint(key)))
     return _frame(values, table.obs_names, keys.read_provenance(table, key).get("cell_types"))
+
+
+def alignment(data: Data, key: str = keys.ALIGNMENT, *, table_key: str | None = None) -> pd.DataFrame:
+    """Whether nuclei lie on their image, one row per section.
+
+    Parameters
+    ----------
+    data
+        Reads ``uns[key]``.
+    key
+        The slot that :func:`histocell.pp.check_alignment` wrote.
+    table_key
+        The table of a SpatialData where several have the slot.
+
+    Returns
+    -------
+    ``section``, ``verdict``, ``says``, ``effect``, ``p`` and what else :class:`histocell.pp.AlignmentResult` lists.
+
+    Raises
+    ------
+    KeyError
+        If the slot is not there.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=800)
+    >>> hc.pp.check_alignment(sdata)
+    >>> hc.get.alignment(sdata).loc[0, "verdict"]
+    'fits'
+    """
+    table = table_with(data, key, _RUN[keys.ALIGNMENT], table_key)
+    return pd.DataFrame(table.uns[key]["sections"]).copy()
+
+
+def nuclei(data: Data, key: str = keys.MEASUREMENTS, *, table_key: str | None = None) -> pd.DataFrame:
+    """Nuclei with their places, measurements and types as a data frame.
+
+    Parameters
+    ----------
+    data
+        Reads ``obsm[key]``, the places, ``obs["cell_type"]`` and ``obs["predicted_cell_type"]`` where they are there.
+    key
+        The slot with the measurements.
+    table_key
+        The table of the nuclei; by default the one of a SpatialData that holds `key`.
+
+    Returns
+    -------
+    One row per nucleus: ``section``, ``x_um`` and ``y_um`` of its centre from the corner of its image, the measurements, the
+    types.
+
+    Raises
+    ------
+    KeyError
+        If there is no such table or slot.
+    ValueError
+        If the resolution of an image is unknown.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> sdata = hc.datasets.synthetic_tissue(size_px=600)
+    >>> hc.pp.measure_nuclei(sdata, "cells")
+    >>> hc.get.nuclei(sdata).columns[:4].tolist()
+    ['section', 'x_um', 'y_um', 'area_um2']
+    """
+    if is_spatialdata(data):
+        table_key = table_of_nuclei(data, table_key, key)
+    sections = Sections(data, table_key=table_key)
+    table = sections.table
+    values = _frame(get_obsm(table, key, _RUN[keys.MEASUREMENTS]), table.obs_names, None)
+    xy = np.full((table.n_obs, 2), np.nan)
+    for region in sections.regions(need_image=False):
+        if region.mpp is None:
+            msg = f"the resolution of {region.name!r} is unknown: its rows have no obs[{keys.MPP!r}], its image does not say it"
+            raise ValueError(msg)
+        xy[region.rows] = region.centers * region.mpp
+    places = pd.DataFrame(
+        {"section": sections.labels.astype(str), "x_um": xy[:, 0], "y_um": xy[:, 1]}, index=table.obs_names
+    )
+    types = [name for name in (keys.CELL_TYPE, keys.PREDICTED_TYPE) if name in table.obs]
+    return pd.concat([places, values, *(pd.Series(table.obs[name]) for name in types)], axis=1)
 
 
 def scores(data: Data, key: str = keys.EVALUATION, *, table_key: str | None = None) -> pd.DataFrame:
@@ -188,6 +281,38 @@ def provenance(data: Data, slot: str, *, table_key: str | None = None) -> dict[s
     )
     container = f'uns["{keys.PROVENANCE}"]'
     raise missing_key(container, slot, recorded, hint)
+
+
+def cell_types(data: Data, key: str = keys.PREDICTED_TYPE, *, table_key: str | None = None) -> pd.DataFrame:
+    """Probabilities of cell types as a data frame.
+
+    Parameters
+    ----------
+    data
+        Reads ``obsm[key + "_probability"]``, shape ``(n, types)``.
+    key
+        Column of the prediction, such as ``"predicted_cell_type"`` or ``"predicted_cell_type_logistic"``.
+    table_key
+        The table of a SpatialData that has several.
+
+    Returns
+    -------
+    One row per cell, one column per type.
+
+    Raises
+    ------
+    KeyError
+        If the slot is not there.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> hc.get.cell_types(sdata).idxmax(axis=1)  # doctest: +SKIP
+    """
+    table = get_table(data, table_key)
+    slot = key + keys.PROBABILITY
+    hint = "Run hc.tl.fit_cell_types(data, genes, image) and hc.tl.predict_cell_types(data) first."
+    return _frame(get_obsm(table, slot, hint), table.obs_names, None)
 
 
 def colocalization(

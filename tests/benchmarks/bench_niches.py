@@ -18,7 +18,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 import histocell as hc
-from histocell.kernels.shifts import occur_together
+from histocell.kernels.tissue.shifts import occur_together
 from histocell.models.scaling import apply_input, fit_input
 
 PARTS = ("alignment", "calibration", "scale")

@@ -174,3 +174,12 @@ def test_absence_together_is_not_co_localization():
     assert r[0] == r[1] == 81
     assert p[0] > 0.2
     assert p[1] < 1e-3
+
+
+def test_a_field_without_variance_has_no_probability():
+    spread = null.Spread(np.full((2, 2), 0.01), np.array([[0.0, 0.5], [0.5, 0.5]]), np.zeros((2, 2)))
+    upper, lower = null.tail_probabilities(np.array([[1e-17, 0.1], [0.1, 0.2]]), spread)
+    assert np.isnan(upper[0, 0])
+    assert np.isnan(lower[0, 0])
+    assert np.isfinite(upper[1]).all()
+    assert np.isfinite(lower[1]).all()

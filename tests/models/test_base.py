@@ -140,7 +140,9 @@ def test_bad_shapes(cohort):
 
 def test_registry():
     assert model_class("ridge") is Ridge
-    with pytest.raises(ValueError, match="unknown model 'forest'; there are: hist2cell, mean, mlp, ridge, spatial_mlp"):
+    with pytest.raises(
+        ValueError, match="unknown model 'forest'; there are: cell_transformer, hist2cell, knn, logistic"
+    ):
         model_class("forest")
 
 

@@ -8,6 +8,7 @@ import histocell as hc
 from histocell.models import registry
 from histocell.models.regressors.perceptron import Perceptron
 from histocell.models.regressors.ridge import Mean
+from histocell.tl._cell_types.task import CELL_TYPES
 from histocell.tl.engine.abundance import ABUNDANCE
 
 
@@ -18,7 +19,7 @@ def test_every_model_says_what_it_is():
     assert (known != "").all(axis=None), known[(known == "").any(axis=1)]
     assert (table.drop(columns="reference") != "").all(axis=None)
     for tasks in table["tasks"]:
-        assert set(tasks.split(", ")) <= {ABUNDANCE.name, "alignment"}
+        assert tasks in {ABUNDANCE.name, CELL_TYPES.name, "alignment"}
 
 
 def test_models_of_ones_own_are_listed(monkeypatch: pytest.MonkeyPatch):

@@ -19,7 +19,7 @@ from histocell.encoders import registry
 from histocell.encoders.inference.store import FeatureStore
 from histocell.encoders.spec import EncoderSpec
 from histocell.images.slide_image import open_image
-from histocell.pp import _cohort_slide
+from histocell.pp._cohort import slide as cohort_slide
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,7 +116,7 @@ def test_tissue_is_found_once(slides, tmp_path, monkeypatch):
 def test_the_thumbnail_lies_under_the_tiles(tmp_path, slides, monkeypatch, user_sees):
     from spatialdata.transformations import get_transformation
 
-    monkeypatch.setattr(_cohort_slide, "THUMBNAIL_PX", 100)
+    monkeypatch.setattr(cohort_slide, "THUMBNAIL_PX", 100)
     report = hc.pp.embed_cohort(slides[:1], out=tmp_path / "out", size_um=SIZE_UM)
     thumbnail = read_zarr(report["output"][0])["thumbnail"]
     height, width = open_image(slides[0]).shape

@@ -147,10 +147,12 @@ def test_cells_without_counts(cells, checkpoint):
     cells.X = csr_matrix(cells.X.toarray() * (np.arange(70) > 2)[:, None])
     with pytest.warns(UserWarning, match="3 of 70"):
         found = embedded(cells, checkpoint)
-    assert np.isnan(found[:3]).all() and np.isfinite(found[3:]).all()
+    assert np.isnan(found[:3]).all()
+    assert np.isfinite(found[3:]).all()
     with pytest.warns(UserWarning, match="3 of 70"):
         principal = hc.pp.embed_genes(cells, "pca", n_dims=4, inplace=False)
-    assert np.isnan(principal[:3]).all() and np.isfinite(principal[3:]).all()
+    assert np.isnan(principal[:3]).all()
+    assert np.isfinite(principal[3:]).all()
     cells.X = csr_matrix(cells.X.shape, dtype=np.float32)
     with pytest.raises(ValueError, match="none of the 70 cells"):
         embedded(cells, checkpoint)

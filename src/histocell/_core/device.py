@@ -1,13 +1,17 @@
-"""Choice of the device that torch computes on."""
+"""Choice of the device that torch computes on, and of the threads of linear algebra."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from threadpoolctl import threadpool_limits
+
 from histocell._core.forks import is_forked
 from histocell._core.settings import settings
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import torch
 
 
@@ -42,3 +46,11 @@ def survive_fork() -> None:
 
     if is_forked() and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Within it BLAS and LAPACK keep to one thread.
+
+    For decompositions: their steps are so small that several threads wait for each other longer than they work.
+    """
+    return threadpool_limits(1, user_api="blas")

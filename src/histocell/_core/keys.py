@@ -22,6 +22,7 @@ PATCHES = "patches"  # (n, 4) int32: y0, x0, y1, x1 in full-resolution pixels
 ABUNDANCE = "cell_abundance"  # DataFrame, one column per cell type
 ALIGNED = "X_aligned"  # with _image and _genes: both views of a cell in one space
 PREDICTED = "predicted_abundance"  # DataFrame; with _lower and _upper the interval
+MEASUREMENTS = "nucleus_measurements"  # DataFrame (n, 18) of nuclei
 
 LOWER, UPPER = "_lower", "_upper"  # endings of the slots of an interval
 NOISE = "_noise"  # ending of the slot with the uncertainty of a measured abundance
@@ -39,16 +40,24 @@ PARTS = (TRAIN, VAL, TEST, DROPPED)
 TISSUE_FRACTION = "tissue_fraction"
 FOCUS = "focus"
 NICHE = "niche"
+PROBABILITY, CONFIDENCE = "_probability", "_confidence"
+UNSURE = "unsure"  # the type of cells that a prediction abstains from
+N_NUCLEI = "n_nuclei"  # nuclei in a spot or tile
+PREDICTED_TYPE, CELL_TYPE = (
+    "predicted_cell_type",
+    "cell_type",
+)  # of single cells; with the two endings above of a prediction
 BETWEEN = "between_spots"  # rows of a denser grid that are no spots
 
 # uns
 PROVENANCE = "histocell"
 MODEL = "abundance_model"
 EVALUATION = "abundance_evaluation"
-
+ALIGNMENT = "alignment"  # whether nuclei lie on their image
+CELL_TYPE_MODEL = "cell_type_model"
+CELL_TYPE_EVALUATION = "cell_type_evaluation"
 ALIGNMENT_MODEL = "alignment_model"
 ALIGNMENT_EVALUATION = "alignment_evaluation"
-NICHES = "niches"
 
 # models that stand beside every other one, the simplest first
 BASELINES = ("mean", "ridge")
@@ -56,9 +65,14 @@ BASELINES = ("mean", "ridge")
 # SpatialData elements
 IMAGE = "he"
 SPOTS = "spots"
+BINS = "bins"
+CELLS = "cells"
 TILES = "tiles"
 TILE_TABLE = "tile_table"  # SpatialData wants names to differ between tables and shapes
 TISSUE = "tissue"
+NUCLEI = "nuclei"
+NUCLEUS_TABLE = "nucleus_table"
+NUCLEUS_ID = "nucleus_id"
 TABLE = "table"
 PIXELS = "global"  # coordinate system of full-resolution pixels
 INTENSITY_RANGE = "intensity_range"  # attrs of a SpatialData: values of black and white, by image, of more than 8 bit
@@ -66,6 +80,7 @@ SOURCES = "sources"  # attrs of a SpatialData: the image that each normalised im
 MICRONS = "um"  # coordinate system of micrometres; carries the mpp of an image
 REGION = "region"
 INSTANCE = "spot_id"
+CELL_ID = "cell_id"
 
 
 def safe_key(name: str) -> str:

@@ -18,6 +18,7 @@ from histocell.cli.console import sentence
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+    from histocell._core.types import JSON
     from histocell.models.base import Model
 
 MEANS = "means.csv"
@@ -30,7 +31,8 @@ def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | 
     ----------
     slides, out
         As in :func:`histocell.pp.embed_cohort`; `out` gets ``<slide>.zarr`` with ``obsm["predicted_abundance"]``,
-        ``<slide>.png`` and ``means.csv``. What is there already of the same model is not done again.
+        ``<slide>.png`` and ``means.csv``, where slides of earlier runs of the same model keep their rows. What is there
+        already of the same model is not done again.
     model
         Folder of the model, as ``save`` wrote it.
     device
@@ -72,12 +74,31 @@ def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | 
             report.loc[number, ["status", "error"]] = "failed", f"{type(error).__name__}: {sentence(error)}"
         else:
             means.append({"slide": Path(row["output"]).stem, "n_tiles": len(predicted), **predicted.mean()})
+    table = pd.DataFrame(means, columns=["slide", "n_tiles", *loaded.targets])
+    earlier = earlier_means(out, table.columns, fingerprint)
     with replacing(out / MEANS) as file:
-        pd.DataFrame(means, columns=["slide", "n_tiles", *loaded.targets]).to_csv(file, index=False)
+        pd.concat([earlier[~earlier["slide"].isin(table["slide"])], table]).to_csv(file, index=False)
     return report
 
 
-def embedding_options(model: Model) -> dict[str, Any]:
+def earlier_means(out: Path, columns: pd.Index, fingerprint: str) -> pd.DataFrame:
+    """Means that runs before wrote of slides whose store still holds the prediction of this model."""
+    import zarr
+
+    def is_current(slide: str) -> bool:
+        try:
+            facts = zarr.open_group(out / f"{slide}.zarr", mode="r").attrs.get(keys.PROVENANCE)
+        except (OSError, ValueError):
+            return False
+        return isinstance(facts, dict) and facts.get("prediction") == fingerprint
+
+    known = pd.read_csv(out / MEANS, dtype={"slide": str}) if (out / MEANS).exists() else pd.DataFrame(columns=columns)
+    if list(known.columns) != list(columns):
+        return pd.DataFrame(columns=columns)
+    return known[known["slide"].map(is_current).astype(bool)]
+
+
+def embedding_options(model: Model) -> JSON:
     """Encoder, size, pooling and stain of the one embedding that a model was fitted on."""
     if len(model.features) != 1:
         names = listing(feature["key"] for feature in model.features)
@@ -100,7 +121,7 @@ def embedding_options(model: Model) -> dict[str, Any]:
     }
 
 
-def encoder_name(feature: dict[str, Any]) -> str:
+def encoder_name(feature: JSON) -> str:
     """The name that loads the encoder of a feature again; with its library where it is not registered."""
     name, library = str(feature["encoder"]), feature.get("library", "timm")
     if name in hc.encoders.list_encoders().index:
@@ -116,11 +137,11 @@ def encoder_name(feature: dict[str, Any]) -> str:
     raise ValueError(msg)
 
 
-def stain_normalizer(method: Any, target: dict[str, Any] | None) -> hc.encoders.StainNormalizer:
+def stain_normalizer(method: Any, target: JSON | None) -> hc.encoders.StainNormalizer:
     """The normaliser that a model's features record."""
     if target is None:
         return hc.encoders.StainNormalizer(method)
-    values: dict[str, Any] = {name: tuple(value) for name, value in target.items()}
+    values: JSON = {name: tuple(value) for name, value in target.items()}
     values["vectors"] = tuple(tuple(vector) for vector in target["vectors"])
     return hc.encoders.StainNormalizer(method, hc.encoders.StainTarget(**values))
 

@@ -1,5 +1,11 @@
 from histocell.io._anndata import from_anndata as from_anndata
 from histocell.io._anndata import to_anndata as to_anndata
+from histocell.io._cells.alignment import alignment as alignment
+from histocell.io._cells.cosmx import cosmx as cosmx
+from histocell.io._cells.visium_hd import visium_hd as visium_hd
+from histocell.io._cells.xenium import xenium as xenium
+from histocell.io._geojson.read import geojson as geojson
+from histocell.io._geojson.write import write_geojson as write_geojson
 from histocell.io._hest import hest as hest
 from histocell.io._lazyslide import lazyslide as lazyslide
 from histocell.io._slide import slide as slide

@@ -20,6 +20,7 @@ from histocell.io._counts import stack_counts
 from histocell.io.elements import coordinate_systems, image_element
 
 if TYPE_CHECKING:
+    import geopandas as gpd
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -44,6 +45,10 @@ class Placed:
         What `histocell.images.slide_image.open_image` opens, or `None`.
     suffix
         End of the names of its elements, such as ``-C2``; empty for the only section.
+    kind
+        Name of its shapes without the suffix, and of its rows in messages: ``spots``, ``bins`` or ``cells``.
+    polygons
+        Outlines of the rows (k,) in px of the image, instead of circles.
     """
 
     rows: NDArray[np.intp]
@@ -53,11 +58,22 @@ class Placed:
     diameter_px: float
     image: ImageSource | None = None
     suffix: str = ""
+    kind: str = keys.SPOTS
+    polygons: NDArray[np.object_] | None = None
 
     @property
     def region(self) -> str:
         """Name of its shapes."""
-        return keys.SPOTS + self.suffix
+        return self.kind + self.suffix
+
+    def shapes(self, names: pd.Index) -> gpd.GeoDataFrame:
+        """Its rows as shapes, called `names`."""
+        import geopandas as gpd
+
+        systems = coordinate_systems(self.mpp, self.suffix)
+        if self.polygons is not None:
+            return ShapesModel.parse(gpd.GeoDataFrame(geometry=self.polygons, index=names), transformations=systems)
+        return ShapesModel.parse(self.xy, geometry=0, radius=self.diameter_px / 2, index=names, transformations=systems)
 
 
 def place(
@@ -72,6 +88,8 @@ def place(
     diameter_um: float | None = None,
     diameter_px: float | None = None,
     suffix: str = "",
+    kind: str = keys.SPOTS,
+    polygons: NDArray[np.object_] | None = None,
 ) -> Placed:
     """Find the resolution of a section and check that its spots lie in its image.
 
@@ -93,13 +111,15 @@ def place(
         Diameter of a spot; half a pitch where neither is given.
     suffix
         End of the names of the elements.
+    kind, polygons
+        Name of the shapes without the suffix; outlines of the rows in px of the image, in place of circles.
     """
     rows = np.arange(len(xy)) if rows is None else rows
     opened = None if image is None else open_image(image)
     if opened is not None:
         inside = check_inside(xy, opened.shape, name, least=0.5)
         if not inside.all():
-            warn(f"{(~inside).sum()} of {len(xy)} spots of {name} lie outside of its image; their rows are kept")
+            warn(f"{(~inside).sum()} of {len(xy)} {kind} of {name} lie outside of its image; their rows are kept")
     if mpp is not None:
         mpp = check_mpp(mpp)
     elif opened is not None and opened.mpp is not None:
@@ -120,8 +140,8 @@ def place(
     if diameter_um is not None:
         diameter_px = check_positive(diameter_um, "spot_diameter_um") / mpp
     elif diameter_px is None:
-        diameter_px = spot_pitch(xy) / 2 if len(xy) > 1 else 100 / mpp
-    return Placed(rows, xy, mpp, mpp_source, diameter_px, image, suffix)
+        diameter_px = spot_pitch(xy) / 2 if len(xy) > 1 and polygons is None else 100 / mpp
+    return Placed(rows, xy, mpp, mpp_source, diameter_px, image, suffix, kind, polygons)
 
 
 def warn_of_hires(scale: float, subject: str = "") -> None:
@@ -132,7 +152,7 @@ def warn_of_hires(scale: float, subject: str = "") -> None:
     )
 
 
-def build(table: AnnData, sections: list[Placed]) -> SpatialData:
+def build(table: AnnData, sections: list[Placed], *, instance: str = keys.INSTANCE) -> SpatialData:
     """Assemble images, shapes and table.
 
     Parameters
@@ -142,6 +162,8 @@ def build(table: AnnData, sections: list[Placed]) -> SpatialData:
         instance of each row and ``uns["histocell"]["mpp"]`` are written.
     sections
         Where its rows lie; every row in one of them.
+    instance
+        Column of ``obs`` for the name of the shape of each row.
     """
     for section in sections:
         names = table.obs_names[section.rows]
@@ -159,7 +181,7 @@ def build(table: AnnData, sections: list[Placed]) -> SpatialData:
         region[section.rows] = section.region
     table.obsm[keys.SPATIAL] = xy
     table.obs[keys.MPP] = mpp
-    region_key, instance_key = (_free_column(table, name) for name in (keys.REGION, keys.INSTANCE))
+    region_key, instance_key = (_free_column(table, name) for name in (keys.REGION, instance))
     table.obs[region_key] = pd.Categorical(region)
     table.obs[instance_key] = table.obs_names.to_numpy()
     images, shapes, ranges = {}, {}, {}
@@ -169,13 +191,7 @@ def build(table: AnnData, sections: list[Placed]) -> SpatialData:
             images[name] = image_element(section.image, mpp=section.mpp, suffix=section.suffix)
             if isinstance(section.image, str | PathLike) and (values := open_image(images[name]).intensity_range):
                 ranges[name] = list(values)
-        shapes[section.region] = ShapesModel.parse(
-            section.xy,
-            geometry=0,
-            radius=section.diameter_px / 2,
-            index=pd.Index(table.obs_names[section.rows]),
-            transformations=coordinate_systems(section.mpp, section.suffix),
-        )
+        shapes[section.region] = section.shapes(pd.Index(table.obs_names[section.rows]))
     table.uns.pop(TableModel.ATTRS_KEY, None)
     regions = [section.region for section in sections]
     table = TableModel.parse(

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def numbers(table: pd.DataFrame, columns: Sequence[str], path: Path) -> NDArray[np.float64]:
-    """Columns of a table (n, k) as finite numbers; a `ValueError` that names the file, the spot and what stands there."""
+def numbers(table: pd.DataFrame, columns: Sequence[str], path: Path, what: str = "spot") -> NDArray[np.float64]:
+    """Columns of a table (n, k) as finite numbers; a `ValueError` that names the file, the row and what stands there."""
     values = table[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     wrong = np.argwhere(~np.isfinite(values))
     if len(wrong):
         row, column = wrong[0]
         more = f"; {len(wrong)} values are no numbers" if len(wrong) > 1 else ""
         msg = (
-            f"{path}: {columns[column]} of spot {table.index[row]} is {table[columns[column]].iloc[row]}, not a "
+            f"{path}: {columns[column]} of {what} {table.index[row]} is {table[columns[column]].iloc[row]}, not a "
             f"number{more}. The file may be damaged"
         )
         raise ValueError(msg)

@@ -194,7 +194,8 @@ def tail_probabilities(r: NDArray[np.float64], spread: Spread) -> tuple[NDArray[
     read in a Pearson type III distribution with the skewness of R, because skewed fields make R skewed.
     """
     df = np.maximum(spread.n_eff - 2, 0.5)
-    correlation = np.clip(r / spread.scale, -1, 1)
+    # a field without variance has no correlation: NaN, not rounding over 0
+    correlation = np.divide(r, spread.scale, out=np.full_like(r, np.nan), where=spread.scale > 0).clip(-1, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(correlation) * np.sqrt(df / (1 - correlation**2))
     score = -special.ndtri(np.clip(stats.t.sf(t, df), TINY, 0.5)) * np.sign(correlation)

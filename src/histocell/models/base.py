@@ -12,7 +12,7 @@ from histocell._core.errors import listing
 from histocell._core.rng import as_rng
 from histocell.models import files
 from histocell.models.places import check_finite, check_places
-from histocell.models.problem import Problem, Usable
+from histocell.models.problem import Problem, Usable, finite_rows
 from histocell.models.settings import Config, make_config
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from histocell._core.rng import RNGLike, SeedLike
-    from histocell._core.types import JSON, Arrays, Floats
+    from histocell._core.types import JSON, Arrays, Bools, Floats
     from histocell.models.fingerprint import Fingerprint
     from histocell.models.folds import FitRows
     from histocell.models.places import Places
@@ -36,6 +36,8 @@ _NOT_LEARNT = (
     "alpha",
     "novelty_",
     "ridge.share",
+    "calibration",
+    "class_weight",
 )  # and of weights that scale, bound or were chosen
 
 
@@ -64,7 +66,7 @@ class Model(ABC):
 
     name: ClassVar[str]
     config_class: ClassVar[type[Config]] = Config
-    needs_places: ClassVar[bool] = False  # whether a row is seen together with its neighbours
+    needs_places: bool = False  # whether it must know where a row lies
 
     # What `histocell.models.list_models` says of the class.
     summary: ClassVar[str] = ""
@@ -111,6 +113,7 @@ class Model(ABC):
         X: ArrayLike,
         Y: ArrayLike,
         *,
+        index: ArrayLike | None = None,
         groups: ArrayLike | None = None,
         validation: ArrayLike | None = None,
         places: Places | None = None,
@@ -125,6 +128,8 @@ class Model(ABC):
             Features, shape ``(n, n_features)``. Rows that are not finite here or in `Y` are left out with a warning.
         Y
             Targets, shape ``(n, n_targets)``.
+        index
+            Positions of the rows that are used; all by default. What follows is of these rows.
         groups
             Patient or section of each row. Whatever the model chooses for itself (penalty, number of epochs, width of
             the interval) is chosen on groups that it did not fit on.
@@ -143,8 +148,8 @@ class Model(ABC):
             When shapes do not agree, no row is usable, all features are constant, or the model needs places and does
             not get them.
         """
-        usable = self._begin(Problem(X, Y, groups=groups, validation=validation, places=places))
-        self._fit(usable.features, usable.Y, usable.rows, as_rng(rng), device)
+        usable = self._begin(Problem(X, Y, index, groups=groups, validation=validation, places=places))
+        self._fit_usable(usable, as_rng(rng), device)
         self._end(usable)
         return self
 
@@ -250,12 +255,25 @@ class Model(ABC):
         """Shapes that weights must have by settings, features and targets, where the model knows them."""
         return {}
 
+    @property
+    def may_lack_modality(self) -> bool:
+        """Whether it can predict rows that lack the genes or the image."""
+        return False
+
+    def has_features(self, X: np.ndarray) -> Bools:
+        """Which rows have the features that the model needs: by default all of them, finite."""
+        return finite_rows(X)
+
+    def _fit_usable(self, usable: Usable, rng: np.random.Generator, device: str | None) -> None:
+        """Learn from the usable rows; a model of many rows can do without the copy of their features."""
+        self._fit(usable.features, usable.Y, usable.rows, rng, device)
+
     def _begin(self, problem: Problem) -> Usable:
         """Forget what was learnt before, and find the rows that can be used."""
         places = self._checked_places(
             problem.places, len(np.asarray(problem.X if problem.index is None else problem.index))
         )
-        usable = Usable.of(problem, places)
+        usable = Usable.of(problem, places, has_features=self.has_features)
         if usable.rows.places is not None:
             check_finite(usable.rows.places, type(self).__name__)
         self.weights, self.history, self.baselines, self.fingerprint = {}, {}, {}, None

@@ -25,6 +25,8 @@ class Places(NamedTuple):
         Number of the section of each row, shape ``(n,)``; rows of two sections are never neighbours.
     pitch_um
         Distance between adjacent rows in um, NaN where no section has two. A part of the rows keeps that of the whole.
+    centers_um
+        Middle of the rows of each section, shape ``(n_sections, 2)``. A part of the rows keeps those of the whole.
 
     Examples
     --------
@@ -37,6 +39,7 @@ class Places(NamedTuple):
     xy_um: Floats
     sections: Ints
     pitch_um: float
+    centers_um: Floats = np.zeros((0, 2))
 
     @classmethod
     def of(cls, xy_um: ArrayLike, sections: ArrayLike | None = None) -> Self:
@@ -55,7 +58,13 @@ class Places(NamedTuple):
             )
             raise ValueError(msg)
         numbers = np.unique(labels, return_inverse=True)[1].astype(np.intp)
-        return cls(xy, numbers, _pitch(xy, numbers))
+        finite = np.isfinite(xy).all(axis=1)
+        sums = [np.bincount(numbers[finite], each, numbers.max(initial=-1) + 1) for each in (*xy[finite].T, None)]
+        return cls(xy, numbers, _pitch(xy, numbers), np.column_stack(sums[:2]) / np.maximum(sums[2], 1)[:, None])
+
+    def centered_um(self) -> Floats:
+        """Coordinates from the middle of each section."""
+        return self.xy_um - self.centers_um[self.sections]
 
     def rows(self, index: Ints | Bools) -> Self:
         """The places of some of the rows."""

@@ -11,11 +11,24 @@ from histocell._core.errors import warn
 from histocell.models.folds import FitRows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike
 
     from histocell._core.rng import RNGLike, SeedLike
-    from histocell._core.types import Floats, Ints
+    from histocell._core.types import Bools, Floats, Ints
     from histocell.models.places import Places
+
+
+_CHUNK = 16_384
+
+
+def finite_rows(X: np.ndarray) -> Bools:
+    """Rows whose numbers are all finite; as many as fit into a little memory are looked at at a time."""
+    out = np.empty(len(X), dtype=bool)
+    for start in range(0, len(X), _CHUNK):
+        out[start : start + _CHUNK] = np.isfinite(X[start : start + _CHUNK]).all(axis=1)
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +83,16 @@ class Usable:
     rows: FitRows
 
     @classmethod
-    def of(cls, problem: Problem, places: Places | None = None) -> Usable:
+    def of(
+        cls,
+        problem: Problem,
+        places: Places | None = None,
+        *,
+        has_features: Callable[[np.ndarray], Bools] | None = None,
+    ) -> Usable:
         """The usable rows, with a warning of others; `places` are those of the rows of the problem.
+
+        `has_features` tells which rows of ``X`` have what a model needs, by default all features.
 
         Raises
         ------
@@ -90,7 +111,7 @@ class Usable:
             if value.shape != (n_rows,):
                 msg = f"{name} has shape {value.shape} for {n_rows} rows"
                 raise ValueError(msg)
-        finite = np.isfinite(X).all(axis=1)[index] & np.isfinite(Y).all(axis=1)[index]
+        finite = (has_features or finite_rows)(X)[index] & np.isfinite(Y).all(axis=1)[index]
         if not (finite & train).any():
             msg = f"none of the {int(train.sum())} training rows has finite features and targets"
             raise ValueError(msg)

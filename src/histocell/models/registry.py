@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 MODELS: dict[str, str | type[Model]] = {
     "cca": "histocell.models.alignment.cca:CCA",
     "contrastive": "histocell.models.alignment.projectors:Contrastive",
+    "cell_transformer": "histocell.models.cells.transformer:CellTransformer",
     "hist2cell": "histocell.models.regressors.hist2cell.regressor:Hist2Cell",
+    "knn": "histocell.models.cells.baselines:Nearest",
+    "logistic": "histocell.models.cells.baselines:Logistic",
+    "majority": "histocell.models.cells.baselines:Majority",
     "mean": "histocell.models.regressors.ridge:Mean",
     "mlp": "histocell.models.regressors.mlp:MLP",
     "ridge": "histocell.models.regressors.ridge:Ridge",

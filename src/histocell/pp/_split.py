@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
-from histocell._core.arguments import as_names
+from histocell._core.arguments import as_names, check_switch
 from histocell._core.errors import MissingKeyError, listing, warn
 from histocell._core.keys import DROPPED, TEST, TRAIN, VAL
 from histocell._core.rng import as_rng
@@ -33,6 +33,7 @@ def split(
     fractions: Sequence[float] = (0.7, 0.1, 0.2),
     test: str | Sequence[str] | None = None,
     val: str | Sequence[str] | None = None,
+    single_rows: bool = False,
     rng: SeedLike | RNGLike | None = 0,
     features: str | Sequence[str] | None = None,
     library_key: str | None = None,
@@ -59,6 +60,9 @@ def split(
         Shares of groups for training, validation and test. A share of 0 leaves that part out.
     test, val
         Names of the groups for test and validation, in place of `fractions`; all others are for training.
+    single_rows
+        Whether rows are divided one by one, as publications of single cells do, and none is dropped; with a warning, since
+        neighbours of test rows are trained on. For comparisons with such figures alone.
     rng
         Seed or generator that draws the groups; `None` for others each time.
     features
@@ -96,7 +100,12 @@ def split(
     sections = Sections(data, table_key=table_key, library_key=library_key)
     table = sections.table
     named = test is not None or val is not None
-    if block_um is None:
+    if check_switch(single_rows, "single_rows"):
+        if named or by is not None or block_um is not None:
+            msg = "single_rows divides rows one by one; it goes with fractions, not with by, block_um, test or val"
+            raise ValueError(msg)
+        labels = np.arange(table.n_obs).astype(object)
+    elif block_um is None:
         labels = row_labels(table, by or _default_column(sections))
     elif by is None and not named:
         labels = sections.squares(block_um)
@@ -108,7 +117,13 @@ def split(
         if named
         else _drawn(labels, fractions, as_rng(rng))
     )
-    parts = _drop_overlaps(FieldsOfView.of(sections, None if features is None else as_names(features)), parts)
+    if single_rows:
+        warn(
+            "rows are divided one by one: test rows lie beside training rows and share their tissue, so scores flatter; "
+            "block_um= or by= keeps them apart"
+        )
+    else:
+        parts = _drop_overlaps(FieldsOfView.of(sections, None if features is None else as_names(features)), parts)
     present = [name for name in (TRAIN, VAL, TEST, DROPPED) if name in (TRAIN, VAL, TEST) or (parts == name).any()]
     column = pd.Series(pd.Categorical(parts, categories=present), index=table.obs_names, name=key_added)
     if not inplace:

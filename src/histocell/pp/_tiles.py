@@ -12,7 +12,7 @@ from histocell._core.errors import missing_key
 from histocell.images.tissue import tissue_fraction
 from histocell.images.transformations import transformations
 from histocell.io.tile_table import tile_shapes, tile_table, tile_windows
-from histocell.pp._tile_tables import add_tiles, tiles_name
+from histocell.pp._slide_tables import TILES, add_rows, shapes_name
 from histocell.tables.slides import beside_image, open_slide, tissue_outlines
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def tiles(
         )
         raise ValueError(msg)
     shapes = tile_shapes(windows[kept], share[kept], transformations(slide.element))
-    name = tiles_name(data, slide)
+    name = shapes_name(data, slide, TILES)
     table = tile_table(
         shapes,
         name,
@@ -126,7 +126,7 @@ def tiles(
         from spatialdata import SpatialData
 
         return SpatialData(shapes={name: shapes}, tables={keys.TILE_TABLE: table})
-    add_tiles(data, name, table, slide, overwrite=overwrite)
+    add_rows(data, name, table, slide, TILES, overwrite=overwrite)
     data.shapes[name] = shapes
     return None
 
@@ -193,5 +193,5 @@ def tiles_from_shapes(
     table = tile_table(frame, shapes, windows, shape=slide.image.shape, mpp=slide.mpp, section=slide.section)
     if not inplace:
         return table
-    add_tiles(data, shapes, table, slide, overwrite=overwrite)
+    add_rows(data, shapes, table, slide, TILES, overwrite=overwrite)
     return None

@@ -208,19 +208,20 @@ def _section(sdata: SpatialData, key: str) -> str:
     return str(recorded.get(source, source.removeprefix(f"{keys.IMAGE}-")))
 
 
-def tissue_outlines(data: Data, image_key: str | None) -> NDArray[np.object_] | None:
-    """Polygons of ``shapes["tissue"]`` in px of an image, `None` where there are none that lie on it."""
+def tissue_outlines(data: Data, image_key: str | None, *, shapes_key: str | None = None) -> NDArray[np.object_] | None:
+    """Polygons of ``shapes["tissue"]``, or of others, in px of an image, `None` where there are none that lie on it."""
     import shapely
 
     if image_key is None or not is_spatialdata(data):
         return None
-    shapes = data.shapes.get(beside_image(data, keys.TISSUE, image_key))
+    name = beside_image(data, keys.TISSUE, image_key) if shapes_key is None else shapes_key
+    shapes = data.shapes.get(name)
     matrix = None if shapes is None else matrix_to_image(shapes, data.images[image_key])
     if shapes is None or matrix is None:  # outlines without a shared coordinate system are those of another slide
         return None
     polygons = shapes.geometry.to_numpy()
     if (shapely.get_dimensions(polygons) < 2).any():
-        msg = "the shapes of the tissue must be polygons; hc.pp.tissue_mask(data) finds some"
+        msg = f"the shapes {name!r} must be polygons; hc.pp.tissue_mask(data) finds those of the tissue"
         raise ValueError(msg)
     return shapely.transform(polygons, lambda xy: transform_points(xy, matrix))
 

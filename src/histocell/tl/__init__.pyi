@@ -4,6 +4,9 @@ from histocell.tl._abundance import predict_abundance as predict_abundance
 from histocell.tl._alignment.alignment import align as align
 from histocell.tl._alignment.alignment import fit_alignment as fit_alignment
 from histocell.tl._alignment.evaluation import evaluate_alignment as evaluate_alignment
+from histocell.tl._cell_types.cell_types import evaluate_cell_types as evaluate_cell_types
+from histocell.tl._cell_types.cell_types import fit_cell_types as fit_cell_types
+from histocell.tl._cell_types.cell_types import predict_cell_types as predict_cell_types
 from histocell.tl._colocalization.colocalization import colocalization as colocalization
 from histocell.tl._colocalization.difference import colocalization_difference as colocalization_difference
 from histocell.tl._colocalization.evaluation import evaluate_colocalization as evaluate_colocalization

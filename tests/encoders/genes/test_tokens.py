@@ -25,7 +25,8 @@ def test_bins_of_the_original(parity_dir):
 def test_bins_keep_the_order_of_values():
     values = np.random.default_rng(0).gamma(1, 10, 300)
     bins = bin_values(values, np.random.default_rng(1).random(300))
-    assert bins.min() >= 1 and bins.max() == 50
+    assert bins.min() >= 1
+    assert bins.max() == 50
     assert (np.diff(bins[np.argsort(values)]) >= 0).all()
 
 
@@ -49,7 +50,8 @@ def test_tokens(cells):
     ids = np.arange(100, 130)
     tokens = tokens_of(cells, 0, ids, cell=3, seed=0, max_length=100, cls=(7, -2.0))
     expressed = cells[0].indices
-    assert tokens.ids[0] == 7 and tokens.values[0] == -2
+    assert tokens.ids[0] == 7
+    assert tokens.values[0] == -2
     np.testing.assert_array_equal(tokens.ids[1:], ids[expressed])
     assert tokens_of(cells, 4, ids, cell=3, seed=0, max_length=100, cls=(7, -2.0)) is None
 
@@ -61,7 +63,9 @@ def test_long_cells_are_sampled_after_binning(cells):
     exact = tokens_of(cells, 0, ids, max_length=n + 1, **settings)
     np.testing.assert_array_equal(exact.ids, whole.ids)
     some = tokens_of(cells, 0, ids, max_length=9, **settings)
-    assert len(some.ids) == 9 and len(set(some.ids)) == 9 and some.ids[0] == 7
+    assert len(some.ids) == 9
+    assert len(set(some.ids)) == 9
+    assert some.ids[0] == 7
     bins = dict(zip(whole.ids, whole.values, strict=True))
     assert [bins[gene] for gene in some.ids] == some.values.tolist()
 

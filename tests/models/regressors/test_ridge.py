@@ -7,7 +7,7 @@ from histocell import metrics
 from histocell.models import Mean, Ridge
 from histocell.models.folds import FitRows, Fold
 from histocell.models.regressors import ridge
-from histocell.models.regressors.ridge import Path, _decompose, _row_errors, _solve
+from histocell.models.regressors.ridge import Path, _decompose, _Known, _row_errors, _solve
 
 
 def naive_ridge(X, Y, alpha):
@@ -22,14 +22,15 @@ def test_closed_form(shape):
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=shape), rng.normal(size=(shape[0], 3))
     alphas = np.array([0.01, 0.3, 5.0])
-    B, intercept = _solve(_decompose(X, Y), alphas)
-    path = Path.of(X, Y, X[:4])
+    known = _Known.of(X, Y, np.arange(len(X)))
+    B, intercept = _solve(_decompose(known), alphas)
+    (path,) = Path.of_folds(known, [Fold(np.arange(len(X)), np.arange(4))], alphas)
     for j, alpha in enumerate(alphas):
         expected, offset = naive_ridge(X, Y, alpha)
         np.testing.assert_allclose(B[:, j], expected[:, j], atol=1e-10)
         np.testing.assert_allclose(intercept[j], offset[j], atol=1e-10)
-        np.testing.assert_allclose(path.at(alpha), X[:4] @ expected + offset, atol=1e-9)
-        np.testing.assert_allclose(path.at(alphas)[:, j], path.at(alpha)[:, j], atol=1e-12)
+        np.testing.assert_allclose(path.at([j]), X[:4] @ expected + offset, atol=1e-9)
+        np.testing.assert_allclose(path.best(np.arange(3))[:, j], path.at([j])[:, j], atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -44,12 +45,13 @@ def test_folds_are_each_fitted_on_their_own_rows(n_features):
     train = np.arange(110)
     folds = [Fold(np.setdiff1d(train, rows), rows) for rows in held] + [Fold(train, np.arange(110, 120))]
     alphas = np.array([1e-4, 2.0])
-    for path, (fit, new) in zip(Path.of_folds(X, Y, folds), folds, strict=True):
+    for path, (fit, new) in zip(Path.of_folds(_Known.of(X, Y, train), folds, alphas), folds, strict=True):
         for j, alpha in enumerate(alphas):
             B, intercept = naive_ridge(X[fit], Y[fit], alpha)
             expected = X[new] @ B + intercept
-            np.testing.assert_allclose(path.at(alpha), expected, atol=1e-7)
-            np.testing.assert_allclose(path.at(alphas)[:, j], expected[:, j], atol=1e-7)
+            np.testing.assert_allclose(path.at([j]), expected, atol=1e-7)
+            np.testing.assert_allclose(path.at([0, 1])[:, 2 * j : 2 * j + 2], expected, atol=1e-7)
+            np.testing.assert_allclose(path.best(np.array([j, j])), expected, atol=1e-7)
 
 
 def test_cross_validation_is_over_groups(cohort):
@@ -73,7 +75,8 @@ def test_rows_left_out_one_by_one(shape):
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=shape), rng.normal(size=(shape[0], 2))
     alphas = np.array([0.1, 2.0])
-    found = _row_errors(X, Y, _decompose(X, Y), alphas)
+    known = _Known.of(X, Y, np.arange(len(X)))
+    found = _row_errors(known, _decompose(known), alphas)
     n = len(X)
     for index, alpha in enumerate(alphas):
         missed = []
@@ -91,8 +94,9 @@ def test_penalty_by_rows_and_groups_together(cohort):
     model = Ridge(target_transform="none").fit(cohort.X, cohort.Y, groups=cohort.groups)
     X = (cohort.X - cohort.X.mean(0)) / cohort.X.std(0)
     names, variance, total = np.unique(cohort.groups), cohort.Y.var(axis=0), []
+    known = _Known.of(X, cohort.Y, np.arange(len(X)))
     for alpha in model.config.alphas:
-        error = _row_errors(X, cohort.Y, _decompose(X, cohort.Y), np.array([alpha]))[0]
+        error = _row_errors(known, _decompose(known), np.array([alpha]))[0]
         for name in names:
             held = cohort.groups == name
             B, offset = naive_ridge(X[~held], cohort.Y[~held], alpha)

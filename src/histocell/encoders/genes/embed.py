@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,18 +18,13 @@ if TYPE_CHECKING:
     import dask.array as da
     from scipy.sparse import csr_matrix
 
+    from histocell._core.settings import Progress
     from histocell._core.types import Ints
     from histocell.encoders.genes.scgpt import ScGPT
     from histocell.encoders.genes.tokens import Tokens
 
 _CHUNK = 1024  # cells
 _BATCH_TOKENS = {"cpu": 8192, "cuda": 131_072}
-
-
-class Progress(Protocol):
-    """A bar."""
-
-    def update(self, n: float | None = 1, /) -> object: ...
 
 
 class Cells(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from histocell.encoders.networks.weights import read_file, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from os import PathLike
+
+    from histocell._core.types import JSON
 
 _FILES = ("args.json", "vocab.json", "best_model.pt")
 _SPECIAL = ("<pad>", "<cls>", "<eoc>")
@@ -155,7 +158,7 @@ class Checkpoint:
     ignored: tuple[str, ...]
 
 
-def read_checkpoint(folder: str | Path) -> Checkpoint:
+def read_checkpoint(folder: str | PathLike[str]) -> Checkpoint:
     """Read a folder with ``args.json``, ``vocab.json`` and ``best_model.pt``, as the authors publish them.
 
     No code in the file is run. Every tensor that embeddings need must be there in the shape that ``args.json`` says.
@@ -204,7 +207,7 @@ def _vocabulary(path: Path) -> dict[str, int]:
     return vocabulary
 
 
-def _config(args: Mapping[str, Any], folder: Path) -> ScGPTConfig:
+def _config(args: JSON, folder: Path) -> ScGPTConfig:
     names = ("embsize", "nheads", "d_hid", "nlayers")
     if wrong := [name for name in names if type(args.get(name)) is not int or args[name] < 1]:
         msg = f"args.json in {folder} must give {listing(wrong)} as whole numbers from 1"
@@ -216,7 +219,7 @@ def _config(args: Mapping[str, Any], folder: Path) -> ScGPTConfig:
         if args.get(name, expected) != expected:
             msg = f"args.json in {folder} has {name}={args[name]!r}; only {expected!r} is known, as in the published checkpoints"
             raise ValueError(msg)
-    return ScGPTConfig(*(args[name] for name in names), pad_value=float(args.get("pad_value", -2)))
+    return ScGPTConfig(**{name: args[name] for name in names}, pad_value=float(args.get("pad_value", -2)))
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

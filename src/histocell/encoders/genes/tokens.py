@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from scipy.sparse import csr_matrix
 
@@ -54,12 +54,12 @@ def uniform(seed: int, cell: int, genes: Ints) -> Floats:
     with np.errstate(over="ignore"):
         start = np.uint64(seed % 2**64) * np.uint64(0xD1342543DE82EF95) + np.uint64(cell)
         state = _mixed(_mixed(start) ^ (genes.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)))
-    return (state >> np.uint64(11)) * 2.0**-53
+    return np.asarray((state >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
 
-def cell_keys(names: Sequence[str]) -> np.ndarray:
+def cell_keys(names: Iterable[str]) -> np.ndarray:
     """A number for each cell by its name, uint64."""
-    return pd.util.hash_array(np.asarray(names, dtype=object))
+    return pd.util.hash_array(np.array(list(names), dtype=object))
 
 
 def tokens_of(

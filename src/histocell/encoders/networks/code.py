@@ -1,4 +1,4 @@
-"""The code of a torch module as text: what its values depend on beside its tensors."""
+"""The code of a torch module or of a function as text: what its values depend on beside its tensors."""
 
 from __future__ import annotations
 
@@ -36,6 +36,14 @@ def code_digest(module: torch.nn.Module) -> str:
     for name, part in module.named_modules():
         for line in (name, *_state(part, known), *_of(type(part), known)):
             digest.update(line.encode() + b"\0")
+    return digest.hexdigest()[:8]
+
+
+def function_digest(function: object) -> str:
+    """The start of the SHA-256 of the code of a function, or of a callable object and its attributes; as `code_digest`."""
+    digest = sha256()
+    for line in _of(function, {}):
+        digest.update(line.encode() + b"\0")
     return digest.hexdigest()[:8]
 
 

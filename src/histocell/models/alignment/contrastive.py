@@ -29,7 +29,7 @@ class Alike(NamedTuple):
     def pairs(self, start: int, stop: int) -> Tensor:
         """Pairs of the rows from `start` to `stop` with all rows, shape ``(stop - start, n)``; never a row with itself."""
         same = self.vectors[start:stop] @ self.vectors.T >= self.above
-        same.diagonal(start).fill_(False)
+        same.diagonal(start).zero_()
         return same
 
 
@@ -66,7 +66,7 @@ class _InfoNCE(torch.autograd.Function):
     """The loss and its gradient, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx, first, second, scale, alike, chunk):  # noqa: ANN001, ANN205
+    def forward(ctx, first, second, scale, alike, chunk):
         n = len(first)
         by_row = first.new_empty(n)
         by_column = first.new_full((n,), -torch.inf)
@@ -80,7 +80,7 @@ class _InfoNCE(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):  # noqa: ANN001, ANN205
+    def backward(ctx, gradient):
         first, second, scale, by_row, by_column = ctx.saved_tensors
         d_first, d_second, d_scale = torch.empty_like(first), torch.zeros_like(second), torch.zeros_like(scale)
         for start in range(0, len(first), ctx.chunk):

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histocell._core.device import one_blas_thread
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -68,17 +70,17 @@ def widening(values: Floats) -> Floats:
 def _space(X: Floats) -> Arrays:
     """Principal components of the rows, and the variance along each of them and beside all of them."""
     center = X.mean(axis=0)
-    some = X[np.linspace(0, len(X) - 1, min(len(X), _ROWS)).round().astype(np.intp)] - center
-    values, left = np.linalg.eigh(some @ some.T / len(some))
+    centred = X - center
+    some = centred[np.linspace(0, len(X) - 1, min(len(X), _ROWS)).round().astype(np.intp)]
+    with one_blas_thread():
+        values, left = np.linalg.eigh(some @ some.T / len(some))
     values, left = np.maximum(values[::-1], 0.0), left[:, ::-1]
     total = values.sum()
     n_axes = min(
         int(np.searchsorted(np.cumsum(values), _SHARE * total)) + 1, _MOST, int((values > _LEAST_AXIS * total).sum())
     )
     axes = (left[:, :n_axes] / np.sqrt(len(some) * np.maximum(values[:n_axes], np.finfo(float).tiny))).T @ some
-    squared = ((X - center) ** 2).sum(axis=1)
-    scores = (X - center) @ axes.T
-    along, whole = (scores**2).mean(axis=0), float(squared.mean())
+    along, whole = ((centred @ axes.T) ** 2).mean(axis=0), float(np.vdot(centred, centred)) / len(X)
     beside = max(whole - along.sum(), _LEAST_BESIDE * whole) or 1.0  # of a single row; scaled features have variance 1
     return {"novelty_center": center, "novelty_axes": axes, "novelty_variance": np.append(along, beside)}
 
@@ -86,6 +88,7 @@ def _space(X: Floats) -> Arrays:
 def _distance(X: Floats, space: Mapping[str, np.ndarray]) -> Floats:
     variance, centred = space["novelty_variance"], X - space["novelty_center"]
     scores = centred @ space["novelty_axes"].T
-    beside = np.maximum((centred**2).sum(axis=1) - (scores**2).sum(axis=1), 0.0) / variance[-1]
+    squared = np.einsum("ij,ij->i", centred, centred)
+    beside = np.maximum(squared - (scores**2).sum(axis=1), 0.0) / variance[-1]
     along = (scores**2 / variance[:-1]).mean(axis=1) if len(variance) > 1 else np.zeros(len(X))
     return np.sqrt((along + beside) / 2)

@@ -6,24 +6,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
-from scipy.linalg import lapack
+from scipy.linalg import eigh, lapack
 
 from histocell import metrics
+from histocell._core.device import one_blas_thread
 from histocell.models import scaling
-from histocell.models.folds import Fold
 from histocell.models.regressors.base import Regressor, RegressorConfig
 from histocell.models.settings import limited
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from histocell._core.types import Floats, Ints
     from histocell.models.base import Model
-    from histocell.models.folds import FitRows
+    from histocell.models.folds import FitRows, Fold
 
 
-_ENTRIES = 25_000  # predictions that are scored at once
+_ENTRIES = 2_000_000  # predictions that are scored at once
 _LEAST_FREE = 1e-6  # share of a row below which what it leaves to the others is rounding
+_ROWS = 4096  # that are left out one by one at most
 _BLOCK = 64  # columns that LAPACK works on at once
 
 
@@ -146,19 +147,19 @@ class Ridge(Regressor):
     def _fit_view(self, X: Floats, Y: Floats, rows: FitRows, alphas: Floats) -> tuple[Floats, ...]:
         """Held-out predictions, coefficients, intercept, penalties and the scores of all penalties."""
         folds = _folds(rows, max_folds=self.config.max_folds)
-        paths = Path.of_folds(X, Y, folds)
-        X, known = X[rows.train], Y[rows.train]
-        parts, variance = _decompose(X, known), known.var(axis=0)
+        known = _Known.of(X, Y, np.flatnonzero(rows.train))
+        paths, variance = list(Path.of_folds(known, folds, alphas)), Y[rows.train].var(axis=0)
         scores = [
             self._score_path(path, alphas, Y[fold.held], variance) for path, fold in zip(paths, folds, strict=True)
         ]
         score = metrics.nan_mean(np.array(scores))
+        parts = _decompose(known)
         if self.config.criterion == "error":
-            score = score - _in_units(_row_errors(X, known, parts, alphas), variance)
+            score = score - _in_units(_row_errors(known, parts, alphas), variance)
         best = self._choose(score)
         held = np.full(Y.shape, np.nan)
         for path, fold in zip(paths, folds, strict=True):
-            held[fold.held] = path.at(alphas[best])
+            held[fold.held] = path.best(best)
         return held, *_solve(parts, alphas[best]), alphas[best], score
 
     def _predict(self, X: Floats, device: str | None) -> Floats:
@@ -171,13 +172,10 @@ class Ridge(Regressor):
 
     def _score_path(self, path: Path, alphas: Floats, truth: Floats, variance: Floats) -> Floats:
         """Scores of all penalties, ``(n_alphas, n_targets)``: in one call where there are few rows."""
-        n_calls = min(len(alphas), 1 + len(alphas) * truth.size // _ENTRIES)
-        scores = [
-            self._score(
-                np.hstack([path.at(alpha) for alpha in some]), *(np.tile(each, len(some)) for each in (truth, variance))
-            )
-            for some in np.array_split(alphas, n_calls)
-        ]
+        scores = []
+        for some in _parts(len(alphas), truth.size):
+            tiled = (np.tile(each, len(some)) for each in (truth, variance))
+            scores.append(self._score(path.at(some), *tiled))
         return np.concatenate(scores).reshape(len(alphas), -1)
 
     def _score(self, predicted: Floats, truth: Floats, variance: Floats) -> Floats:
@@ -197,93 +195,107 @@ class Ridge(Regressor):
         return len(mixed) - 1 - mixed[::-1].argmax(axis=0)
 
 
+class _Known(NamedTuple):
+    """Rows to learn from, less the mean of the training rows, and sums over these.
+
+    Attributes
+    ----------
+    X, Y
+        Features and targets of all rows, centred.
+    x_mean, y_mean
+        What was taken off.
+    total
+        Of `_sums`, over the training rows; `None` where there are fewer of them than features.
+    train
+        Positions of the training rows.
+    """
+
+    X: Floats
+    Y: Floats
+    x_mean: Floats
+    y_mean: Floats
+    total: list[Floats] | None
+    train: Ints
+
+    @classmethod
+    def of(cls, X: Floats, Y: Floats, train: Ints) -> Self:
+        x_mean, y_mean = X[train].mean(axis=0), Y[train].mean(axis=0)
+        X, Y = X - x_mean, Y - y_mean
+        total = _sums(X[train], Y[train]) if X.shape[1] <= len(train) else None
+        return cls(X, Y, x_mean, y_mean, total, train)
+
+
 class Path(NamedTuple):
-    """Predictions for new rows at any penalty, from one tridiagonal form of the covariance of the features.
+    """Predictions for new rows at all penalties, from one tridiagonal form of the covariance of the features.
 
     That takes a third of the time of an eigendecomposition, and solves for a penalty in no time, too.
 
     Attributes
     ----------
-    scores
-        New rows in the basis of the form, ``(n_new, rank)``.
-    projected
-        Covariance of the basis with the targets, ``(rank, n_targets)``.
-    diagonal, beside
-        The form: its diagonal, ``(rank,)``, and what is beside it, ``(rank - 1,)``.
-    least
-        Smallest penalty that rounding leaves a meaning.
+    new
+        New rows, ``(n_new, rank)``.
+    coefficients
+        Of each penalty and target, ``(rank, n_alphas, n_targets)``.
     offset
         Means of the targets.
     """
 
-    scores: Floats
-    projected: Floats
-    diagonal: Floats
-    beside: Floats
-    least: float
+    new: Floats
+    coefficients: Floats
     offset: Floats
 
     @classmethod
-    def of(cls, X: Floats, Y: Floats, X_new: Floats) -> Self:
-        """Fit on `X` and `Y`, predict `X_new`."""
-        rows = np.arange(len(X) + len(X_new))
-        fold = Fold(rows[: len(X)], rows[len(X) :])
-        (path,) = cls.of_folds(np.vstack([X, X_new]), np.vstack([Y, np.zeros((len(X_new), Y.shape[1]))]), [fold])
-        return path
-
-    @classmethod
-    def of_folds(cls, X: Floats, Y: Floats, folds: Sequence[Fold]) -> list[Self]:
+    def of_folds(cls, known: _Known, folds: Sequence[Fold], alphas: Floats) -> Iterator[Self]:
         """Fit on the rows to fit of each fold, predict those held out.
 
         Sums of products over all rows are taken once; for a fold, those over the rows that it leaves out are taken off.
         """
-        every = np.unique(np.concatenate([fold.fit for fold in folds]))
-        x_mean, y_mean = X[every].mean(axis=0), Y[every].mean(axis=0)
-        X, Y = X - x_mean, Y - y_mean
-        total: list[Floats] | None = None
-        paths = []
+        X, Y, y_mean, total = known.X, known.Y, known.y_mean, known.total
         for fold in folds:
-            if X.shape[1] > len(fold.fit):  # the smaller side of `X`
+            if total is None or X.shape[1] > len(fold.fit):  # the smaller side of `X`
                 x, y = X[fold.fit], Y[fold.fit]
                 center, mean = x.mean(axis=0), y.mean(axis=0)
                 x = x - center
-                path = cls._of(x @ x.T / len(x), (y - mean) / len(x), (X[fold.held] - center) @ x.T, mean + y_mean)
+                covariance, right, new = x @ x.T / len(x), (y - mean) / len(x), (X[fold.held] - center) @ x.T
             else:
-                total = _sums(X[every], Y[every]) if total is None else total
-                out = np.setdiff1d(every, fold.fit, assume_unique=True)
+                out = np.setdiff1d(known.train, fold.fit, assume_unique=True)
                 left = zip(total, _sums(X[out], Y[out]), strict=True)
                 center, mean, xx, xy = (each / len(fold.fit) for each in (a - b for a, b in left))
-                held = X[fold.held] - center
-                path = cls._of(xx - np.outer(center, center), xy - np.outer(center, mean), held, mean + y_mean)
-            paths.append(path)
-        return paths
+                covariance, right = xx - np.outer(center, center), xy - np.outer(center, mean)
+                new = X[fold.held] - center
+            yield cls(new, _solve_all(covariance, right, alphas), mean + y_mean)
 
-    @classmethod
-    def _of(cls, matrix: Floats, right: Floats, new: Floats, offset: Floats) -> Self:
-        """Predictions ``new @ solve(matrix + alpha, right) + offset``."""
-        if (missing := 3 - len(matrix)) > 0:  # LAPACK wants something to reflect
-            matrix = np.pad(matrix, (0, missing))
-            right, new = np.pad(right, ((0, missing), (0, 0))), np.pad(new, ((0, 0), (0, missing)))
-        least = float(np.trace(matrix)) * len(matrix) * np.finfo(float).eps
-        size = len(matrix) * _BLOCK
-        reflected, diagonal, beside, scales, _ = lapack.dsytrd(matrix, lower=1, lwork=size)
+    def at(self, indices: Ints | slice) -> Floats:
+        """Predictions with some of the penalties: ``(n_new, n_targets)`` each, side by side."""
+        some = self.coefficients[:, indices].reshape(len(self.coefficients), -1)
+        return self.new @ some + np.tile(self.offset, some.shape[1] // len(self.offset))
 
-        def rotate(columns: Floats) -> Floats:
+    def best(self, indices: Ints) -> Floats:
+        """Predictions ``(n_new, n_targets)`` with one penalty for each target."""
+        return self.new @ self.coefficients[:, indices, np.arange(len(indices))] + self.offset
+
+
+def _solve_all(matrix: Floats, right: Floats, alphas: Floats) -> Floats:
+    """Solutions of ``(matrix + alpha) solution = right``, shape ``(len(matrix), n_alphas, n_right)``."""
+    size, n_right = right.shape
+    least = float(np.trace(matrix)) * size * np.finfo(float).eps  # the smallest penalty that rounding leaves a meaning
+    if (missing := 3 - size) > 0:  # LAPACK wants something to reflect
+        matrix, right = np.pad(matrix, (0, missing)), np.pad(right, ((0, missing), (0, 0)))
+    solved = np.empty((len(matrix), len(alphas) * n_right), order="F")
+    with one_blas_thread():
+        reflected, diagonal, beside, scales, _ = lapack.dsytrd(matrix, lower=1, lwork=len(matrix) * _BLOCK)
+
+        def rotate(columns: Floats, trans: str) -> Floats:
             out = np.array(columns, order="F")
-            size = max(columns.shape) * _BLOCK
-            out[1:] = lapack.dormqr("L", "T", reflected[1:, :-1], scales, out[1:], lwork=size)[0]
+            lwork = max(columns.shape) * _BLOCK
+            out[1:] = lapack.dormqr("L", trans, reflected[1:, :-1], scales, out[1:], lwork=lwork)[0]
             return out
 
-        return cls(rotate(new.T).T, rotate(right), diagonal, beside, least, offset)
-
-    def at(self, alpha: float | Floats) -> Floats:
-        """Predictions ``(n_new, n_targets)`` with one penalty, or one for each target."""
-        alphas = np.broadcast_to(np.maximum(alpha, self.least), self.projected.shape[1:])
-        solved = np.empty_like(self.projected)
-        for each in np.unique(alphas):
-            columns = alphas == each
-            solved[:, columns] = lapack.dptsv(self.diagonal + each, self.beside, self.projected[:, columns])[2]
-        return self.scores @ solved + self.offset
+        rotated = rotate(right, "T")
+        for index, alpha in enumerate(np.maximum(alphas, least)):
+            columns = slice(index * n_right, (index + 1) * n_right)
+            solved[:, columns] = lapack.dptsv(diagonal + alpha, beside, rotated)[2]
+        return rotate(solved, "N")[:size].reshape(size, len(alphas), n_right)
 
 
 def _sums(X: Floats, Y: Floats) -> list[Floats]:
@@ -300,21 +312,20 @@ def _folds(rows: FitRows, *, max_folds: int) -> list[Fold]:
     return folds
 
 
-def _decompose(X: Floats, Y: Floats) -> tuple[Floats, ...]:
-    """Means of `X` and `Y`, eigenvectors of the covariance of `X`, their covariance with `Y`, and the eigenvalues.
+def _decompose(known: _Known) -> tuple[Floats, ...]:
+    """Means of features and targets, eigenvectors of the covariance of the features, their covariance with the targets, and the eigenvalues.
 
-    Without the null space; the smaller side of `X` is decomposed.
+    Without the null space; the smaller side of the features is decomposed.
     """
-    x_mean, y_mean = X.mean(axis=0), Y.mean(axis=0)
-    X, (n, p) = X - x_mean, X.shape
-    if p <= n:
-        values, vectors = np.linalg.eigh(X.T @ X / n)
-    else:
-        values, left = np.linalg.eigh(X @ X.T / n)
-        vectors = X.T @ (left / np.sqrt(n * np.maximum(values, np.finfo(float).tiny)))
-    keep = values > max(values[-1], 0.0) * max(n, p) * np.finfo(float).eps
+    X, Y, n = known.X[known.train], known.Y[known.train], len(known.train)
+    matrix = X @ X.T if known.total is None else known.total[2]
+    with one_blas_thread():
+        values, vectors = eigh(matrix / n, driver="evd")
+    if known.total is None:
+        vectors = X.T @ (vectors / np.sqrt(n * np.maximum(values, np.finfo(float).tiny)))
+    keep = values > max(values[-1], 0.0) * max(X.shape) * np.finfo(float).eps
     vectors = vectors[:, keep]
-    return x_mean, y_mean, vectors, vectors.T @ (X.T @ (Y - y_mean)) / n, values[keep]
+    return known.x_mean, known.y_mean, vectors, vectors.T @ (X.T @ Y) / n, values[keep]
 
 
 def _solve(parts: tuple[Floats, ...], alpha: Floats) -> tuple[Floats, Floats]:
@@ -324,21 +335,28 @@ def _solve(parts: tuple[Floats, ...], alpha: Floats) -> tuple[Floats, Floats]:
     return coefficients, y_mean - x_mean @ coefficients
 
 
-def _row_errors(X: Floats, Y: Floats, parts: tuple[Floats, ...], alphas: Floats) -> Floats:
-    """Mean squared error of rows left out one by one, ``(n_alphas, n_targets)``.
+def _row_errors(known: _Known, parts: tuple[Floats, ...], alphas: Floats) -> Floats:
+    """Mean squared error of training rows left out one by one, ``(n_alphas, n_targets)``; of many, of some of them.
 
     In closed form: what a fit misses of a row, divided by the share of the row that it does not determine itself.
     """
-    x_mean, y_mean, vectors, projected, values = parts
-    scores = (X - x_mean) @ vectors
-    leverage = scores**2 @ (1 / np.add.outer(values, alphas)) / len(X) + 1 / len(X)
-    errors = np.full((len(alphas), Y.shape[1]), np.inf)
-    for index, alpha in enumerate(alphas):
-        free = 1 - leverage[:, index]
-        if free.min() > _LEAST_FREE:
-            missed = Y - y_mean - scores @ (projected / (values[:, None] + alpha))
-            errors[index] = ((missed / free[:, None]) ** 2).mean(axis=0)
+    _, _, vectors, projected, values = parts
+    n = len(known.train)
+    rows = known.train[np.linspace(0, n - 1, min(n, _ROWS)).round().astype(np.intp)]
+    scores, truth = known.X[rows] @ vectors, known.Y[rows]
+    free = 1 - np.square(scores) @ (1 / np.add.outer(values, alphas)) / n - 1 / n
+    errors = np.full((len(alphas), truth.shape[1]), np.inf)
+    usable = np.flatnonzero(free.min(axis=0) > _LEAST_FREE)
+    for some in (usable[part] for part in _parts(len(usable), truth.size)):
+        coefficients = projected[:, None] / np.add.outer(values, alphas[some])[:, :, None]
+        predicted = (scores @ coefficients.reshape(len(values), -1)).reshape(len(rows), len(some), -1)
+        errors[some] = (((truth[:, None] - predicted) / free[:, some, None]) ** 2).mean(axis=0)
     return errors
+
+
+def _parts(n_alphas: int, n_entries: int) -> list[Ints]:
+    """Penalties whose predictions of `n_entries` numbers each are made at once."""
+    return np.array_split(np.arange(n_alphas), min(max(n_alphas, 1), 1 + n_alphas * n_entries // _ENTRIES))
 
 
 def _in_units(errors: Floats, variance: Floats) -> Floats:

@@ -25,13 +25,25 @@ if TYPE_CHECKING:
 
 MEAN = "mean"  # of the cell types; also the model that predicts the training mean
 ALL = "all"  # the group that stands for all of them
-BASELINES = ("ridge", MEAN)
-NAMES = {MEAN: "training mean"}  # of models, where their own could be taken for something else
+BASELINES = ("ridge", MEAN, "logistic", "knn", "majority")
+NAMES = {
+    MEAN: "training mean",
+    "majority": "most frequent type",
+    "knn": "nearest cells",
+    "cell_transformer": "transformer",
+}  # of models, where their own could be taken for something else
+OF_CELLS = {"f1", "precision", "recall", "accuracy", "calibration_error", "called"}  # metrics of types of cells
 LABELS = {
     "cc": "CC with the measured abundance",
     "cc_per_slide": "CC within sections",
     "l1": "mean absolute error",
     "coverage": "share of measured values in the interval",
+    "f1": "F1",
+    "precision": "precision: share of the cells given a type that are of it",
+    "recall": "recall: share of the cells of a type that are given it",
+    "accuracy": "share of the cells with the right type",
+    "calibration_error": "calibration error",
+    "called": "share of the cells that are given a type",
     "colocalization_cosine": "cosine of co-localization",
     "colocalization_correlation": "CC of co-localization",
 }

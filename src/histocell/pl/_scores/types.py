@@ -16,6 +16,7 @@ from histocell.pl._scores.table import (
     LABELS,
     MEAN,
     NAMES,
+    OF_CELLS,
     RUN,
     interval_names,
     promised,
@@ -70,7 +71,8 @@ def scores(
     key
         Slot of the scores.
     metric
-        ``"cc"``, ``"cc_per_slide"``, ``"l1"`` or ``"coverage"``.
+        ``"cc"``, ``"cc_per_slide"``, ``"l1"`` or ``"coverage"``; of cell types, with ``key="cell_type_evaluation"``,
+        ``"f1"``, ``"precision"``, ``"recall"``, ``"accuracy"``, ``"calibration_error"`` or ``"called"``.
     models
         Which models to show; all by default.
     features
@@ -155,7 +157,8 @@ def _by_group(table: pd.DataFrame, group: str | None) -> tuple[pd.DataFrame, pd.
     drawn = select(table, "group", group)
     single = table[table["group"] != ALL] if group == ALL and len(names) > 1 else table[:0]
     title = group if group != ALL else f"mean of {len(names)} groups" if len(single) else [*names, "one group"][0]
-    return drawn, single, f"{title}, {drawn['n_spots'].max():,} spots" if "n_spots" in drawn else title
+    unit = "cells" if set(drawn["metric"]) <= OF_CELLS else "spots"
+    return drawn, single, f"{title}, {drawn['n_spots'].max():,} {unit}" if "n_spots" in drawn else title
 
 
 def _type_order(table: pd.DataFrame, metric: str) -> list[str]:
@@ -187,7 +190,7 @@ def _label_axes(ax: Axes, types: list[str], metric: str, undefined: list[str]) -
         ax.axhspan(-0.5, 0.5, color=MUTED, alpha=0.12, linewidth=0, zorder=0)
     if metric in {"cc", "cc_per_slide"}:
         ax.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
-    elif metric == "l1":
+    elif metric in LABELS and metric != "coverage" and "colocalization" not in metric:
         ax.set_xlim(left=0)
     note = f"\n(undefined for {listing(undefined)})" if undefined else ""
     ax.set_xlabel(LABELS.get(metric, metric) + note, loc="right")  # what is long reaches under the names

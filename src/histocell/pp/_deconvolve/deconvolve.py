@@ -31,7 +31,7 @@ def deconvolve(
     counts_layer: str | None = None,
     reference_layer: str | None = None,
     reference_batch_key: str | None = None,
-    n_cells_per_spot: float | None = None,
+    n_cells_per_spot: float | str | None = None,
     detection_alpha: float | None = None,
     epochs: int | None = None,
     reference_epochs: int | None = None,
@@ -67,8 +67,10 @@ def deconvolve(
     reference_batch_key
         cell2location: column of ``reference.obs`` with the experiment that a cell is of.
     n_cells_per_spot
-        Mean number of cells of a spot, from the image. cell2location: its prior ``N_cells_per_location``, 30 by
-        default. nnls: the scale of the result; without it the result is proportions.
+        Mean number of cells of a spot, from the image: a number, or a column of ``obs`` such as ``"n_nuclei"`` of
+        :func:`histocell.pp.aggregate_nuclei`, of which the mean over all spots is taken, one number for all sections.
+        cell2location: its prior ``N_cells_per_location``, 30 by default. nnls: the scale of the result; without it the
+        result is proportions.
     detection_alpha
         cell2location: 20 (the default) where sensitivity differs much within a section, 200 where it does not.
     epochs, reference_epochs
@@ -138,12 +140,13 @@ def deconvolve(
     >>> hc.get.provenance(sdata, "estimated")["unit"]
     'proportion'
     """
-    settings = methods.Settings(
-        method, n_cells_per_spot, detection_alpha, epochs, reference_epochs, batch_size, reference_batch_key
-    )
-    settings.check()
     sections = Sections(data, table_key=table_key, library_key=library_key)
     table = sections.table
+    n_cells = inputs.mean_cells(table, n_cells_per_spot) if isinstance(n_cells_per_spot, str) else n_cells_per_spot
+    settings = methods.Settings(
+        method, n_cells, detection_alpha, epochs, reference_epochs, batch_size, reference_batch_key
+    )
+    settings.check()
     seed = draw_seed(as_rng(rng))
     counts = inputs.read_counts(table, counts_layer, "data", "counts_layer")
     signatures, facts = _signatures(reference, table, labels_key, reference_layer, settings, seed=seed, device=device)
@@ -167,8 +170,10 @@ def deconvolve(
         return slots | {key_added + keys.SIGNATURES: kept}
     table.obsm.update(slots)
     table.varm[key_added + keys.SIGNATURES] = kept
+    if isinstance(n_cells_per_spot, str):
+        facts |= {"n_cells_per_spot": n_cells, "n_cells_column": n_cells_per_spot}
     facts |= {"method": method, "genes": len(genes), "spots": int(known.sum()), "noise": result.noise_is}
-    keys.write_provenance(table, key_added, unit=result.unit, **facts, **result.facts)
+    keys.write_provenance(table, key_added, unit=result.unit, **(facts | result.facts))
     return None
 
 

@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix, issparse
 
 from histocell._core import keys
 from histocell._core.errors import listing, missing_key, warn
+from histocell._core.settings import logger
 from histocell.tables.genes import ENSEMBL
 
 if TYPE_CHECKING:
@@ -129,6 +130,27 @@ def read_signatures(frame: pd.DataFrame, genes: pd.Index) -> pd.DataFrame:
         raise ValueError(msg)
     names, _ = keys.safe_names(frame.columns)
     return frame.set_axis(_names(frame.index, "the reference"), axis="index").set_axis(names, axis="columns")
+
+
+def mean_cells(table: AnnData, column: str) -> float:
+    """Mean of ``obs[column]``, numbers of cells, over the spots where it is known."""
+    if column not in table.obs:
+        raise missing_key("obs", column, table.obs.columns, "hc.pp.aggregate_nuclei(data) writes n_nuclei.")
+    if not pd.api.types.is_numeric_dtype(table.obs[column].dtype):
+        msg = f'obs["{column}"] holds no numbers of cells, but {listing(table.obs[column].unique(), 3)}'
+        raise TypeError(msg)
+    values = pd.to_numeric(pd.Series(table.obs[column])).to_numpy(dtype=np.float64, na_value=np.nan)
+    known = np.isfinite(values)
+    mean = float(values[known].mean()) if known.any() else 0.0
+    if mean <= 0 or values[known].min() < 0:
+        msg = f'obs["{column}"] must hold numbers of cells, from 0 up and not all 0; {known.sum()} of {len(values)} are known, their mean is {mean:g}'
+        raise ValueError(msg)
+    if not known.all():
+        warn(
+            f'obs["{column}"] is unknown in {(~known).sum()} of {len(values)} spots; the mean of the others, {mean:.3g}, is taken'
+        )
+    logger.info("%.3g cells per spot, the mean of obs[%r]", mean, column)
+    return mean
 
 
 def shared_genes(spots: pd.Index, reference: pd.Index, n_types: int, *, quiet: bool = False) -> pd.Index:

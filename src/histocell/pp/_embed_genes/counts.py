@@ -31,8 +31,13 @@ class Known(NamedTuple):
     source: str
 
 
-def expression(table: AnnData, layer: str | None) -> csr_matrix:
+_RANKED = "Values are ranked within each cell, so a normalised cell is embedded nearly like its counts, but not one that was corrected"
+
+
+def expression(table: AnnData, layer: str | None, *, normalized: str = _RANKED) -> csr_matrix:
     """Values of ``X`` or a layer, sparse, float32, without stored zeros; warns where they are no counts.
+
+    `normalized` says what becomes of values that are no counts.
 
     Raises
     ------
@@ -64,8 +69,8 @@ def expression(table: AnnData, layer: str | None) -> csr_matrix:
     fractions = values.data != np.rint(values.data)
     if fractions.any():
         warn(
-            f"{where} does not hold raw counts: {fractions.mean():.0%} of its values are fractions. Values are ranked within each cell, "
-            "so a normalised cell is embedded nearly like its counts, but not one that was corrected; layer= names another layer"
+            f"{where} does not hold raw counts: {fractions.mean():.0%} of its values are fractions. {normalized}; layer= names "
+            "another layer"
         )
     return values
 
@@ -112,7 +117,7 @@ def _unknown(symbols: pd.Index, vocabulary: Mapping[str, int], source: str, n_kn
     said = f"{n_known} of {len(symbols)} genes in {source} are known to the model ({listing(symbols, 3)} are not)"
     if symbols.str.match(ENSEMBL).mean() > 0.5:
         return f"{said}: they are Ensembl identifiers; gene_key= names a column of var with symbols"
-    upper = symbols.str.upper().map(vocabulary).notna().sum()
+    upper = int(np.sum(symbols.str.upper().map(vocabulary).notna()))
     if upper > 2 * n_known:
         return (
             f"{said}; in capitals {upper} would be: of a mouse? Map them to human orthologs, or, knowing that they are other genes, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def embed_genes(
     model
         ``"pca"``: scanpy's normalisation to the median total, log1p and principal components of all rows. ``"scgpt"``: the
         frozen network of a checkpoint; each cell by itself. ``"scvi"``: the latent means of scvi-tools' SCVI, trained on all
-        rows (``pip install scvi-tools``). ``"pca"`` and ``"scvi"`` see the expression of all rows, those to be tested
+        rows (``pip install "histocell[scvi]"``). ``"pca"`` and ``"scvi"`` see the expression of all rows, those to be tested
         on, too, but no label.
     checkpoint
         Of scGPT: a folder with ``args.json``, ``vocab.json`` and ``best_model.pt``, such as whole-human. No code in it is run.
@@ -133,7 +133,7 @@ def embed_genes(
         raise ValueError(msg)
     table = get_table(data, table_key)
     values, seed = expression(table, layer), draw_seed(as_rng(rng))
-    facts: dict[str, Any] = {"model": model, "layer": layer, "n_genes": table.n_vars}
+    facts: dict[str, object] = {"model": model, "layer": layer, "n_genes": table.n_vars}
     if model == "scgpt":
         embedding, own = _scgpt(
             table,
@@ -168,7 +168,7 @@ def _scgpt(
     device: str | None,
     store: Path | None,
     seed: int,
-) -> tuple[Features, dict[str, Any]]:
+) -> tuple[Features, dict[str, object]]:
     from histocell._core.device import pick_device
     from histocell.encoders.genes.embed import Cells, Inference, embed_cells
     from histocell.encoders.genes.scgpt import read_checkpoint
@@ -201,7 +201,7 @@ def _scgpt(
     chosen = pick_device(device)
     precision = pick_precision(precision, "bf16", chosen)
     inference = Inference(read.network.to(chosen), read.vocabulary, max_length, seed, DTYPES[precision])
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "checkpoint": read.version,
         "n_genes_known": len(known.columns),
         "genes_from": known.source,
@@ -217,7 +217,7 @@ def _scgpt(
         return embed_cells(inference, cells, store=store, manifest=manifest, progress=bar), facts
 
 
-def _pca(values: csr_matrix, n_dims: int, seed: int) -> tuple[NDArray[np.float32], dict[str, Any]]:
+def _pca(values: csr_matrix, n_dims: int, seed: int) -> tuple[NDArray[np.float32], dict[str, object]]:
     import scanpy as sc
     from anndata import AnnData
 
@@ -237,10 +237,10 @@ def _pca(values: csr_matrix, n_dims: int, seed: int) -> tuple[NDArray[np.float32
     return out, {"n_dims": n_dims, "normalized": "scanpy.pp.normalize_total, scanpy.pp.log1p", "seed": seed}
 
 
-def _scvi(table: AnnData, values: csr_matrix, n_dims: int, seed: int) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    import_optional("scvi", "scvi")
-    import scvi
+def _scvi(table: AnnData, values: csr_matrix, n_dims: int, seed: int) -> tuple[NDArray[np.float32], dict[str, object]]:
     from anndata import AnnData
+
+    scvi = import_optional("scvi", "scvi")
 
     empty = np.diff(values.indptr) == 0
     if empty.any():

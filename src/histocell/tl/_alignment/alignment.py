@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,9 +11,10 @@ from histocell._core import keys
 from histocell._core.errors import warn
 from histocell._core.rng import as_rng
 from histocell.models.alignment.base import GENES, VIEWS, AlignmentModel
+from histocell.models.base import Model
 from histocell.models.fingerprint import Fingerprint
 from histocell.models.registry import load, make_model, model_class
-from histocell.tables.access import get_table
+from histocell.tables.access import get_obsm, get_table
 from histocell.tables.fields import FieldsOfView
 from histocell.tables.sections import Sections
 from histocell.tl.engine import features as _features
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histocell._core.rng import RNGLike, SeedLike
-    from histocell._core.types import Bools, Ints
-    from histocell.models.base import Model
+    from histocell._core.types import JSON, Bools, Ints
     from histocell.tables.access import Data
 
 TASK = "alignment"
@@ -50,7 +50,7 @@ def fit_alignment(
     device: str | None = None,
     table_key: str | None = None,
     inplace: bool = True,
-) -> dict[str, Any] | None:
+) -> JSON | None:
     """Learn to bring the image and the genes of each cell to the same place in one space.
 
     Two perceptrons are trained so that each cell of a batch finds its own other view among those of the batch (symmetric
@@ -157,7 +157,7 @@ def fit_alignment(
 def align(
     data: Data,
     *,
-    model: Model | str | Path | Mapping[str, Any] | Data | None = None,
+    model: Model | str | Path | Mapping[str, object] | Data | None = None,
     model_key: str = keys.ALIGNMENT_MODEL,
     key_added: str = keys.ALIGNED,
     device: str | None = None,
@@ -232,10 +232,8 @@ def align(
     return None
 
 
-def load_alignment(source: Any, model_key: str) -> AlignmentModel:
+def load_alignment(source: Model | str | Path | Mapping[str, object] | Data, model_key: str) -> AlignmentModel:
     """A fitted model of two views, or an error that says what it is instead."""
-    from histocell.models.base import Model
-
     fitted = source if isinstance(source, Model) else load(source, model_key=model_key)
     if not isinstance(fitted, AlignmentModel) or not fitted.features or GENES not in fitted.facts:
         msg = f"{type(fitted).__name__} was not fitted by hc.tl.fit_alignment, which makes models of two views"
@@ -243,14 +241,12 @@ def load_alignment(source: Any, model_key: str) -> AlignmentModel:
     return fitted
 
 
-def _described(table: AnnData, image: str, genes: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _described(table: AnnData, image: str, genes: str) -> tuple[JSON, JSON]:
     """What is known of both embeddings."""
     if image == genes:
         msg = f'image and genes are both obsm["{image}"]; a view is not aligned with itself'
         raise ValueError(msg)
     if genes not in table.obsm:
-        from histocell.tables.access import get_obsm
-
         name = "pca" if genes == "X_pca_genes" else genes.removeprefix("X_")
         get_obsm(table, genes, f'Run hc.pp.embed_genes(data, "{name}") first, or say which with genes=.')
     first, second = _features.describe(table, [*_features.embedding_keys(table, image), genes])

@@ -1,8 +1,8 @@
-"""How well cells find their other view: recall and reciprocal rank, beside chance and a linear alignment."""
+"""Recall and reciprocal rank of the other view of a cell, beside chance and a linear alignment."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from histocell._core import keys
 from histocell._core.arguments import check_count
 from histocell._core.errors import warn
 from histocell._core.rng import as_rng
-from histocell.models.alignment.base import GENES
+from histocell.models.alignment.base import GENES, AlignmentModel
 from histocell.models.alignment.ranks import Ranks, partner_ranks
 from histocell.tables.access import split_parts
 from histocell.tables.sections import Sections
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import Floats, Ints
-    from histocell.models.alignment.base import AlignmentModel
     from histocell.models.base import Model
     from histocell.tables.access import Data
 
@@ -37,7 +36,7 @@ _FEWEST_BLOCKS = 5  # of which there is a 95 % interval
 def evaluate_alignment(
     data: Data,
     *,
-    model: Model | str | Path | Mapping[str, Any] | Data | None = None,
+    model: Model | str | Path | Mapping[str, object] | Data | None = None,
     model_key: str = keys.ALIGNMENT_MODEL,
     k: Sequence[int] = (1, 5, 10, 50, 100),
     block_um: float = 500.0,
@@ -138,20 +137,11 @@ def evaluate_alignment(
         warn(
             f"all {len(rows)} scored rows lie in one square of {block_um:g} um: nothing is ranked across; see block_um="
         )
-    seen = seen_rows(sections, row_hashes(table, [described[0]["key"]]), fitted)[:, rows[queries]]
-    counts = {
-        "n_queries": len(queries),
-        "n_training": int(seen[:2].any(axis=0).sum()),
-        "n_overlapping": int(seen[2].sum()),
-    }
-    if counts["n_training"] or counts["n_overlapping"]:
-        warn(
-            f"the model was fitted or stopped on {counts['n_training']} of {len(queries)} queries, and "
-            f"{counts['n_overlapping']} others show tissue of those"
-        )
+    counts = _counts(sections, fitted, rows[queries])
     weights = _resamples(np.unique(block[queries], return_inverse=True)[1], n_bootstrap, generator)
     frames = []
-    for name, each in {fitted.name: fitted, **fitted.baselines}.items():
+    linear = {name: each for name, each in fitted.baselines.items() if isinstance(each, AlignmentModel)}
+    for name, each in {fitted.name: fitted, **linear}.items():
         views = [each.project("image", X[rows], device=device), each.project("genes", Y[rows], device=device)]
         for way, (asked, gallery) in zip(WAYS, (views, views[::-1]), strict=True):
             found = partner_ranks(asked[queries], gallery, queries, groups=block, scopes=scopes)
@@ -179,6 +169,19 @@ def _scored(sections: Sections, known: np.ndarray, split_key: str) -> Ints:
     rows = np.flatnonzero(chosen & known)
     check_count(len(rows), "the number of rows that can be scored", least=2)
     return rows
+
+
+def _counts(sections: Sections, fitted: AlignmentModel, queries: Ints) -> dict[str, int]:
+    """Number of queries, and of those that the model has seen, with a warning."""
+    hashes = row_hashes(sections.table, [fitted.features[0]["key"]])
+    seen = seen_rows(sections, hashes, fitted)[:, queries]
+    n_training, n_overlapping = int(seen[:2].any(axis=0).sum()), int(seen[2].sum())
+    if n_training or n_overlapping:
+        warn(
+            f"the model was fitted or stopped on {n_training} of {len(queries)} queries, and {n_overlapping} others show "
+            "tissue of those"
+        )
+    return {"n_queries": len(queries), "n_training": n_training, "n_overlapping": n_overlapping}
 
 
 def _resamples(block: Ints, n_bootstrap: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
@@ -215,7 +218,7 @@ def _chance(way: str, scope: str, ranks: Ranks, depths: Sequence[int]) -> pd.Dat
     return _frame(CHANCE, way, scope, ranks, out)
 
 
-def _frame(model: str, way: str, scope: str, ranks: Ranks, rows: list[tuple[Any, ...]]) -> pd.DataFrame:
+def _frame(model: str, way: str, scope: str, ranks: Ranks, rows: Sequence[tuple[object, ...]]) -> pd.DataFrame:
     columns = ["metric", "k", "value", "low", "high", "interval"]
     frame = pd.DataFrame(rows, columns=columns).assign(n_candidates=float(np.median(ranks.n_candidates)))
     for place, (name, value) in enumerate({"model": model, "direction": way, "gallery": scope}.items()):

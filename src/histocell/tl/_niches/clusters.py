@@ -169,9 +169,9 @@ def _spread(labels: Ints, sample: NDArray[np.float32], values: NDArray[np.float3
 def _silhouette(values: NDArray[np.float32], labels: Ints, rng: np.random.Generator) -> Floats:
     """Mean silhouette of the rows of each cluster, over a sample."""
     n = int(labels.max()) + 1
-    some = (
-        np.arange(len(values)) if len(values) <= _SILHOUETTE_ROWS else rng.choice(len(values), _SILHOUETTE_ROWS, False)
-    )  # noqa: FBT003
+    some = np.arange(len(values))
+    if len(values) > _SILHOUETTE_ROWS:
+        some = rng.choice(len(values), _SILHOUETTE_ROWS, replace=False)
     drawn = np.unique(labels[some])
     if not 1 < len(drawn) < len(some):
         return np.full(n, np.nan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from histocell._core import keys
 from histocell._core.arguments import check_amount, check_count, check_positive
 from histocell._core.errors import listing, missing_key, warn
 from histocell._core.rng import as_rng
-from histocell.kernels.discs import disc_means
+from histocell.kernels.tissue.discs import disc_means
 from histocell.tables.access import get_obsm
 from histocell.tables.sections import Sections
 from histocell.tl._niches.clusters import METHODS, Clustering, reduce
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histocell._core.rng import RNGLike, SeedLike
-    from histocell._core.types import Floats, Ints
+    from histocell._core.types import JSON, Floats, Ints
     from histocell.tables.access import Data
+    from histocell.tl._niches.clusters import Clusters
 
 _FEW = 20  # cells of a niche of which little can be said
 
@@ -48,7 +49,7 @@ def niches(
     rng: SeedLike | RNGLike | None = 0,
     table_key: str | None = None,
     inplace: bool = True,
-) -> dict[str, Any] | None:
+) -> JSON | None:
     """Cluster cells by an embedding, and say how the clusters lie in the tissue and which cell types they hold.
 
     With ``smooth_um=0`` a niche is a state of cells; with more, the embedding of a cell becomes the mean over the cells
@@ -167,10 +168,7 @@ def niches(
     result = _describe(found, xy[rows], where)
     if types is not None:
         result["enrichment"] = enrichment(xy[rows], found.labels, types.iloc[rows], where, n_permutations, generator)
-    codes = np.full(table.n_obs, -1)
-    codes[rows] = found.labels
-    names = [str(number) for number in range(found.n)]
-    column = pd.Series(pd.Categorical.from_codes(codes, names), index=table.obs_names, name=key_added)
+    column = _column(table, rows, found).rename(key_added)
     slot = f"{key_added}s"
     if not inplace:
         return {key_added: column, slot: result}
@@ -218,7 +216,15 @@ def _smooth(values: NDArray[np.float32], xy: Floats, where: list[Ints], radius_u
     return out
 
 
-def _describe(found: Any, xy: Floats, where: list[Ints]) -> dict[str, Any]:
+def _column(table: AnnData, rows: Ints, found: Clusters) -> pd.Series:
+    """The niche of each row, missing where there is none."""
+    codes = np.full(table.n_obs, -1)
+    codes[rows] = found.labels
+    names = pd.Index([str(number) for number in range(found.n)])
+    return pd.Series(pd.Categorical.from_codes(codes, names), index=table.obs_names)
+
+
+def _describe(found: Clusters, xy: Floats, where: list[Ints]) -> JSON:
     """What can be said of niches without cell types."""
     share, chance = coherence(xy, found.labels, where)
     size = np.bincount(found.labels)

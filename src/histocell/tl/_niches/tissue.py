@@ -1,4 +1,4 @@
-"""How labels of cells lie in the tissue: share of like neighbours, and enrichment of cell types."""
+"""Labels of cells in the tissue: share of like neighbours, and enrichment of cell types."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import false_discovery_control
 
 from histocell._core.errors import warn
-from histocell.kernels.shifts import occur_together
+from histocell.kernels.tissue.shifts import occur_together
 
 if TYPE_CHECKING:
     from histocell._core.types import Floats, Ints
@@ -28,7 +28,7 @@ def typical_count(xy: Floats, where: list[Ints], radius: float, rng: np.random.G
     return total / sum(map(len, where))
 
 
-def coherence(xy: Floats, labels: Ints, where: list[Ints]) -> tuple[Floats, Floats]:
+def coherence(xy: Floats, labels: Ints, where: list[Ints]) -> list[Floats]:
     """Share of the six nearest cells of a section that have the same label, by label, and what chance would give.
 
     Chance: labels permuted within each section. NaN for labels without a cell that has neighbours.
@@ -49,7 +49,7 @@ def coherence(xy: Floats, labels: Ints, where: list[Ints]) -> tuple[Floats, Floa
         same += np.bincount(mine, weights=(mine[near] == mine[:, None]).mean(axis=1), minlength=n)
         chance += size * (size - 1) / (len(rows) - 1)
         cells += size
-    return (np.divide(each, cells, out=np.full(n, np.nan), where=cells > 0) for each in (same, chance))  # type: ignore[return-value]
+    return [np.divide(each, cells, out=np.full(n, np.nan), where=cells > 0) for each in (same, chance)]
 
 
 def enrichment(

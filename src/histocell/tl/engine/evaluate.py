@@ -13,10 +13,10 @@ from histocell._core.arguments import check_count
 from histocell._core.errors import warn
 from histocell._core.rng import as_rng
 from histocell.tables.access import row_labels, split_parts
-from histocell.tl.engine.intervals import NONE, over_groups, over_spots
+from histocell.tl.engine.intervals import NONE, over_blocks, over_groups, over_spots
+from histocell.tl.engine.layout import tissue_blocks
 from histocell.tl.engine.predict import read
 from histocell.tl.engine.rows import recall_training_rows
-from histocell.tl.engine.task import shared_targets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,8 +49,8 @@ def evaluate(
     table = sections.table
     predictions = read(task, table, key)
     truth = task.target(table, target)
-    names = shared_targets(truth, next(iter(predictions.values()))[""], "truth and predictions")
-    truth = truth.select(names)
+    truth = task.match(truth, next(iter(predictions.values()))[""])
+    names = truth.names
     rows, is_test = _scored_rows(table, split_key, np.isfinite(truth.array).any(axis=1))
     seen = recall_training_rows(table, key)
     if seen is None:
@@ -70,6 +70,7 @@ def evaluate(
         groups=slides if group_key is None else row_labels(table, group_key)[rows],
         slides=slides,
         seen=None if seen is None else seen[:, rows],
+        blocks=tissue_blocks(sections, split_key)[rows] if task.has_blocks else None,
         n_bootstrap=n_bootstrap,
         rng=rng,
     )
@@ -83,6 +84,7 @@ def score_table(
     groups: np.ndarray,
     slides: np.ndarray,
     seen: Bools | None,
+    blocks: np.ndarray | None = None,
     n_bootstrap: int,
     rng: SeedLike | RNGLike | None,
 ) -> pd.DataFrame:
@@ -103,6 +105,8 @@ def score_table(
     seen
         Whether the model was fitted on each row, whether the row chose its settings, and whether it shows tissue of
         those, ``(3, n)``; there is a warning where there are any. `None` where that is unknown.
+    blocks
+        Block of tissue of each row: where there is one group, the bootstrap draws these, not rows.
     n_bootstrap
         Number of resamples.
     rng
@@ -116,7 +120,8 @@ def score_table(
     ``n_undefined`` counts it; ``n_training`` and ``n_overlapping`` count rows that are `seen`. The bounds belong to ``all``, and ``interval`` says what
     they are: ``95 % over 6 groups``, a bootstrap; ``range of 2 groups``, the least and the greatest of fewer than five; with
     one group ``95 % over spots`` (or the same of its sections, for scores within them), which is too narrow for another
-    patient, since spots are alike to their neighbours; or ``none``.
+    patient, since spots are alike to their neighbours; ``95 % over 14 blocks`` of tissue for a task that has them; or
+    ``none``. A metric that is one score of all targets has the target ``mean`` alone.
     """
     if seen is not None:
         _warn_of_training_rows(*seen)
@@ -136,15 +141,26 @@ def score_table(
             if not set(metric.outputs) <= set(outputs):
                 continue
             arrays = [truth.array, *(outputs[ending] for ending in metric.outputs)]
-            values, interval = _evaluate(metric, arrays, groups, slides, n_bootstrap=n_bootstrap, rng=seed)
-            part = _rows(values, interval, counts, task.column, [*targets, MEAN], np.unique(groups))
+            bootstrap = {"n_bootstrap": n_bootstrap, "rng": seed}
+            values, interval = _evaluate(metric, arrays, groups, slides, blocks, **bootstrap)
+            if metric.overall:
+                of_any = {name: None if each is None else each[:, [0, -1]] for name, each in counts.items()}
+                part = _rows(values, interval, of_any, task.column, [targets[0], MEAN], np.unique(groups))
+                part = part[part[task.column] == MEAN]
+            else:
+                part = _rows(values, interval, counts, task.column, [*targets, MEAN], np.unique(groups))
             parts.append(part.assign(model=name, metric=metric.name))
     order = ["model", "group", task.column, "metric", "value", "low", "high", "interval", "n_spots", "n_undefined"]
     return pd.concat(parts, ignore_index=True)[[*order, "n_training", "n_overlapping"]]
 
 
 def _evaluate(
-    metric: Metric, arrays: Sequence[Floats], groups: np.ndarray, slides: np.ndarray, **bootstrap: int
+    metric: Metric,
+    arrays: Sequence[Floats],
+    groups: np.ndarray,
+    slides: np.ndarray,
+    blocks: np.ndarray | None,
+    **bootstrap: int,
 ) -> tuple[Floats, Interval]:
     """Values ``(n_groups, n_targets)`` and the interval of their mean over groups."""
     slides = slides if metric.within_slides else groups
@@ -157,6 +173,8 @@ def _evaluate(
         return values, over_groups(values, "groups", **bootstrap)
     if len(per_slide[0]) > 1:
         return values, over_groups(per_slide[0], "sections", **bootstrap)
+    if blocks is not None:
+        return values, over_blocks(metric.resample, arrays, blocks, **bootstrap)
     return values, over_spots(metric.resample(*arrays, **bootstrap))
 
 

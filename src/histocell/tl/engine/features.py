@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 IDENTITY = ("dim", "encoder", "revision", "pool", "size_um", "mpp", "stain")
 _DESCRIPTION = ("library", "license", "version")
 _PREFIX = "X_"
+_OF_GENES = ("X_scgpt", "X_pca_genes", "X_scvi")
 _NOT_IMAGE = ("X_pca", "X_umap", "X_tsne", "X_diffmap", "X_draw_graph")
 
 
@@ -131,6 +132,9 @@ def feature_matrix(table: AnnData, features: Sequence[JSON]) -> NDArray[np.float
     """
     parts = []
     for feature in features:
+        if feature["key"] not in table.obsm:  # of a model that can do without
+            parts.append(np.full((table.n_obs, feature["dim"]), np.nan, dtype=np.float32))
+            continue
         part, columns = dense(table.obsm[feature["key"]], feature["key"]), column_names(table, feature["key"])
         if columns is not None and feature.get("columns", columns) != columns:
             place = {column: index for index, column in enumerate(columns)}
@@ -165,4 +169,6 @@ def _equal(a: object, b: object) -> bool:
 
 def _hint(name: str) -> str:
     encoder = name.removeprefix(_PREFIX)
+    if name in _OF_GENES:
+        return f'Run hc.pp.embed_genes(data, "{encoder.removesuffix("_genes")}") first.'
     return f'Run hc.pp.embed_image(data, "{encoder}") first.' if name.startswith(_PREFIX) else ""

@@ -100,9 +100,9 @@ class Dataset:
         """Hashes of the rows, by which an evaluation recognises them."""
         return row_hashes(self.table, self.names)
 
-    def fingerprint(self, rows: Rows) -> Fingerprint:
-        """Of a model that is fitted on `rows`."""
-        used = np.isfinite(self.X[rows.index]).all(axis=1)
+    def fingerprint(self, rows: Rows, model: Model) -> Fingerprint:
+        """Of a `model` that is fitted on `rows`."""
+        used = model.has_features(self.X)[rows.index]
         return Fingerprint.of(self.hashes[rows.index[used]], rows.validation[used])
 
 
@@ -117,16 +117,17 @@ def fit(
     baselines: bool = True,
 ) -> Model:
     """Fit a model and, on the same rows, the task's baselines; it then knows its features, targets and rows."""
-    X, Y = dataset.X[rows.index], dataset.truth.array[rows.index]
+    X, Y = dataset.X, dataset.truth.array
     validation = rows.validation if rows.validation.any() else None
+    used = {"index": rows.index, "groups": rows.groups, "validation": validation}
     places = None if dataset.places is None else dataset.places.rows(rows.index)
     placed = {"places": places} if model.needs_places else {}
-    model.fit(X, Y, groups=rows.groups, validation=validation, rng=as_rng(rng), device=device, **placed)
+    model.fit(X, Y, **used, rng=as_rng(rng), device=device, **placed)
     for name in task.baselines_of(model.name) if baselines else ():
         with warnings.catch_warnings():  # rows left out and constant targets were warned of already
             warnings.simplefilter("ignore", UserWarning)
             baseline = model_class(name).baseline_for(model)
-            model.baselines[name] = baseline.fit(X, Y, groups=rows.groups, validation=validation)
+            model.baselines[name] = baseline.fit(X, Y, **used)
     for each in model.baselines.values():
         _describe(task, each, dataset, rows)
     remember(task, model, dataset, rows)
@@ -143,7 +144,7 @@ def remember(task: Task, model: Model, dataset: Dataset, rows: Rows, *, reach_um
     fields = FieldsOfView.of(sections, dataset.names, reach_um=model.reach_um() if reach_um is None else reach_um)
     fitted, resolutions = places_of(fields, rows.index)
     model.facts["sections"] = resolutions
-    model.fingerprint = dataset.fingerprint(rows)._replace(places=fitted)
+    model.fingerprint = dataset.fingerprint(rows, model)._replace(places=fitted)
 
 
 def _describe(task: Task, model: Model, dataset: Dataset, rows: Rows) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 from histocell import metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from histocell._core.types import Floats
 
 LEAST_GROUPS = 5  # percentiles of a bootstrap of fewer are the least and the greatest of them
@@ -55,6 +57,18 @@ def over_spots(replicates: Floats) -> Interval:
     """Interval of each target, and of their mean, from bootstrap replicates of the spots of one group."""
     low, high = metrics.percentile_interval(_with_mean(replicates), LEVEL)
     return _named(low, high, [f"{100 * LEVEL:g} % over spots"] * len(low))
+
+
+def over_blocks(
+    resample: Callable[..., Floats], arrays: Sequence[Floats], blocks: np.ndarray, **bootstrap: int
+) -> Interval:
+    """Interval of each target, and of their mean, from a bootstrap of blocks of tissue; none of fewer than five."""
+    known = np.isfinite(arrays[0]).any(axis=1)
+    n_blocks = len(np.unique(blocks[known]))
+    replicates = resample(*(array[known] for array in arrays), blocks=blocks[known], **bootstrap)
+    low, high = metrics.percentile_interval(_with_mean(replicates), LEVEL)
+    name = f"{100 * LEVEL:g} % over {n_blocks} blocks" if n_blocks >= LEAST_GROUPS else NONE
+    return _named(low, high, [name] * len(low))
 
 
 def _with_mean(values: Floats) -> Floats:

@@ -1,16 +1,23 @@
-"""Places of the rows of a table, for the models that see neighbours."""
+"""Where the rows of a table lie: places, for the models that see neighbours, and blocks of tissue."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from histocell._core import keys
+from histocell.models.folds import spatial_blocks
 from histocell.models.places import Places
+from histocell.tables.access import coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from histocell.models.base import Model
     from histocell.tables.sections import Sections
+
+_BLOCKS = 32
 
 
 def places_for(models: Iterable[Model], sections: Sections) -> Places | None:
@@ -26,6 +33,27 @@ def places_for(models: Iterable[Model], sections: Sections) -> Places | None:
     if not any(model.needs_places for model in models):
         return None
     return Places.of(sections.coordinates_um(), sections.labels.astype(str))
+
+
+def tissue_blocks(sections: Sections, split_key: str) -> np.ndarray:
+    """Block of each row: the squares that were held out whole, else 32 of equal numbers of rows in each section.
+
+    Rows without coordinates are blocks of their own.
+    """
+    table = sections.table
+    if keys.SPATIAL not in table.obsm:
+        return np.arange(table.n_obs)
+    if block_um := keys.read_provenance(table, split_key).get("block_um"):
+        squares = np.floor(sections.coordinates_um() / block_um).astype(np.int64)
+        return np.unique(np.column_stack([_numbers(sections), squares]), axis=0, return_inverse=True)[1].reshape(-1)
+    xy, out = coordinates(table), np.zeros(table.n_obs, dtype=np.intp)
+    for number, rows in enumerate(sections.rows):
+        out[rows] = number * _BLOCKS + spatial_blocks(xy[rows], _BLOCKS)
+    return out
+
+
+def _numbers(sections: Sections) -> np.ndarray:
+    return np.unique(sections.labels.astype(str), return_inverse=True)[1]
 
 
 def reach_um(models: Iterable[Model], places: Places | None) -> float:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from histocell._core.types import Floats
     from histocell.models.base import Model
+    from histocell.models.files import JSON
     from histocell.models.places import Places
     from histocell.tl.engine.task import Slots, Task
 
@@ -54,11 +55,14 @@ def predict(
     if baselines:
         outputs |= {f"_{name}": each.predict(X, device=device) for name, each in model.baselines.items()}
     for ending, array in outputs.items():
-        slots |= task.writer.slots(key + ending, Values(array, model.targets), table.obs_names)
+        values = Values(array, model.targets, model.facts.get("original_names") or {})
+        slots |= task.writer.slots(key + ending, values, table.obs_names)
     return slots
 
 
-def write(table: AnnData, slots: Slots, *, key: str, model: Model, baselines: bool = True) -> None:
+def write(
+    table: AnnData, slots: Slots, *, key: str, model: Model, baselines: bool = True, more: JSON | None = None
+) -> None:
     """Put the slots of a prediction into a table, with their provenance; leftovers of an earlier model go."""
     names = {f"{container}/{slot}": (container, slot) for container, slot in slots}
     for name in keys.read_provenance(table, key).get("slots", []):
@@ -68,7 +72,7 @@ def write(table: AnnData, slots: Slots, *, key: str, model: Model, baselines: bo
     for (container, slot), value in slots.items():
         getattr(table, container)[slot] = value
     facts = {name: model.facts[name] for name in ("task", "target", "unit", "original_names") if model.facts.get(name)}
-    facts |= {"model": model.name, "baselines": list(model.baselines) if baselines else []}
+    facts |= {"model": model.name, "baselines": list(model.baselines) if baselines else [], **(more or {})}
     keys.write_provenance(table, key, **facts, interval=getattr(model.config, "interval", None), slots=list(names))
     remember_training_rows(table, key, model)
 
@@ -115,9 +119,15 @@ def _inputs(task: Task, table: AnnData, model: Model) -> NDArray[np.floating]:
     if (fitted := model.facts.get("task", task.name)) != task.name:
         msg = f"this model predicts {fitted}, not {task.name}; use hc.tl.predict_{fitted}"
         raise ValueError(msg)
-    _features.check_same(table, model.features)
+    lacking = [feature["key"] for feature in model.features if feature["key"] not in table.obsm]
+    there = [feature for feature in model.features if feature["key"] not in lacking]
+    if lacking and there and model.may_lack_modality:
+        warn(f"no obsm {listing(lacking)}: predicted from {listing(feature['key'] for feature in there)} alone")
+    else:
+        there = model.features
+    _features.check_same(table, there)
     X = Views.of(model).apply(_features.feature_matrix(table, model.features), table)
-    outside = ~np.isfinite(X).all(axis=1)
+    outside = ~model.has_features(X)
     if outside.any():
         warn(
             f"{int(outside.sum())} of {len(X)} rows have no finite features (spots outside the image?); predicted as NaN"

@@ -58,13 +58,16 @@ class Metric:
     score
         Of the truth and the `outputs` of a model, each ``(n, n_targets)``, to ``(n_targets,)``; NaN where undefined.
     resample
-        Of the same arrays, ``n_bootstrap`` and ``rng``, to the scores of resampled rows ``(n_bootstrap, n_targets)``.
+        Of the same arrays, ``n_bootstrap`` and ``rng``, to the scores of resampled rows ``(n_bootstrap, n_targets)``; of
+        resampled ``blocks`` of rows for a task that has them.
     outputs
         Endings of the slots that it scores: ``("",)`` for the prediction itself. Models that lack one are not scored.
     within_slides
         Whether it is computed within slides and averaged over those of a group.
     higher_is_better
         Direction.
+    overall
+        Whether it is one score of all targets together, shape ``(1,)``, rather than one of each.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Metric:
     outputs: tuple[str, ...] = ("",)
     within_slides: bool = False
     higher_is_better: bool = True
+    overall: bool = False
 
     @classmethod
     def of_entries(cls, name: str, entries: Score, **settings: bool | tuple[str, ...]) -> Metric:
@@ -112,6 +116,10 @@ class Task:
         Names of models that are fitted beside every other one, the simplest first.
     column
         Column of the table of scores that names the targets.
+    match
+        Of the truth and a prediction, to the truth of targets that the prediction has.
+    has_blocks
+        Whether intervals of a single group are over blocks of tissue, not over rows.
     """
 
     name: str
@@ -120,6 +128,8 @@ class Task:
     writer: Writer
     baselines: tuple[str, ...] = ()
     column: str = field(default="target", kw_only=True)
+    match: Callable[[Values, Values], Values] = field(default=lambda *both: match_shared(*both), kw_only=True)
+    has_blocks: bool = field(default=False, kw_only=True)
 
     def __repr__(self) -> str:
         return f"Task({self.name!r}, metrics: {listing(metric.name for metric in self.metrics)})"
@@ -127,6 +137,11 @@ class Task:
     def baselines_of(self, model: str) -> tuple[str, ...]:
         """The baselines that are simpler than a model."""
         return self.baselines[: self.baselines.index(model)] if model in self.baselines else self.baselines
+
+
+def match_shared(truth: Values, predicted: Values) -> Values:
+    """The truth of the targets that were predicted, too."""
+    return truth.select(shared_targets(truth, predicted, "truth and predictions"))
 
 
 def shared_targets(first: Values, second: Values, owners: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Synthetic sections in the file formats of single-cell platforms."""

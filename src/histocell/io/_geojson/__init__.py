@@ -1,0 +1,1 @@
+"""Polygons as GeoJSON, as QuPath and cell segmenters exchange them."""

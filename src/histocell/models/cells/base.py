@@ -1,0 +1,207 @@
+"""The base of models of cell types: checks, scales, held-out rows, calibrated probabilities."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+
+from histocell.models.base import Model
+from histocell.models.cells.calibration import calibrate, class_weights, fit_calibration
+from histocell.models.cells.inputs import CHUNK, Modalities, fit_scales, scaled
+from histocell.models.places import check_finite
+from histocell.models.settings import Config, limited
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike
+
+    from histocell._core.types import Bools, Floats, Ints
+    from histocell.models.folds import FitRows, Fold
+    from histocell.models.places import Places
+    from histocell.models.problem import Usable
+
+_MAX_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(Config):
+    """Settings that all models of cell types know.
+
+    Attributes
+    ----------
+    gene_columns
+        How many of the first columns of the features are of the genes; the others are of the image. `None`: all.
+        :func:`histocell.tl.fit_cell_types` sets it.
+    balanced
+        Whether rare types weigh more in the loss: by one over their frequency, with mean 1, at most 10.
+    calibrate
+        Whether probabilities are calibrated on rows that were held out.
+    """
+
+    gene_columns: int | None = limited(None, least=0)
+    balanced: bool = True
+    calibrate: bool = True
+
+
+class Cells(NamedTuple):
+    """Cells that a model learns from; `rows` are positions in `X`, whose other rows are not looked at.
+
+    Attributes
+    ----------
+    X
+        Features, as they are.
+    rows
+        The cells.
+    labels
+        Class of each of them.
+    places
+        Where they lie, for models that need it.
+    """
+
+    X: np.ndarray
+    rows: Ints
+    labels: Ints
+    places: Places | None
+
+    def take(self, index: Ints) -> Cells:
+        """Some of the cells."""
+        places = None if self.places is None else self.places.rows(index)
+        return Cells(self.X, self.rows[index], self.labels[index], places)
+
+
+class Classifier(Model):
+    """A model of cell types: features in, one probability per type out.
+
+    A row needs one of its modalities, genes or image, not both.
+    """
+
+    config_class = ClassifierConfig
+    config: ClassifierConfig
+    tasks = ("cell_types",)
+    license = "that of the features: terms of an encoder's weights may extend to models fitted on its embeddings"
+
+    @abstractmethod
+    def _learn(
+        self, cells: Cells, held: Cells | None, rng: np.random.Generator, device: str | None, epochs: int | None
+    ) -> int | None:
+        """Learn `weights` from cells, stopped on those held out; returns for how many epochs to learn from all."""
+
+    @abstractmethod
+    def _logits(self, X: np.ndarray, places: Places | None, device: str | None) -> Floats:
+        """Logits of rows that have a modality, ``(n, n_classes)``."""
+
+    def has_features(self, X: np.ndarray) -> Bools:
+        """Which rows have a modality whose features are all finite."""
+        return self.modalities(X.shape[1]).present(X).any(axis=1)
+
+    def modalities(self, n_features: int) -> Modalities:
+        """The columns of each modality."""
+        return Modalities.of(n_features, self.config.gene_columns)
+
+    def _fit(self, X: np.ndarray, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> None:
+        msg = "models of cell types learn from usable rows"
+        raise NotImplementedError(msg)
+
+    def _fit_usable(self, usable: Usable, rng: np.random.Generator, device: str | None) -> None:
+        try:
+            self._fit_cells(usable, rng, device)
+        except BaseException:  # half a model, as after an interruption, must not be taken for one
+            self.weights = {}
+            raise
+
+    def _fit_cells(self, usable: Usable, rng: np.random.Generator, device: str | None) -> None:
+        """Scales, class weights, the fit on some and the calibration on others, the fit on all."""
+        labels, rows = _labels(usable.Y), usable.rows
+        cells = Cells(usable.X, usable.index, labels, rows.places)
+        n_classes = usable.Y.shape[1]
+        counts = np.bincount(labels[rows.train], minlength=n_classes)
+        if (counts > 0).sum() < 2:
+            msg = f"all {int(rows.train.sum())} training rows are of one class, so there is nothing to tell apart"
+            raise ValueError(msg)
+        train = cells.take(np.flatnonzero(rows.train))
+        self.weights = fit_scales(train.X, train.rows, self.modalities(train.X.shape[1]))
+        self.weights["class_weight"] = class_weights(train.labels, n_classes, balanced=self.config.balanced)
+        self.weights["calibration"] = np.array([1.0, 0.0])
+        fold = self._fold(rows, labels)
+        held = cells.take(fold.held) if len(fold.held) else None
+        epochs = self._learn(cells.take(fold.fit), held, rng.spawn(1)[0], device, None)
+        if held is not None and self.config.calibrate:
+            logits = np.concatenate([self._logits(X, places, device) for X, places in self._parts_of(held)])
+            self.weights["calibration"] = fit_calibration(logits, held.labels, self.weights["class_weight"])
+        if held is not None and rows.train.all():  # the rows held out were training rows
+            self._learn(cells, None, rng.spawn(1)[0], device, epochs)
+
+    def _fold(self, rows: FitRows, labels: Ints) -> Fold:
+        """Rows to learn from, and to stop and calibrate on: validation rows, else the groups that hold most classes."""
+        if given := rows.validation_fold():
+            return given[0]
+        folds = rows.folds(max_folds=_MAX_FOLDS)
+        return max(folds, key=lambda fold: tuple(len(np.unique(labels[part])) for part in fold))
+
+    def _parts_of(self, cells: Cells) -> Iterator[tuple[np.ndarray, Places | None]]:
+        """Features and places, some rows at a time; all at once for a model that sees neighbours."""
+        size = max(len(cells.rows), 1) if self.reach_um(cells.places) else CHUNK
+        for start in range(0, len(cells.rows), size):
+            part = slice(start, start + size)
+            index = np.arange(len(cells.rows))[part]
+            yield cells.X[cells.rows[part]], None if cells.places is None else cells.places.rows(index)
+
+    def predict(self, X: ArrayLike, *, places: Places | None = None, device: str | None = None) -> Floats:
+        """Probability of each class, shape ``(n, n_classes)``; NaN for rows without any modality."""
+        self._check_fitted()
+        X = np.asarray(X)
+        n_features = len(self.weights["input_mean"])
+        if X.ndim != 2 or X.shape[1] != n_features:
+            msg = f"X must have shape (n, {n_features}), as the model was fitted; it has {X.shape}"
+            raise ValueError(msg)
+        known = self._checked_places(places, len(X))
+        usable = np.flatnonzero(self.has_features(X))
+        if known is not None:
+            known = known.rows(usable)
+            check_finite(known, type(self).__name__)
+        out = np.full((len(X), len(self.weights["class_weight"])), np.nan)
+        start = 0
+        for part, where in self._parts_of(Cells(X, usable, usable, known)):
+            logits = self._logits(part, where, device)
+            out[usable[start : start + len(part)]] = calibrate(
+                logits, self.weights["calibration"], self.weights["class_weight"]
+            )
+            start += len(part)
+        return out
+
+    def _scaled(self, X: np.ndarray) -> np.ndarray:
+        """Features in standard deviations, 0 where a modality is missing."""
+        return scaled(X, self.modalities(X.shape[1]), self.weights)
+
+    @classmethod
+    def baseline_for(cls, model: Model) -> Self:
+        """A model of this class on the inputs of `model`."""
+        shared = ("gene_columns", "balanced", "calibrate")
+        return cls(**{name: getattr(model.config, name) for name in shared if hasattr(model.config, name)})
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes that weights must have by settings, features and targets."""
+        n_features = sum(feature["dim"] for feature in self.features) or self.weights["input_mean"].size
+        n_classes = len(self.targets) or self.weights["class_weight"].size
+        expected: dict[str, tuple[int, ...]] = dict.fromkeys(("input_mean", "input_scale"), (n_features,))
+        expected |= {"class_weight": (n_classes,), "calibration": (2,)}
+        return expected | self._shapes(n_features, n_classes)
+
+    def _shapes(self, n_features: int, n_classes: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of what `_learn` learns."""
+        return {}
+
+
+def _labels(Y: Floats) -> Ints:
+    """Class of each row, from 1 in its column and 0 elsewhere."""
+    if Y.shape[1] < 2 or not (np.isin(Y, (0, 1)).all() and (Y.sum(axis=1) == 1).all()):
+        msg = (
+            f"targets of classes must hold a single 1 in the column of the class, and 0 elsewhere, in two columns or more; Y has "
+            f"shape {Y.shape}"
+        )
+        raise ValueError(msg)
+    return Y.argmax(axis=1)

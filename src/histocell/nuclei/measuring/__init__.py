@@ -1,0 +1,1 @@
+"""Measurements of outlines on a slide, and of a label image."""

@@ -1,0 +1,1 @@
+"""Nuclei and cells on their slide."""

@@ -1,0 +1,1 @@
+"""Check of nuclei against their H&E image, and moving them there."""

@@ -1,0 +1,1 @@
+"""Labels of cells: from marker genes, from references, from a column."""

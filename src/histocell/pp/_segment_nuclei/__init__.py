@@ -1,0 +1,1 @@
+"""Nuclei of a whole slide: blocks, methods, store, seams, shapes and table."""

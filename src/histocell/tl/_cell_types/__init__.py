@@ -1,0 +1,1 @@
+"""Types of cells: fit, predict, evaluate."""
