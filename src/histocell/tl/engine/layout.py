@@ -1,4 +1,4 @@
-"""Where the rows of a table lie: places, for the models that see neighbours, and blocks of tissue."""
+"""Places of the rows of a table, for the models that see neighbours, and blocks of tissue."""
 
 from __future__ import annotations
 
