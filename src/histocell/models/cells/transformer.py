@@ -191,7 +191,9 @@ class CellTransformer(Classifier):
             if held is not None and config.early_stopping:
                 validate = partial(_validate, net, self._source(held), held.labels, weights)
             run = training.Run(net, len(cells.rows), validate, epochs)
-            (history,) = training.train_all([run], learn, schedule=self._schedule(len(cells.rows)), desc="cell transformer")
+            (history,) = training.train_all(
+                [run], learn, schedule=self._schedule(len(cells.rows)), desc="cell transformer"
+            )
         self.weights |= {f"net.{name}": value.cpu().numpy() for name, value in net.state_dict().items()}
         curves = {"train_loss": [history.train_loss], "val_loss": [history.val_loss]}
         if epochs is None:
