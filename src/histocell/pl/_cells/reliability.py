@@ -96,7 +96,7 @@ def reliability(
     for name in recorded.get("baselines", []) if baselines else []:
         shown[name] = read(data, f"{key}_{name}", target or recorded.get("target"), table_key)
     with styled(ax is None):
-        axis = one_axes(ax, figsize or (3.0 * text_scale(), 3.0 * text_scale()))
+        axis = one_axes(ax, figsize or (4.8 * text_scale(), 2.9 * text_scale()))
         _draw(axis, shown, n_bins)
         axis.set_title(found.caption if title is None else title, loc="left")
         fit([axis], lambda size: _resize(axis, size), lambda: box_size(axis)[1] / 14)
@@ -119,7 +119,7 @@ def _draw(axis: Axes, shown: Mapping[str, Predictions], n_bins: int) -> None:
         axis.plot(*values[there, 1:].T, "o-", color=PALETTE[index % len(PALETTE)], label=label, **own)
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share that is right")
     axis.set_aspect("equal")
-    axis.legend(loc="upper left", frameon=False)
+    axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, borderaxespad=0)
 
 
 def _resize(axis: Axes, size: float) -> None:
