@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SPATIAL = "spatial"  # (n, 2) float64: x, y in full-resolution pixels
 PATCHES = "patches"  # (n, 4) int32: y0, x0, y1, x1 in full-resolution pixels
 ABUNDANCE = "cell_abundance"  # DataFrame, one column per cell type
+ALIGNED = "X_aligned"  # with _image and _genes: both views of a cell in one space
 PREDICTED = "predicted_abundance"  # DataFrame; with _lower and _upper the interval
 MEASUREMENTS = "nucleus_measurements"  # DataFrame (n, 18) of nuclei
 
@@ -38,6 +39,7 @@ TRAIN, VAL, TEST, DROPPED = "train", "val", "test", "dropped"  # its levels
 PARTS = (TRAIN, VAL, TEST, DROPPED)
 TISSUE_FRACTION = "tissue_fraction"
 FOCUS = "focus"
+NICHE = "niche"
 PROBABILITY, CONFIDENCE = "_probability", "_confidence"
 UNSURE = "unsure"  # the type of cells that a prediction abstains from
 N_NUCLEI = "n_nuclei"  # nuclei in a spot or tile
@@ -54,6 +56,8 @@ EVALUATION = "abundance_evaluation"
 ALIGNMENT = "alignment"  # whether nuclei lie on their image
 CELL_TYPE_MODEL = "cell_type_model"
 CELL_TYPE_EVALUATION = "cell_type_evaluation"
+ALIGNMENT_MODEL = "alignment_model"
+ALIGNMENT_EVALUATION = "alignment_evaluation"
 
 # models that stand beside every other one, the simplest first
 BASELINES = ("mean", "ridge")

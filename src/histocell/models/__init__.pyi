@@ -1,3 +1,5 @@
+from histocell.models.alignment.cca import CCA as CCA
+from histocell.models.alignment.projectors import Contrastive as Contrastive
 from histocell.models.cells.transformer import CellTransformer as CellTransformer
 from histocell.models.places import Places as Places
 from histocell.models.registry import list_models as list_models

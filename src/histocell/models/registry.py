@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Name in files and arguments to the class, or to where it is. Adding a model = one file + one row.
 MODELS: dict[str, str | type[Model]] = {
+    "cca": "histocell.models.alignment.cca:CCA",
+    "contrastive": "histocell.models.alignment.projectors:Contrastive",
     "cell_transformer": "histocell.models.cells.transformer:CellTransformer",
     "hist2cell": "histocell.models.regressors.hist2cell.regressor:Hist2Cell",
     "knn": "histocell.models.cells.baselines:Nearest",
@@ -52,7 +54,7 @@ _COLUMNS = ("tasks", "summary", "needs", "limits", "cost", "license", "reference
 def list_models() -> pd.DataFrame:
     """The models of all tasks, one row each, indexed by name.
 
-    Columns: the tasks that a model is for (``"abundance"``: :func:`histocell.tl.fit_abundance`), a summary, what it reads
+    Columns: the tasks that a model is for (``"abundance"``: :func:`histocell.tl.fit_abundance`, ``"alignment"``: :func:`histocell.tl.fit_alignment`), a summary, what it reads
     beside the target, its limits, what it costs, the licence of a fitted model, publication. No model comes fitted: what a
     fitted one inherits are the terms of the encoder that its embeddings are of
     (:func:`histocell.encoders.list_encoders`).

@@ -1,3 +1,5 @@
+from histocell.pl._aligned.embedding import alignment_embedding as alignment_embedding
+from histocell.pl._aligned.recall import alignment_recall as alignment_recall
 from histocell.pl._alignment import alignment as alignment
 from histocell.pl._cells.confusion import confusion as confusion
 from histocell.pl._cells.reliability import reliability as reliability
@@ -6,6 +8,7 @@ from histocell.pl._colocalization.network import colocalization_network as coloc
 from histocell.pl._colocalization.pair import colocalization_pair as colocalization_pair
 from histocell.pl._history import history as history
 from histocell.pl._maps import abundance as abundance
+from histocell.pl._niches.niches import niches as niches
 from histocell.pl._nuclei.cells import cells as cells
 from histocell.pl._nuclei.cells import nuclei as nuclei
 from histocell.pl._patches import patches as patches

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.collections import EllipseCollection, PolyCollection
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgba_array
 
 from histocell.pl._style import BACKGROUND, hide_frame, points_per_unit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.collections import Collection
     from matplotlib.colors import Colormap
     from matplotlib.image import AxesImage
+    from matplotlib.typing import ColorType
     from numpy.typing import NDArray
 
     from histocell.pl._sections import Section
@@ -89,6 +92,35 @@ def draw_spots(
     return spots
 
 
+def draw_labels(
+    ax: Axes,
+    section: Section,
+    codes: NDArray[np.integer],
+    colors: Sequence[ColorType],
+    *,
+    size: float = 1.0,
+    alpha: float | None = None,
+) -> Drawn:
+    """Spots, tiles or cells in the colours of their labels; hollow where there is none, -1.
+
+    Points that are too many to be told apart are drawn as the most frequent label of squares of about a px.
+    """
+    if alpha is None and section.square and section.image is not None:
+        alpha = THROUGH
+    known = codes >= 0
+    edge = _dense_edge(ax, section, known)
+    if edge is not None:
+        drawn: Drawn = _image(ax, _mode_image(section.xy[known], codes[known], edge))
+        drawn.set(cmap=ListedColormap(list(colors)), alpha=alpha)
+        drawn.set_clim(-0.5, len(colors) - 0.5)
+        return drawn
+    drawn = _shapes(ax, section, known, size)
+    drawn.set(facecolors=to_rgba_array(list(colors))[codes[known]], alpha=alpha)
+    if not known.all():
+        _shapes(ax, section, ~known, size).set(facecolors="none", edgecolors="0.35", linewidths=0.5)
+    return drawn
+
+
 def draw_veil(ax: Axes, section: Section, veiled: NDArray[np.bool_], *, size: float = 1.0) -> None:
     """A veil over some of the spots: their colours are still to be seen, but not to be relied on."""
     if not veiled.any():
@@ -109,10 +141,16 @@ def _pixels(ax: Axes, section: Section, chosen: NDArray[np.bool_], values: Float
         pixels, (x0, x1, _, _) = raster
         if not section.square or section.size * size > 0.9 * (x1 - x0) / pixels.shape[1]:  # no gaps between the tiles
             return raster
+    edge = _dense_edge(ax, section, chosen)
+    return None if edge is None else _mean_image(xy, values, edge)
+
+
+def _dense_edge(ax: Axes, section: Section, chosen: NDArray[np.bool_]) -> float | None:
+    """Edge of squares for points that are too many to be told apart; `None` where they are not."""
     pitch, point = float(np.sqrt(np.prod(np.ptp(section.xy, axis=0)) / len(section.xy))), 1 / points_per_unit(ax)
-    if not many or pitch > DENSE * point:
+    if not chosen.any() or len(chosen) <= MANY or pitch > DENSE * point:
         return None
-    return _mean_image(xy, values, max(3 * pitch, SMALLEST * point))  # about nine points: hardly a square has none
+    return max(3 * pitch, SMALLEST * point)  # about nine points: hardly a square has none
 
 
 def _image(ax: Axes, raster: Raster) -> AxesImage:
@@ -184,14 +222,29 @@ def _line(index: NDArray[np.intp], column: Floats, step: float) -> tuple[float, 
     return float(start), float(slope)
 
 
-def _mean_image(xy: Floats, values: Floats, edge: float) -> Raster:
-    """Means of the points in squares of `edge`."""
+def _squares(xy: Floats, edge: float) -> tuple[NDArray[np.intp], tuple[int, int], tuple[float, float, float, float]]:
+    """The square of `edge` that each point lies in, how many there are, height and width, and where they are drawn."""
     low = xy.min(axis=0)
     x, y = ((xy - low) // edge).astype(np.intp).T
     width, height = int(x.max()) + 1, int(y.max()) + 1
-    cells = y * width + x
+    return y * width + x, (height, width), (low[0], low[0] + width * edge, low[1] + height * edge, low[1])
+
+
+def _mode_image(xy: Floats, codes: NDArray[np.integer], edge: float) -> Raster:
+    """The most frequent label of the points in squares of `edge`."""
+    cells, shape, extent = _squares(xy, edge)
+    n_labels = int(codes.max()) + 1
+    pairs, number = np.unique(cells * n_labels + codes, return_counts=True)
+    order = np.argsort(number, kind="stable")  # the most frequent is written last
+    pixels = np.full(shape[0] * shape[1], np.nan)
+    pixels[pairs[order] // n_labels] = pairs[order] % n_labels
+    return pixels.reshape(shape), extent
+
+
+def _mean_image(xy: Floats, values: Floats, edge: float) -> Raster:
+    """Means of the points in squares of `edge`."""
+    cells, (height, width), extent = _squares(xy, edge)
     number = np.bincount(cells, minlength=width * height)
     total = np.bincount(cells, weights=values, minlength=width * height)
     pixels = np.divide(total, number, out=np.full(width * height, np.nan), where=number > 0)
-    extent = (low[0], low[0] + width * edge, low[1] + height * edge, low[1])
     return pixels.reshape(height, width), extent

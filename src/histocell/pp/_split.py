@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
-from histocell._core.arguments import as_names, check_positive, check_switch
+from histocell._core.arguments import as_names, check_switch
 from histocell._core.errors import MissingKeyError, listing, warn
 from histocell._core.keys import DROPPED, TEST, TRAIN, VAL
 from histocell._core.rng import as_rng
@@ -108,7 +108,7 @@ def split(
     elif block_um is None:
         labels = row_labels(table, by or _default_column(sections))
     elif by is None and not named:
-        labels = _blocks(sections, block_um)
+        labels = sections.squares(block_um)
     else:
         msg = "block_um divides tissue into squares; it goes with fractions, not with by, test or val"
         raise ValueError(msg)
@@ -143,14 +143,6 @@ def _default_column(sections: Sections) -> str:
         "section into squares with block_um=1000"
     )
     raise ValueError(msg)
-
-
-def _blocks(sections: Sections, block_um: float) -> NDArray[np.object_]:
-    """Square of each row, within its section."""
-    block_um = check_positive(block_um, "block_um")
-    squares = np.floor(sections.coordinates_um() / block_um).astype(np.int64)
-    names = [f"{section} {x} {y}" for section, (x, y) in zip(sections.labels, squares, strict=True)]
-    return np.array(names, dtype=object)
 
 
 def _named(labels: NDArray[np.object_], test: list[str], val: list[str]) -> NDArray[np.object_]:

@@ -248,3 +248,9 @@ class Sections:
     def coordinates_um(self) -> NDArray[np.float64]:
         """Coordinates (x, y) in micrometres, shape ``(n_obs, 2)``."""
         return self.coordinates_px() * self.mpp()[:, None]
+
+    def squares(self, block_um: float) -> NDArray[np.object_]:
+        """Name of the square of tissue, of an edge of `block_um`, that each row lies in, within its section."""
+        numbers = np.floor(self.coordinates_um() / check_positive(block_um, "block_um")).astype(np.int64)
+        names = [f"{section} {x} {y}" for section, (x, y) in zip(self.labels, numbers, strict=True)]
+        return np.array(names, dtype=object)

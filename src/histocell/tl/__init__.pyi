@@ -1,6 +1,9 @@
 from histocell.tl._abundance import evaluate_abundance as evaluate_abundance
 from histocell.tl._abundance import fit_abundance as fit_abundance
 from histocell.tl._abundance import predict_abundance as predict_abundance
+from histocell.tl._alignment.alignment import align as align
+from histocell.tl._alignment.alignment import fit_alignment as fit_alignment
+from histocell.tl._alignment.evaluation import evaluate_alignment as evaluate_alignment
 from histocell.tl._cell_types.cell_types import evaluate_cell_types as evaluate_cell_types
 from histocell.tl._cell_types.cell_types import fit_cell_types as fit_cell_types
 from histocell.tl._cell_types.cell_types import predict_cell_types as predict_cell_types
@@ -8,3 +11,4 @@ from histocell.tl._colocalization.colocalization import colocalization as coloca
 from histocell.tl._colocalization.difference import colocalization_difference as colocalization_difference
 from histocell.tl._colocalization.evaluation import evaluate_colocalization as evaluate_colocalization
 from histocell.tl._colocalization.result import ColocalizationResult as ColocalizationResult
+from histocell.tl._niches.niches import niches as niches

@@ -66,7 +66,26 @@ def training_rows(
     reach_um: float = 0.0,
     keep_overlapping: bool = False,
 ) -> Rows:
-    """Rows to fit on and rows to stop on, by ``obs[split_key]``; without it every row whose target is known.
+    """Rows to fit on and rows to stop on, and the groups that are held out whole; see `usable_parts`."""
+    parts = usable_parts(
+        sections, known, split_key=split_key, features=features, reach_um=reach_um, keep_overlapping=keep_overlapping
+    )
+    train, val = parts == keys.TRAIN, parts == keys.VAL
+    rows = held_out_groups(sections, np.flatnonzero(train | val), val[train | val])
+    logger.info("%d training and %d validation rows, groups by %s", train.sum(), val.sum(), rows.group_key)
+    return rows
+
+
+def usable_parts(
+    sections: Sections,
+    known: Bools,
+    *,
+    split_key: str,
+    features: Sequence[str] | None = None,
+    reach_um: float = 0.0,
+    keep_overlapping: bool = False,
+) -> NDArray[np.object_]:
+    """The part of each row by ``obs[split_key]``; without it every row whose target is known is for training.
 
     Rows are left out where the `features`, all embeddings by default, show tissue of held-out rows: that the split was
     made before the patches, or for an encoder that sees less, does not matter. For a model that sees neighbours up to
@@ -87,12 +106,7 @@ def training_rows(
     if not (parts == keys.TRAIN).any():
         msg = "no training row has a finite target"
         raise ValueError(msg)
-    if not keep_overlapping:
-        parts = apart(FieldsOfView.of(sections, features, reach_um=reach_um), parts)
-    train, val = parts == keys.TRAIN, parts == keys.VAL
-    rows = held_out_groups(sections, np.flatnonzero(train | val), val[train | val])
-    logger.info("%d training and %d validation rows, groups by %s", train.sum(), val.sum(), rows.group_key)
-    return rows
+    return parts if keep_overlapping else apart(FieldsOfView.of(sections, features, reach_um=reach_um), parts)
 
 
 def apart(fields: FieldsOfView, parts: NDArray[np.object_]) -> NDArray[np.object_]:

@@ -1,0 +1,1 @@
+"""Plots of the alignment of image and genes."""

@@ -1,0 +1,1 @@
+"""Plots of niches and their cell types."""

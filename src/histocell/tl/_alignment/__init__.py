@@ -1,0 +1,1 @@
+"""Image and genes of cells in one space: fit, apply, evaluate."""
