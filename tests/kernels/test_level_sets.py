@@ -21,7 +21,7 @@ def discs(*rows: tuple[float, float, float, float], shape: tuple[int, int] = (80
 def test_nodes_are_the_connected_parts_of_the_level_sets(seed):
     surface = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(20, 25)), 1.2).astype(np.float32)
     step = float(np.ptp(surface)) / 12
-    pixels, levels, parents, sums = component_tree(surface, -0.1, step)
+    levels, pixels, parents, sums = component_tree(surface, -0.1, step)
     framed = levels.reshape(22, 27)
     inner = framed[1:-1, 1:-1]
     assert ((inner >= 0) == (surface >= np.float32(-0.1))).all()
@@ -39,8 +39,9 @@ def test_nodes_are_the_connected_parts_of_the_level_sets(seed):
                     edges += out.sum()
                     steps += np.abs(padded[y, x] - padded[y + v, x + u])[out].sum()
                 expected.add((level, part.sum(), y.sum(), x.sum(), (y * x).sum(), edges, round(float(steps), 3)))
-    of_own = levels[pixels[parents]] != levels[pixels]
-    nodes = np.flatnonzero(of_own | (parents == np.arange(len(parents))))
+    nodes = np.arange(len(pixels))
+    assert (parents >= nodes).all()  # children come first
+    assert ((levels[pixels[parents]] < levels[pixels]) | (parents == nodes)).all()
     found = {(levels[pixels[t]], *sums[t, [0, 1, 2, 5, 6]], round(sums[t, 7], 3)) for t in nodes}
     assert len(found) == len(expected)
     for a, b in zip(sorted(found), sorted(expected), strict=True):
@@ -62,7 +63,7 @@ def test_an_ellipse_fills_itself_and_two_circles_do_not():
 
 def found(surface: np.ndarray, floor: float = 0.1) -> np.ndarray:
     tree = component_tree(surface, floor, 2.0 / 160)
-    marks, n = choose_nodes(tree, (20.0, 800.0, 60.0), (0.02, 0.5), (0.6, 0.95), 1.0)
+    marks, n = choose_nodes(tree, surface.shape[1] + 2, (20.0, 800.0, 60.0), (0.02, 0.5), (0.6, 0.95), 1.0)
     return grow(tree, marks, n, surface, 0.2, 800.0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from histocell.kernels.compiled import njit
-from histocell.kernels.level_sets.tree import N_LEVELS, Tree
+from histocell.kernels.level_sets.tree import FRAME, N_LEVELS, Tree
 
 _LEAST_EDGES = 4
 
@@ -36,31 +36,65 @@ def grow(tree: Tree, marks: np.ndarray, n: int, surface: np.ndarray, size_weight
     Shape (h, w), int32, 1 to n, 0 outside.
     """
     height, width = surface.shape
-    basins = _flood(tree, marks, width + 2)
+    row = width + 2
     highest = np.full(n + 1, N_LEVELS, np.int32)  # not above the mark
-    for t in range(tree.pixels.size):
-        highest[marks[t]] = min(highest[marks[t]], tree.levels[tree.pixels[t]])
+    groups = np.zeros(n + 1, np.int32)  # marks of one root
+    roots = np.empty(tree.parents.size, np.int32)
+    n_groups = 0
+    for t in range(roots.size - 1, -1, -1):
+        if tree.parents[t] == t:
+            n_groups += 1
+            roots[t] = n_groups
+        else:
+            roots[t] = roots[tree.parents[t]]
+        mark = marks[tree.pixels[t]]
+        groups[mark] = roots[t]
+        highest[mark] = min(highest[mark], tree.levels[tree.pixels[t]])
+    basins = _flood(tree.levels, marks, groups, n_groups, row)
     best = _steepest_levels(basins, tree.levels, surface, highest, size_weight, largest)
-    return _cut(tree, marks, basins, best, width + 2).reshape(height + 2, width + 2)[1:-1, 1:-1].copy()
+    return _cut(tree.levels, marks, basins, best, row).reshape(height + 2, row)[1:-1, 1:-1].copy()
 
 
 @njit(nogil=True, cache=True)
-def _flood(tree: Tree, marks: np.ndarray, row: int) -> np.ndarray:
-    """The mark that reaches each pixel first, flat with a frame; one queue for each level."""
-    levels = tree.levels
-    labels = np.zeros(levels.size, np.int32)
-    following = np.full(levels.size, -1, np.int32)
+def _flood(levels: np.ndarray, marks: np.ndarray, groups: np.ndarray, n_groups: int, row: int) -> np.ndarray:
+    """The mark that reaches each pixel first, flat with a frame; one queue for each level.
+
+    One group of marks comes after the other, which stays near in memory: no pixel is in reach of two groups.
+    """
+    labels = marks.copy()
+    starts = np.zeros(n_groups + 2, np.int64)
+    edge = np.empty(marks.size, np.int32)  # pixels of marks from which others are reached
+    n_edge = 0
+    for p in range(row, marks.size - row):
+        if marks[p]:
+            for d in (-row, -1, 1, row):
+                if marks[p + d] == 0 and levels[p + d] >= 0:
+                    edge[n_edge] = p
+                    n_edge += 1
+                    starts[groups[marks[p]] + 1] += 1
+                    break
+    starts = np.cumsum(starts)
+    seeds = np.empty(n_edge, np.int32)
+    for k in range(n_edge):
+        group = groups[marks[edge[k]]]
+        seeds[starts[group]] = edge[k]
+        starts[group] += 1  # in the end, where the next group starts
     first, last = np.full(N_LEVELS, -1, np.int32), np.full(N_LEVELS, -1, np.int32)
-    for t in range(marks.size):
-        if marks[t]:
-            p, level = tree.pixels[t], levels[tree.pixels[t]]
-            labels[p] = marks[t]
-            if first[level] < 0:
-                first[level] = p
-            else:
-                following[last[level]] = p
-            last[level] = p
-    level = N_LEVELS - 1
+    for group in range(1, n_groups + 1):
+        _flood_group(labels, levels, seeds[starts[group - 1] : starts[group]], (first, last, edge), row)
+    return labels
+
+
+@njit(nogil=True, cache=True)
+def _flood_group(
+    labels: np.ndarray, levels: np.ndarray, seeds: np.ndarray, queues: tuple[np.ndarray, np.ndarray, np.ndarray], row: int
+) -> None:
+    """Flood from the seeds. Queues are the first and the last pixel of each level, and the one that follows each pixel."""
+    first, last, following = queues
+    level = -1
+    for p in seeds:
+        level = max(level, levels[p])
+        _enqueue(queues, p, levels[p])
     while level >= 0:
         p = first[level]
         if p < 0:
@@ -71,13 +105,18 @@ def _flood(tree: Tree, marks: np.ndarray, row: int) -> np.ndarray:
             q = p + d
             if labels[q] == 0 and levels[q] >= 0:
                 labels[q] = labels[p]
-                k = min(levels[q], level)
-                if first[k] < 0:
-                    first[k] = q
-                else:
-                    following[last[k]] = q
-                last[k] = q
-    return labels
+                _enqueue(queues, q, min(levels[q], level))
+
+
+@njit(nogil=True, cache=True)
+def _enqueue(queues: tuple[np.ndarray, np.ndarray, np.ndarray], p: int, level: int) -> None:
+    first, last, following = queues
+    if first[level] < 0:
+        first[level] = p
+    else:
+        following[last[level]] = p
+    last[level] = p
+    following[p] = -1
 
 
 @njit(nogil=True, cache=True)
@@ -102,21 +141,21 @@ def _steepest_levels(
     for y in range(height):
         for x in range(width):
             p = (y + 1) * row + x + 1
-            label = basins[p]
-            if label == 0:
-                continue
-            area[label, levels[p]] += 1
-            for k in range(4):
-                v, u = y + (k == 3) - (k == 0), x + (k == 2) - (k == 1)
-                if v < 0 or v >= height or u < 0 or u >= width:
-                    continue
+            if basins[p]:
+                area[basins[p], levels[p]] += 1
+            for k in range(2):
+                v, u = y + k, x + 1 - k
                 q = (v + 1) * row + u + 1
-                if levels[q] < levels[p] and (basins[q] == label or basins[q] == 0):
+                if levels[q] == levels[p] or levels[q] == FRAME:
+                    continue
+                high, low = (p, q) if levels[p] > levels[q] else (q, p)
+                label = basins[high]
+                if label and (basins[low] == label or basins[low] == 0):
                     step = abs(surface[y, x] - surface[v, u])
-                    edges[label, levels[q] + 1] += 1
-                    edges[label, levels[p] + 1] -= 1
-                    steps[label, levels[q] + 1] += step
-                    steps[label, levels[p] + 1] -= step
+                    edges[label, levels[low] + 1] += 1
+                    edges[label, levels[high] + 1] -= 1
+                    steps[label, levels[low] + 1] += step
+                    steps[label, levels[high] + 1] -= step
     best = np.zeros(highest.size, np.int32)
     for label in range(1, highest.size):
         for level in range(1, N_LEVELS):
@@ -136,23 +175,23 @@ def _steepest_levels(
 
 
 @njit(nogil=True, cache=True)
-def _cut(tree: Tree, marks: np.ndarray, basins: np.ndarray, best: np.ndarray, row: int) -> np.ndarray:
+def _cut(levels: np.ndarray, marks: np.ndarray, basins: np.ndarray, best: np.ndarray, row: int) -> np.ndarray:
     """The part of each basin at or above its level that is connected to its mark."""
-    labels = np.zeros(basins.size, np.int32)
+    labels = marks.copy()
     stack = np.empty(basins.size, np.int32)
-    n = 0
-    for t in range(marks.size):
-        if marks[t]:
-            labels[tree.pixels[t]] = marks[t]
-            stack[n] = tree.pixels[t]
-            n += 1
-    while n:
-        n -= 1
-        p = stack[n]
-        for d in (-row, -1, 1, row):
-            q = p + d
-            if labels[q] == 0 and basins[q] == labels[p] and tree.levels[q] >= best[labels[p]]:
-                labels[q] = labels[p]
-                stack[n] = q
-                n += 1
+    for start in range(row, marks.size - row):
+        label = marks[start]
+        if label == 0:
+            continue
+        stack[0] = start
+        n = 1
+        while n:
+            n -= 1
+            p = stack[n]
+            for d in (-row, -1, 1, row):
+                q = p + d
+                if labels[q] == 0 and basins[q] == label and levels[q] >= best[label]:
+                    labels[q] = label
+                    stack[n] = q
+                    n += 1
     return labels
