@@ -11,7 +11,7 @@ from histocell._core.errors import warn
 from histocell.images.pixels import background_colour, optical_density
 from histocell.images.stain.estimate import MIN_PIXELS, estimate_stains
 from histocell.kernels.filters import blur, box_mean, gaussian_taps
-from histocell.kernels.texture import unmix
+from histocell.kernels.texture import unmix_haematoxylin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,9 +132,11 @@ def _warn_of_other_stains(foreign: NDArray[np.float32], n_stained: int) -> None:
     )
 
 
-def stain_map(image: NDArray[np.uint8], stains: StainEstimate) -> NDArray[np.float32]:
-    """Haematoxylin (h, w) of an image, in units of the slide's strength."""
-    return unmix(image, stains.density, stains.unmixing)[0]
+def stain_map(
+    image: NDArray[np.uint8], stains: StainEstimate, *, low: float = 0.0, high: float = 1.0
+) -> NDArray[np.float32]:
+    """Haematoxylin (h, w) of an image, in units of the slide's strength; scaled so that `low` is 0 and `high` is 1."""
+    return unmix_haematoxylin(image, stains.density, stains.unmixing, np.float32(low), np.float32(high - low))
 
 
 def _smooth(image: NDArray[np.uint8], stains: StainEstimate, mpp: float) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ FAR = np.float32(1e6)
 _HIGHEST, _BINS_PER_UNIT, _N_BINS = 6.0, 400.0, 4096  # of heights, for sorting
 _POSITION = 2**32 - 1
 _NOWHERE = 2**62
+_MARGIN = 0.01  # heights of one bin are not told apart
 
 
 @njit(nogil=True, cache=True)
@@ -82,26 +83,27 @@ def cut_necks(labels: np.ndarray, heights: np.ndarray, depth: float, least: floa
     -------
     Labels, in the order of their highest pixels, and their number.
     """
-    width = labels.shape[1]
+    height, width = labels.shape
     n = labels.max() + 1 if labels.size else 1
-    n_peaks, highest = _peaks(labels, heights, n, least)
-    # only these can be split; their pixels follow each other, label by label
+    parts = labels.copy()
+    peaks, highest = _peaks(labels, heights, n, least - _MARGIN)
+    n_parts = _most_parts(parts, labels, heights, peaks, highest, depth - _MARGIN)
+    # the pixels of labels that may be split, label by label
     starts = np.zeros(n + 1, np.int64)
-    for label in labels.flat:
-        if n_peaks[label] > 1:
-            starts[label + 1] += 1
+    for y in range(height):
+        for x in range(width):
+            starts[labels[y, x] + 1] += n_parts[labels[y, x]] > 1
     starts = np.cumsum(starts)
     order = np.empty(starts[-1], np.int64)
-    for y in range(labels.shape[0]):
+    for y in range(height):
         for x in range(width):
             label = labels[y, x]
-            if n_peaks[label] > 1:
+            if n_parts[label] > 1:
                 order[starts[label]] = _place(heights[y, x], y * width + x)
                 starts[label] += 1
-    parts = labels.copy()
-    places = [highest[label] for label in range(n)]  # of the highest pixel of each part
-    for label in range(n):
-        if n_peaks[label] > 1:
+    places = list(highest)  # of the highest pixel of each part
+    for label in range(1, n):
+        if n_parts[label] > 1:
             pixels = order[starts[label - 1] : starts[label]]
             pixels.sort()
             _cut_label(parts, heights, pixels, label, places, depth, least)
@@ -111,9 +113,9 @@ def cut_necks(labels: np.ndarray, heights: np.ndarray, depth: float, least: floa
         if places[part] < _NOWHERE:
             count += 1
             number[part] = count
-    for y in range(labels.shape[0]):
+    for y in range(height):
         for x in range(width):
-            parts[y, x] = number[parts[y, x]]
+            parts[y, x] = number[parts[y, x] if parts[y, x] >= 0 else labels[y, x]]
     return parts, count
 
 
@@ -125,11 +127,11 @@ def _place(height: float, p: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _peaks(labels: np.ndarray, heights: np.ndarray, n: int, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """Number of the peaks of at least a height, and place of the highest pixel, of each label."""
+def _peaks(labels: np.ndarray, heights: np.ndarray, n: int, least: float) -> tuple[list, np.ndarray]:
+    """Positions of the peaks of at least a height, and the place of the highest pixel of each of `n` labels."""
     height, width = labels.shape
-    n_peaks = np.zeros(n, np.int32)
     highest = np.full(n, _NOWHERE, np.int64)
+    peaks = [0 for _ in range(0)]
     for y in range(height):
         for x in range(width):
             label, here = labels[y, x], heights[y, x]
@@ -137,15 +139,50 @@ def _peaks(labels: np.ndarray, heights: np.ndarray, n: int, least: float) -> tup
                 continue
             place = _place(here, y * width + x)
             highest[label] = min(highest[label], place)
-            if here < least:
-                continue
-            is_peak = True
+            if here >= least and _is_peak(labels, heights, y, x, place):
+                peaks.append(y * width + x)
+    return peaks, highest
+
+
+@njit(nogil=True, cache=True)
+def _is_peak(labels: np.ndarray, heights: np.ndarray, y: int, x: int, place: int) -> bool:
+    height, width = labels.shape
+    for v in range(max(y - 1, 0), min(y + 2, height)):
+        for u in range(max(x - 1, 0), min(x + 2, width)):
+            if labels[v, u] == labels[y, x] and _place(heights[v, u], v * width + u) < place:
+                return False
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _most_parts(
+    marked: np.ndarray, labels: np.ndarray, heights: np.ndarray, peaks: list, highest: np.ndarray, depth: float
+) -> np.ndarray:
+    """Number of the peaks of each label from which no way to a higher pixel stays within a depth; leaves negative marks."""
+    height, width = labels.shape
+    stack = np.empty(labels.size, np.int32)
+    n_parts = np.zeros(highest.size, np.int32)
+    for k, peak in enumerate(peaks):
+        y, x = peak // width, peak % width
+        label, place = labels[y, x], _place(heights[y, x], peak)
+        lowest = heights[y, x] - depth
+        is_part = True
+        marked[y, x] = -1 - k
+        stack[0] = peak
+        done, n = 0, 1
+        while done < n and is_part and place != highest[label]:
+            y, x = stack[done] // width, stack[done] % width
+            done += 1
             for v in range(max(y - 1, 0), min(y + 2, height)):
                 for u in range(max(x - 1, 0), min(x + 2, width)):
-                    if labels[v, u] == label and _place(heights[v, u], v * width + u) < place:
-                        is_peak = False
-            n_peaks[label] += is_peak
-    return n_peaks, highest
+                    if labels[v, u] != label or marked[v, u] == -1 - k or heights[v, u] < lowest:
+                        continue
+                    is_part &= _place(heights[v, u], v * width + u) > place
+                    marked[v, u] = -1 - k
+                    stack[n] = v * width + u
+                    n += 1
+        n_parts[label] += is_part
+    return n_parts
 
 
 @njit(nogil=True, cache=True)

@@ -156,6 +156,7 @@ def _steepest_levels(
                     edges[label, levels[high] + 1] -= 1
                     steps[label, levels[low] + 1] += step
                     steps[label, levels[high] + 1] -= step
+    weights = np.arange(int(largest) + 1) ** size_weight
     best = np.zeros(highest.size, np.int32)
     for label in range(1, highest.size):
         for level in range(1, N_LEVELS):
@@ -168,7 +169,7 @@ def _steepest_levels(
             if inside > largest:
                 break
             if level <= highest[label] and edges[label, level] >= _LEAST_EDGES:
-                value = steps[label, level] / edges[label, level] * inside**size_weight
+                value = steps[label, level] / edges[label, level] * weights[int(inside)]
                 if value > top:
                     top, best[label] = value, level
     return best

@@ -65,11 +65,12 @@ def component_tree(surface: np.ndarray, floor: float, step: float) -> Tree:
 @njit(nogil=True, cache=True)
 def _flood(surface: np.ndarray, levels: np.ndarray, tree: Tree) -> int:
     """Fill in the nodes of a tree; returns their number."""
-    row = surface.shape[1] + 2
+    heights, width = surface.ravel(), surface.shape[1]
+    row, per_row = width + 2, 1 / (width + 2)
     seen = np.zeros(levels.size, np.bool_)
     following = np.empty(levels.size, np.int32)  # of the pixels that wait at a level
     first = np.full(N_LEVELS, -1, np.int32)
-    around = np.array([-row, -1, 1, row])
+    around, beside = np.array([-row, -1, 1, row]), np.array([-width, -1, 1, width])
     # nodes not yet closed, each inside the one before: their level, one of their pixels, last child, and sums
     open_nodes = np.empty((N_LEVELS + 1, 3), np.int32)
     open_sums = np.empty((N_LEVELS + 1, _N_SUMS))
@@ -85,22 +86,29 @@ def _flood(surface: np.ndarray, levels: np.ndarray, tree: Tree) -> int:
                 level = levels[p]
                 open_nodes[top, 0], open_nodes[top, 1], open_nodes[top, 2] = level, p, -1
                 open_sums[top] = 0
-            higher = -1
+            y = int((p + 0.5) * per_row)  # p // row is slow
+            here = p - 2 * y - width - 1
+            higher, edges, steps = -1, 0, 0.0
             for k in range(4):
                 q = p + around[k]
-                if levels[q] >= 0 and not seen[q]:
+                other = levels[q]
+                if other >= 0 and not seen[q]:
                     seen[q] = True
-                    if levels[q] > level:
+                    if other > level:
                         higher = q
                         break
-                    following[q] = first[levels[q]]
-                    first[levels[q]] = q
+                    following[q] = first[other]
+                    first[other] = q
+                if other != level and other != FRAME:
+                    side = 1 if other < level else -1  # edges to higher pixels are now inside
+                    edges += side
+                    steps += side * abs(heights[here] - heights[here + beside[k]])
             if higher >= 0:
                 following[p] = first[level]
                 first[level] = p
                 p = higher
                 continue
-            _add_pixel(open_sums[top], surface, levels, p, row)
+            _add_pixel(open_sums[top], y, p - y * row, edges, steps)
             lower = level
             while lower >= 0 and first[lower] < 0:
                 lower -= 1
@@ -115,19 +123,7 @@ def _flood(surface: np.ndarray, levels: np.ndarray, tree: Tree) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _add_pixel(sums: np.ndarray, surface: np.ndarray, levels: np.ndarray, p: int, row: int) -> None:
-    """Add a pixel to the sums of its node: edges to lower pixels come in, those to higher ones are now inside."""
-    y = p // row
-    x = p - y * row
-    level, here = levels[p], surface[y - 1, x - 1]
-    edges, steps = 0, 0.0
-    for k in range(4):
-        v, u = y + (k == 3) - (k == 0), x + (k == 2) - (k == 1)
-        other = levels[v * row + u]
-        if other != level and other != FRAME:
-            side = 1 if other < level else -1
-            edges += side
-            steps += side * abs(here - surface[v - 1, u - 1])
+def _add_pixel(sums: np.ndarray, y: int, x: int, edges: int, steps: float) -> None:
     sums[0] += 1
     sums[1] += y
     sums[2] += x
