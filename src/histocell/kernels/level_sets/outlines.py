@@ -23,7 +23,7 @@ def grow(tree: Tree, marks: np.ndarray, n: int, surface: np.ndarray, size_weight
     tree
         From :func:`histocell.kernels.level_sets.tree.component_tree`.
     marks, n
-        From :func:`histocell.kernels.level_sets.tree.choose_nodes`.
+        From :func:`histocell.kernels.level_sets.tree.choose_nodes`; the marks grow in place.
     surface
         Shape (h, w), float32: the map of the tree.
     size_weight
@@ -52,7 +52,8 @@ def grow(tree: Tree, marks: np.ndarray, n: int, surface: np.ndarray, size_weight
         highest[mark] = min(highest[mark], tree.levels[tree.pixels[t]])
     basins = _flood(tree.levels, marks, groups, n_groups, row)
     best = _steepest_levels(basins, tree.levels, surface, highest, size_weight, largest)
-    return _cut(tree.levels, marks, basins, best, row).reshape(height + 2, row)[1:-1, 1:-1].copy()
+    _cut(tree.levels, marks, basins, best, row)
+    return marks.reshape(height + 2, row)[1:-1, 1:-1].copy()
 
 
 @njit(nogil=True, cache=True)
@@ -136,63 +137,61 @@ def _steepest_levels(
     height, width = surface.shape
     row = width + 2
     area = np.zeros((highest.size, N_LEVELS), np.float32)
-    edges = np.zeros((highest.size, N_LEVELS + 1), np.float32)
-    steps = np.zeros((highest.size, N_LEVELS + 1), np.float32)
+    edges = np.zeros((highest.size, N_LEVELS + 1, 2), np.float32)  # number, sum of steps
+    heights, around, beside = surface.ravel(), np.array([-row, -1, 1, row]), np.array([-width, -1, 1, width])
     for y in range(height):
         for x in range(width):
-            p = (y + 1) * row + x + 1
-            if basins[p]:
-                area[basins[p], levels[p]] += 1
-            for k in range(2):
-                v, u = y + k, x + 1 - k
-                q = (v + 1) * row + u + 1
-                if levels[q] == levels[p] or levels[q] == FRAME:
-                    continue
-                high, low = (p, q) if levels[p] > levels[q] else (q, p)
-                label = basins[high]
-                if label and (basins[low] == label or basins[low] == 0):
-                    step = abs(surface[y, x] - surface[v, u])
-                    edges[label, levels[low] + 1] += 1
-                    edges[label, levels[high] + 1] -= 1
-                    steps[label, levels[low] + 1] += step
-                    steps[label, levels[high] + 1] -= step
+            p, here = (y + 1) * row + x + 1, y * width + x
+            label, level = basins[p], levels[p]
+            if label == 0:
+                continue
+            area[label, level] += 1
+            for k in range(4):
+                q = p + around[k]
+                other = levels[q]
+                if FRAME < other < level and (basins[q] == label or basins[q] == 0):
+                    step = abs(heights[here] - heights[here + beside[k]])
+                    edges[label, other + 1, 0] += 1
+                    edges[label, other + 1, 1] += step
+                    edges[label, level + 1, 0] -= 1
+                    edges[label, level + 1, 1] -= step
     weights = np.arange(int(largest) + 1) ** size_weight
     best = np.zeros(highest.size, np.int32)
     for label in range(1, highest.size):
         for level in range(1, N_LEVELS):
-            edges[label, level] += edges[label, level - 1]
-            steps[label, level] += steps[label, level - 1]
+            edges[label, level, 0] += edges[label, level - 1, 0]
+            edges[label, level, 1] += edges[label, level - 1, 1]
         best[label] = highest[label]
         top, inside = 0.0, 0.0
         for level in range(N_LEVELS - 1, -1, -1):
             inside += area[label, level]
             if inside > largest:
                 break
-            if level <= highest[label] and edges[label, level] >= _LEAST_EDGES:
-                value = steps[label, level] / edges[label, level] * weights[int(inside)]
+            if level <= highest[label] and edges[label, level, 0] >= _LEAST_EDGES:
+                value = edges[label, level, 1] / edges[label, level, 0] * weights[int(inside)]
                 if value > top:
                     top, best[label] = value, level
     return best
 
 
 @njit(nogil=True, cache=True)
-def _cut(levels: np.ndarray, marks: np.ndarray, basins: np.ndarray, best: np.ndarray, row: int) -> np.ndarray:
-    """The part of each basin at or above its level that is connected to its mark."""
-    labels = marks.copy()
+def _cut(levels: np.ndarray, marks: np.ndarray, basins: np.ndarray, best: np.ndarray, row: int) -> None:
+    """Extend each mark, in place, to the part of its basin at or above its level that is connected to it."""
     stack = np.empty(basins.size, np.int32)
+    around = np.array([-row, -1, 1, row])
     for start in range(row, marks.size - row):
         label = marks[start]
         if label == 0:
             continue
-        stack[0] = start
-        n = 1
-        while n:
-            n -= 1
-            p = stack[n]
-            for d in (-row, -1, 1, row):
-                q = p + d
-                if labels[q] == 0 and basins[q] == label and levels[q] >= best[label]:
-                    labels[q] = label
+        p, n = start, 0
+        while True:
+            for k in range(4):
+                q = p + around[k]
+                if marks[q] == 0 and basins[q] == label and levels[q] >= best[label]:
+                    marks[q] = label
                     stack[n] = q
                     n += 1
-    return labels
+            if n == 0:
+                break
+            n -= 1
+            p = stack[n]
