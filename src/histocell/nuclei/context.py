@@ -74,14 +74,16 @@ def estimate_context(sample: Sequence[NDArray[np.uint8]], mpp: float) -> SlideCo
     stained = amount > STAINED_DENSITY
     problem = _problem(pixels, stained)
     foreign = stained & is_foreign(density)
-    if problem is None:
-        _warn_of_other_stains(density[foreign], int(stained.sum()))
     sizes = np.cumsum([image.shape[0] * image.shape[1] for image in sample])[:-1]
-    marked = [
-        _around(part.reshape(image.shape[:2]), mpp).ravel()
-        for part, image in zip(np.split(foreign, sizes), sample, strict=True)
-    ]
-    usable = ~np.concatenate(marked)
+    crowded = np.concatenate(
+        [
+            _is_crowded(part.reshape(image.shape[:2]), mpp).ravel()
+            for part, image in zip(np.split(foreign, sizes), sample, strict=True)
+        ]
+    )
+    if problem is None:  # single pixels are noise, of JPEG for example
+        _warn_of_other_stains(density[foreign & crowded], int(stained.sum()))
+    usable = ~(foreign | crowded)
     stains = estimate_stains(pixels[usable], background=background)
     if problem is not None:
         warn(f"no nuclei are looked for: {problem}")
@@ -112,10 +114,9 @@ def is_foreign(density: NDArray[np.floating]) -> NDArray[np.bool_]:
     return (blue > HIGHEST_BLUE * green) | (red > HIGHEST_RED * green) | is_blue_ink
 
 
-def _around(foreign: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
+def _is_crowded(foreign: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
     """Where at least a quarter of the surroundings is foreign: strokes and stained areas as a whole."""
-    share = box_mean(foreign.astype(np.float32), max(1, round(FOREIGN_UM / mpp)))
-    return foreign | (share > _AROUND_SHARE)
+    return box_mean(foreign.astype(np.float32), max(1, round(FOREIGN_UM / mpp))) > _AROUND_SHARE
 
 
 def _warn_of_other_stains(foreign: NDArray[np.float32], n_stained: int) -> None:

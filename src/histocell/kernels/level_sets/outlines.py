@@ -88,7 +88,11 @@ def _flood(levels: np.ndarray, marks: np.ndarray, groups: np.ndarray, n_groups: 
 
 @njit(nogil=True, cache=True)
 def _flood_group(
-    labels: np.ndarray, levels: np.ndarray, seeds: np.ndarray, queues: tuple[np.ndarray, np.ndarray, np.ndarray], row: int
+    labels: np.ndarray,
+    levels: np.ndarray,
+    seeds: np.ndarray,
+    queues: tuple[np.ndarray, np.ndarray, np.ndarray],
+    row: int,
 ) -> None:
     """Flood from the seeds. Queues are the first and the last pixel of each level, and the one that follows each pixel."""
     first, last, following = queues
