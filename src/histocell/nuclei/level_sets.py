@@ -60,8 +60,8 @@ def find_nuclei(
 
     References
     ----------
-    Arteta et al. (2012), Learning to detect cells using non-overlapping extremal regions; Berger et al. (2007),
-    Effective component tree computation with application to pattern recognition in astronomical imaging.
+    Arteta et al. (2012), Learning to detect cells using non-overlapping extremal regions; Nistér and Stewénius (2008),
+    Linear time maximally stable extremal regions.
     """
     smooth = blur(stained, gaussian_taps(SMOOTH_UM / mpp))
     local = np.minimum(smooth, np.float32(LOCAL_CEILING))
