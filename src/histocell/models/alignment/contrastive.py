@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch.autograd.function import FunctionCtx
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,11 +63,21 @@ def info_nce(
     return _InfoNCE.apply(first, second, scale, alike, chunk)
 
 
+class Saved(FunctionCtx):
+    """The settings that the gradient needs beside tensors."""
+
+    saved_tensors: tuple[Tensor, ...]
+    alike: Alike | None
+    chunk: int
+
+
 class _InfoNCE(torch.autograd.Function):
     """The loss and its gradient, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx, first, second, scale, alike, chunk):
+    def forward(
+        ctx: Saved, first: Tensor, second: Tensor, scale: Tensor, alike: Alike | None, chunk: int
+    ) -> Tensor:
         n = len(first)
         by_row = first.new_empty(n)
         by_column = first.new_full((n,), -torch.inf)
@@ -80,7 +91,7 @@ class _InfoNCE(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Saved, gradient: Tensor) -> tuple[Tensor | None, ...]:
         first, second, scale, by_row, by_column = ctx.saved_tensors
         d_first, d_second, d_scale = torch.empty_like(first), torch.zeros_like(second), torch.zeros_like(scale)
         for start in range(0, len(first), ctx.chunk):

@@ -176,7 +176,7 @@ def _draw_dots(ax: Axes, table: pd.DataFrame, colors: dict[str, ColorType], max_
     value = table["log2_enrichment"].to_numpy()
     limit = max(1.0, min(4.0, float(np.abs(value).max())))
     rare = (table["q"] < max_q).to_numpy()
-    edges = np.where(rare, "black", "none")
+    edges = ["black" if each else "none" for each in rare]
     dots = ax.scatter(
         x,
         y,

@@ -110,7 +110,7 @@ class Clustering:
         from anndata import AnnData
 
         import_optional("igraph", "niches")
-        holder = AnnData(obsm={"X": sample})
+        holder = AnnData(sample)
         n_neighbors = min(self.n_neighbors, len(sample) - 1)
         # exact: the sample is small enough, and an approximation would be another one on each machine
         sc.pp.neighbors(holder, n_neighbors, use_rep="X", transformer="sklearn", random_state=seed)

@@ -62,9 +62,10 @@ def enrichment(
     parts = [rows[codes[rows] >= 0] for rows in where]
     parts = [rows for rows in parts if len(rows)]
     n_labels = (len(names), int(labels.max()) + 1)
-    columns = [[values[rows] for rows in parts] for values in (xy, codes, labels)]
+    places = [xy[rows] for rows in parts]
+    kinds, niches = ([values[rows] for rows in parts] for values in (codes, labels))
     # niches are shifted, types stay
-    found = occur_together(*columns, n_labels=n_labels, n_permutations=n_permutations, rng=rng)
+    found = occur_together(places, kinds, niches, n_labels=n_labels, n_permutations=n_permutations, rng=rng)
     if len(names) > 1 and n_labels[1] > 1 and np.isnan(found.p).all():
         warn("no section is large enough to shift niches over it (20 cells across): p of the enrichment is unknown")
     observed, expected, z, p = (getattr(found, name).T.ravel() for name in ("observed", "expected", "z", "p"))
