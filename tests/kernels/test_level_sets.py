@@ -21,7 +21,7 @@ def discs(*rows: tuple[float, float, float, float], shape: tuple[int, int] = (80
 def test_nodes_are_the_connected_parts_of_the_level_sets(seed):
     surface = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(20, 25)), 1.2).astype(np.float32)
     step = float(np.ptp(surface)) / 12
-    pixels, levels, parents, sums = component_tree(surface, -0.1, step)
+    levels, pixels, parents, sums = component_tree(surface, -0.1, step)
     framed = levels.reshape(22, 27)
     inner = framed[1:-1, 1:-1]
     assert ((inner >= 0) == (surface >= np.float32(-0.1))).all()
@@ -39,8 +39,9 @@ def test_nodes_are_the_connected_parts_of_the_level_sets(seed):
                     edges += out.sum()
                     steps += np.abs(padded[y, x] - padded[y + v, x + u])[out].sum()
                 expected.add((level, part.sum(), y.sum(), x.sum(), (y * x).sum(), edges, round(float(steps), 3)))
-    of_own = levels[pixels[parents]] != levels[pixels]
-    nodes = np.flatnonzero(of_own | (parents == np.arange(len(parents))))
+    nodes = np.arange(len(pixels))
+    assert (parents >= nodes).all()  # children come first
+    assert ((levels[pixels[parents]] < levels[pixels]) | (parents == nodes)).all()
     found = {(levels[pixels[t]], *sums[t, [0, 1, 2, 5, 6]], round(sums[t, 7], 3)) for t in nodes}
     assert len(found) == len(expected)
     for a, b in zip(sorted(found), sorted(expected), strict=True):
@@ -62,7 +63,7 @@ def test_an_ellipse_fills_itself_and_two_circles_do_not():
 
 def found(surface: np.ndarray, floor: float = 0.1) -> np.ndarray:
     tree = component_tree(surface, floor, 2.0 / 160)
-    marks, n = choose_nodes(tree, (20.0, 800.0, 60.0), (0.02, 0.5), (0.6, 0.95), 1.0)
+    marks, n = choose_nodes(tree, surface.shape[1] + 2, (20.0, 800.0, 60.0), (0.02, 0.5), (0.6, 0.95), 1.0)
     return grow(tree, marks, n, surface, 0.2, 800.0)
 
 
@@ -142,6 +143,54 @@ def test_necks_are_cut_and_ellipses_are_not():
     assert len(np.unique(parts[ellipse])) == 1
     assert ((parts > 0) == (labels > 0)).all()
     assert cut_necks(labels, heights, -np.log(0.8), np.log(30.0))[1] == 2  # no part is that wide
+
+
+def cut_one_by_one(labels: np.ndarray, heights: np.ndarray, depth: float, least: float) -> np.ndarray:
+    """All pixels of all labels from the highest to the lowest, in bins of 1/400; parts numbered by their first pixel."""
+    height, width = labels.shape
+    places = [(int((6.0 - float(heights[y, x])) * 400), y, x) for y, x in np.argwhere(labels)]
+    part_of, peak, merged = {}, {}, {}
+
+    def root(k):
+        while merged[k] != k:
+            k = merged[k]
+        return k
+
+    for _, y, x in sorted(places):
+        best = None
+        for v in range(max(y - 1, 0), min(y + 2, height)):
+            for u in range(max(x - 1, 0), min(x + 2, width)):
+                if (v, u) not in part_of or labels[v, u] != labels[y, x]:
+                    continue
+                other = root(part_of[v, u])
+                if best in (None, other):
+                    best = other
+                    continue
+                low, best = sorted((best, other), key=peak.__getitem__)
+                if peak[low] - heights[y, x] < depth or peak[low] < least:
+                    merged[low] = best
+        if best is None:
+            best = (y, x)
+            merged[best], peak[best] = best, heights[y, x]
+        part_of[y, x] = best
+    number: dict[tuple[int, int], int] = {}
+    out = np.zeros(labels.shape, np.int32)
+    for _, y, x in sorted(places):
+        out[y, x] = number.setdefault(root(part_of[y, x]), len(number) + 1)
+    return out
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cuts_are_those_of_one_flood_of_all_labels(seed):
+    rng = np.random.default_rng(seed)
+    labels = ndimage.label(ndimage.gaussian_filter(rng.normal(size=(60, 70)), 2.5) > -0.02)[0].astype(np.int32)
+    rough = 0.15 * ndimage.gaussian_filter(rng.normal(size=labels.shape), 1)
+    heights = (np.log(np.maximum(inner_distance(labels), 0.5)) + rough).astype(np.float32)
+    depth, least = -np.log(0.8), np.log(1.5)
+    expected = cut_one_by_one(labels, heights, depth, least)
+    parts, n = cut_necks(labels, heights, depth, least)
+    assert n == expected.max() > labels.max()
+    np.testing.assert_array_equal(parts, expected)
 
 
 def test_sums_are_those_of_a_loop():

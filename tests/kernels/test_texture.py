@@ -38,6 +38,14 @@ def test_unmix_solves_for_the_stains(scene):
     np.testing.assert_allclose(got[3], amounts[..., 2], atol=1e-5)
 
 
+def test_haematoxylin_alone_is_that_of_all(scene):
+    rgb, density = scene[1], scene[2]
+    unmixing = np.linalg.inv([[0.6, 0.7, 0.3], [0.1, 0.9, 0.2], [0.5, -0.2, 0.7]]).astype(np.float32)
+    low, span = np.float32(0.2), np.float32(0.7)
+    expected = (texture.unmix(rgb, density, unmixing)[0] - low) / span
+    np.testing.assert_array_equal(texture.unmix_haematoxylin(rgb, density, unmixing, low, span), expected)
+
+
 def test_colour_sums_are_masked_sums(scene):
     maps, rgb, density, tissue, labels = scene
     edges = np.array([[0.2, 0.6], [0.3, 0.8]], np.float32)

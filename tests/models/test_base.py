@@ -141,7 +141,7 @@ def test_bad_shapes(cohort):
 def test_registry():
     assert model_class("ridge") is Ridge
     with pytest.raises(
-        ValueError, match="unknown model 'forest'; there are: cell_transformer, hist2cell, knn, logistic"
+        ValueError, match="unknown model 'forest'; there are: cca, cell_transformer, contrastive, hist2cell, knn"
     ):
         model_class("forest")
 

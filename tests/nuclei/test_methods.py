@@ -150,6 +150,15 @@ def test_brown_nuclei_are_left_out_and_named(example, watershed):
     assert scores(blue, found)["precision"] > 0.9
 
 
+def test_scattered_pixels_are_not_named_as_another_stain(example, watershed, recwarn):
+    image, truth = example
+    brown = LIGHT * 10 ** -(np.array([0.27, 0.57, 0.78]) * 1.1)
+    single = np.random.default_rng(0).random(truth.shape) < 0.13
+    image = np.where(single[..., None], brown, image).astype(np.uint8)
+    watershed.context([image], MPP)
+    assert not [w for w in recwarn if "stained pixels" in str(w.message)]
+
+
 @pytest.mark.parametrize("ink", [(30, 40, 160), (25, 25, 25), (20, 120, 60)])
 def test_pen_marks_have_no_nuclei_and_leave_others_alone(example, watershed, ink):
     image, truth = example

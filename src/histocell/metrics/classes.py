@@ -224,7 +224,7 @@ def bootstrap_classes(
     if blocks is None:  # rows that count alike are drawn together
         cells = _cells(score, truth, probability, known)
         kinds, numbers = np.unique(cells[known], axis=0, return_counts=True)
-        sums, weights = kinds, numbers / max(numbers.sum(), 1)
+        sums, weights = kinds, numbers / max(int(numbers.sum()), 1)
         n_draws = int(numbers.sum())
     else:
         block = np.unique(labels, return_inverse=True)[1].reshape(-1)

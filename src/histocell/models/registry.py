@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 # Name in files and arguments to the class, or to where it is. Adding a model = one file + one row.
 MODELS: dict[str, str | type[Model]] = {
     "cca": "histocell.models.alignment.cca:CCA",
-    "contrastive": "histocell.models.alignment.projectors:Contrastive",
     "cell_transformer": "histocell.models.cells.transformer:CellTransformer",
+    "contrastive": "histocell.models.alignment.projectors:Contrastive",
     "hist2cell": "histocell.models.regressors.hist2cell.regressor:Hist2Cell",
     "knn": "histocell.models.cells.baselines:Nearest",
     "logistic": "histocell.models.cells.baselines:Logistic",

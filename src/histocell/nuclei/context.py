@@ -11,7 +11,7 @@ from histocell._core.errors import warn
 from histocell.images.pixels import background_colour, optical_density
 from histocell.images.stain.estimate import MIN_PIXELS, estimate_stains
 from histocell.kernels.filters import blur, box_mean, gaussian_taps
-from histocell.kernels.texture import unmix
+from histocell.kernels.texture import unmix_haematoxylin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,14 +74,16 @@ def estimate_context(sample: Sequence[NDArray[np.uint8]], mpp: float) -> SlideCo
     stained = amount > STAINED_DENSITY
     problem = _problem(pixels, stained)
     foreign = stained & is_foreign(density)
-    if problem is None:
-        _warn_of_other_stains(density[foreign], int(stained.sum()))
     sizes = np.cumsum([image.shape[0] * image.shape[1] for image in sample])[:-1]
-    marked = [
-        _around(part.reshape(image.shape[:2]), mpp).ravel()
-        for part, image in zip(np.split(foreign, sizes), sample, strict=True)
-    ]
-    usable = ~np.concatenate(marked)
+    crowded = np.concatenate(
+        [
+            _is_crowded(part.reshape(image.shape[:2]), mpp).ravel()
+            for part, image in zip(np.split(foreign, sizes), sample, strict=True)
+        ]
+    )
+    if problem is None:  # single pixels are noise, of JPEG for example
+        _warn_of_other_stains(density[foreign & crowded], int(stained.sum()))
+    usable = ~(foreign | crowded)
     stains = estimate_stains(pixels[usable], background=background)
     if problem is not None:
         warn(f"no nuclei are looked for: {problem}")
@@ -112,10 +114,9 @@ def is_foreign(density: NDArray[np.floating]) -> NDArray[np.bool_]:
     return (blue > HIGHEST_BLUE * green) | (red > HIGHEST_RED * green) | is_blue_ink
 
 
-def _around(foreign: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
+def _is_crowded(foreign: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
     """Where at least a quarter of the surroundings is foreign: strokes and stained areas as a whole."""
-    share = box_mean(foreign.astype(np.float32), max(1, round(FOREIGN_UM / mpp)))
-    return foreign | (share > _AROUND_SHARE)
+    return box_mean(foreign.astype(np.float32), max(1, round(FOREIGN_UM / mpp))) > _AROUND_SHARE
 
 
 def _warn_of_other_stains(foreign: NDArray[np.float32], n_stained: int) -> None:
@@ -132,9 +133,11 @@ def _warn_of_other_stains(foreign: NDArray[np.float32], n_stained: int) -> None:
     )
 
 
-def stain_map(image: NDArray[np.uint8], stains: StainEstimate) -> NDArray[np.float32]:
-    """Haematoxylin (h, w) of an image, in units of the slide's strength."""
-    return unmix(image, stains.density, stains.unmixing)[0]
+def stain_map(
+    image: NDArray[np.uint8], stains: StainEstimate, *, low: float = 0.0, high: float = 1.0
+) -> NDArray[np.float32]:
+    """Haematoxylin (h, w) of an image, in units of the slide's strength; scaled so that `low` is 0 and `high` is 1."""
+    return unmix_haematoxylin(image, stains.density, stains.unmixing, np.float32(low), np.float32(high - low))
 
 
 def _smooth(image: NDArray[np.uint8], stains: StainEstimate, mpp: float) -> NDArray[np.float32]:

@@ -109,7 +109,7 @@ class Watershed:
             context = estimate_context([image], mpp)
         if context.problem is not None:
             return np.zeros(image.shape[:2], np.int32)
-        stained = (stain_map(image, context.stains) - np.float32(context.low)) / np.float32(context.high - context.low)
+        stained = stain_map(image, context.stains, low=context.low, high=context.high)
         contrast = 2 * (1 - self.sensitivity)
         labels, n, smooth = find_nuclei(stained, mpp=mpp, max_area_um2=self.max_area_um2, contrast=contrast)
         sums = label_sums(labels, n, smooth, image, context.stains.density)

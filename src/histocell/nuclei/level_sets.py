@@ -60,16 +60,19 @@ def find_nuclei(
 
     References
     ----------
-    Arteta et al. (2012), Learning to detect cells using non-overlapping extremal regions; Berger et al. (2007),
-    Effective component tree computation with application to pattern recognition in astronomical imaging.
+    Arteta et al. (2012), Learning to detect cells using non-overlapping extremal regions; Nistér and Stewénius (2008),
+    Linear time maximally stable extremal regions.
     """
     smooth = blur(stained, gaussian_taps(SMOOTH_UM / mpp))
-    local = box_mean(np.minimum(smooth, np.float32(LOCAL_CEILING)), max(1, round(LOCAL_UM / mpp)))
-    smooth -= np.float32(LOCAL_WEIGHT) * (local - np.float32(LOCAL_LEVEL))
+    local = np.minimum(smooth, np.float32(LOCAL_CEILING))
+    local = box_mean(local, max(1, round(LOCAL_UM / mpp)))
+    local -= np.float32(LOCAL_LEVEL)
+    local *= np.float32(LOCAL_WEIGHT)
+    smooth -= local
     tree = component_tree(smooth, FLOOR, (CEILING - FLOOR) / N_LEVELS)
     areas = (LEAST_NODE_UM2 / mpp**2, max_area_um2 / mpp**2, FULL_AREA_UM2 / mpp**2)
     slopes = (contrast * SLOPES[0] * mpp, SLOPES[1] * mpp)
-    marks, n = choose_nodes(tree, areas, slopes, FILLS, LUMP)
+    marks, n = choose_nodes(tree, stained.shape[1] + 2, areas, slopes, FILLS, LUMP)
     labels = grow(tree, marks, n, smooth, SIZE_WEIGHT, areas[1])
     fill_holes(labels, int(areas[1]))
     labels, n = _split(labels, smooth, mpp)

@@ -12,6 +12,9 @@ _SIDE, _DIAGONAL = np.float32(0.955), np.float32(1.369)
 _HALF = np.float32(0.5)
 FAR = np.float32(1e6)
 _HIGHEST, _BINS_PER_UNIT, _N_BINS = 6.0, 400.0, 4096  # of heights, for sorting
+_POSITION = 2**32 - 1
+_NOWHERE = 2**62
+_MARGIN = 0.01  # heights of one bin are not told apart
 
 
 @njit(nogil=True, cache=True)
@@ -68,7 +71,7 @@ def cut_necks(labels: np.ndarray, heights: np.ndarray, depth: float, least: floa
     Parameters
     ----------
     labels
-        Shape (h, w), int32.
+        Shape (h, w), int32; all pixels of a label are connected.
     heights
         Shape (h, w), float32: the logarithm of the distance to the edge, so that differences are ratios.
     depth
@@ -78,66 +81,147 @@ def cut_necks(labels: np.ndarray, heights: np.ndarray, depth: float, least: floa
 
     Returns
     -------
-    Labels and their number.
+    Labels, in the order of their highest pixels, and their number.
     """
     height, width = labels.shape
-    order = _from_highest(labels, heights)
-    parts = np.zeros((height, width), np.int32)
-    roots = np.empty(order.size + 1, np.int32)
-    peaks = np.empty(order.size + 1, np.float32)
-    n_parts = 0
-    for p in order:
+    n = labels.max() + 1 if labels.size else 1
+    parts = labels.copy()
+    peaks, highest = _peaks(labels, heights, n, least - _MARGIN)
+    n_parts = _most_parts(parts, labels, heights, peaks, highest, depth - _MARGIN)
+    # the pixels of labels that may be split, label by label
+    starts = np.zeros(n + 1, np.int64)
+    for y in range(height):
+        for x in range(width):
+            starts[labels[y, x] + 1] += n_parts[labels[y, x]] > 1
+    starts = np.cumsum(starts)
+    order = np.empty(starts[-1], np.int64)
+    for y in range(height):
+        for x in range(width):
+            label = labels[y, x]
+            if n_parts[label] > 1:
+                order[starts[label]] = _place(heights[y, x], y * width + x)
+                starts[label] += 1
+    places = list(highest)  # of the highest pixel of each part
+    for label in range(1, n):
+        if n_parts[label] > 1:
+            pixels = order[starts[label - 1] : starts[label]]
+            pixels.sort()
+            _cut_label(parts, heights, pixels, label, places, depth, least)
+    number = np.zeros(len(places), np.int32)
+    count = 0
+    for part in np.argsort(np.array(places)):
+        if places[part] < _NOWHERE:
+            count += 1
+            number[part] = count
+    for y in range(height):
+        for x in range(width):
+            parts[y, x] = number[parts[y, x] if parts[y, x] >= 0 else labels[y, x]]
+    return parts, count
+
+
+@njit(nogil=True, cache=True)
+def _place(height: float, p: int) -> int:
+    """Place of a pixel in the order from the highest to the lowest; the lower bits are its position."""
+    k = min(max(int((_HIGHEST - height) * _BINS_PER_UNIT), 0), _N_BINS - 1)
+    return k << 32 | p
+
+
+@njit(nogil=True, cache=True)
+def _peaks(labels: np.ndarray, heights: np.ndarray, n: int, least: float) -> tuple[list, np.ndarray]:
+    """Positions of the peaks of at least a height, and the place of the highest pixel of each of `n` labels."""
+    height, width = labels.shape
+    highest = np.full(n, _NOWHERE, np.int64)
+    peaks = [0 for _ in range(0)]
+    for y in range(height):
+        for x in range(width):
+            label, here = labels[y, x], heights[y, x]
+            if label == 0:
+                continue
+            place = _place(here, y * width + x)
+            highest[label] = min(highest[label], place)
+            if here >= least and _is_peak(labels, heights, y, x, place):
+                peaks.append(y * width + x)
+    return peaks, highest
+
+
+@njit(nogil=True, cache=True)
+def _is_peak(labels: np.ndarray, heights: np.ndarray, y: int, x: int, place: int) -> bool:
+    height, width = labels.shape
+    for v in range(max(y - 1, 0), min(y + 2, height)):
+        for u in range(max(x - 1, 0), min(x + 2, width)):
+            if labels[v, u] == labels[y, x] and _place(heights[v, u], v * width + u) < place:
+                return False
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _most_parts(
+    marked: np.ndarray, labels: np.ndarray, heights: np.ndarray, peaks: list, highest: np.ndarray, depth: float
+) -> np.ndarray:
+    """Number of the peaks of each label from which no way to a higher pixel stays within a depth; leaves negative marks."""
+    height, width = labels.shape
+    stack = np.empty(labels.size, np.int32)
+    n_parts = np.zeros(highest.size, np.int32)
+    for k, peak in enumerate(peaks):
+        y, x = peak // width, peak % width
+        label, place = labels[y, x], _place(heights[y, x], peak)
+        lowest = heights[y, x] - depth
+        is_part = True
+        marked[y, x] = -1 - k
+        stack[0] = peak
+        done, n = 0, 1
+        while done < n and is_part and place != highest[label]:
+            y, x = stack[done] // width, stack[done] % width
+            done += 1
+            for v in range(max(y - 1, 0), min(y + 2, height)):
+                for u in range(max(x - 1, 0), min(x + 2, width)):
+                    if labels[v, u] != label or marked[v, u] == -1 - k or heights[v, u] < lowest:
+                        continue
+                    is_part &= _place(heights[v, u], v * width + u) > place
+                    marked[v, u] = -1 - k
+                    stack[n] = v * width + u
+                    n += 1
+        n_parts[label] += is_part
+    return n_parts
+
+
+@njit(nogil=True, cache=True)
+def _cut_label(
+    parts: np.ndarray, heights: np.ndarray, pixels: np.ndarray, label: int, places: list, depth: float, least: float
+) -> None:
+    """Flood one label from its highest to its lowest pixel; its parts get new numbers, from the length of `places`."""
+    height, width = parts.shape
+    first = len(places)
+    places[label] = _NOWHERE
+    roots, peaks = np.empty(pixels.size, np.int32), np.empty(pixels.size, np.float32)
+    n = 0
+    for place in pixels:
+        p = place & _POSITION
         y, x = p // width, p % width
-        here, best = heights[y, x], 0
+        here, best = heights[y, x], -1
         for v in range(max(y - 1, 0), min(y + 2, height)):
             for u in range(max(x - 1, 0), min(x + 2, width)):
-                if parts[v, u] == 0 or labels[v, u] != labels[y, x]:
+                if parts[v, u] < first:
                     continue
-                other = find_root(roots, parts[v, u])
-                if best == 0 or other == best:
+                other = find_root(roots, parts[v, u] - first)
+                if best < 0 or other == best:
                     best = other
                     continue
                 if peaks[other] > peaks[best]:
                     best, other = other, best
                 if peaks[other] - here < depth or peaks[other] < least:
                     roots[other] = best
-        if best == 0:
-            n_parts += 1
-            best = n_parts
+        if best < 0:
+            best = n
             roots[best], peaks[best] = best, here
-        parts[y, x] = best
-    number = np.zeros(n_parts + 1, np.int32)
-    n = 0
-    for p in order:
-        y, x = p // width, p % width
-        root = find_root(roots, parts[y, x])
-        if number[root] == 0:
             n += 1
-            number[root] = n
+        parts[y, x] = first + best
+    number = np.full(n, -1, np.int32)
+    for place in pixels:
+        p = place & _POSITION
+        y, x = p // width, p % width
+        root = find_root(roots, parts[y, x] - first)
+        if number[root] < 0:
+            number[root] = len(places)
+            places.append(place)
         parts[y, x] = number[root]
-    return parts, n
-
-
-@njit(nogil=True, cache=True)
-def _from_highest(labels: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    """Flat positions of the labelled pixels from the highest to the lowest, by counting."""
-    height, width = labels.shape
-    starts = np.zeros(_N_BINS + 1, np.int64)
-    for y in range(height):
-        for x in range(width):
-            if labels[y, x]:
-                starts[_bin(heights[y, x]) + 1] += 1
-    starts = np.cumsum(starts)
-    order = np.empty(starts[-1], np.int32)
-    for y in range(height):
-        for x in range(width):
-            if labels[y, x]:
-                k = _bin(heights[y, x])
-                order[starts[k]] = y * width + x
-                starts[k] += 1
-    return order
-
-
-@njit(nogil=True, cache=True)
-def _bin(value: float) -> int:
-    return min(max(int((_HIGHEST - value) * _BINS_PER_UNIT), 0), _N_BINS - 1)

@@ -5,40 +5,71 @@ from __future__ import annotations
 import numpy as np
 
 from histocell.kernels.compiled import njit
+from histocell.kernels.level_sets.tree import find_root
 
 
 @njit(nogil=True, cache=True)
 def fill_holes(labels: np.ndarray, largest: int) -> None:
     """Fill, in place, the holes that lie inside one label, are not larger than `largest` px and not at the border."""
     height, width = labels.shape
-    seen = np.zeros((height, width), np.bool_)
-    stack = np.empty(height * width, np.int32)
-    for start in range(height * width):
-        y, x = start // width, start % width
-        if labels[y, x] or seen[y, x]:
-            continue
-        stack[0] = start
-        seen[y, x] = True
-        done, n, owner = 0, 1, 0  # pixels stay on the stack, so that they are known at the end
-        while done < n:
-            y, x = stack[done] // width, stack[done] % width
-            done += 1
-            for k in range(4):
-                v, u = y + (k == 3) - (k == 0), x + (k == 2) - (k == 1)
-                if v < 0 or v >= height or u < 0 or u >= width:
-                    owner = -1
-                elif labels[v, u]:
-                    if owner == 0:
-                        owner = labels[v, u]
-                    elif owner != labels[v, u]:
-                        owner = -1
-                elif not seen[v, u]:
-                    seen[v, u] = True
-                    stack[n] = v * width + u
-                    n += 1
-        if owner > 0 and n <= largest:
-            for k in range(n):
-                labels[stack[k] // width, stack[k] % width] = owner
+    n_most = height * (width // 2 + 1)
+    # runs of pixels of no label in a row: flat positions of the first and after the last; connected ones get one root
+    runs, roots = np.empty((n_most, 2), np.int32), np.empty(n_most, np.int32)
+    n = previous = 0
+    for y in range(height):
+        k, previous = previous, n  # runs of the row above
+        x = 0
+        while x < width:
+            if labels[y, x]:
+                x += 1
+                continue
+            start = y * width + x
+            while x < width and labels[y, x] == 0:
+                x += 1
+            stop = y * width + x
+            runs[n, 0], runs[n, 1], roots[n] = start, stop, n
+            while k < previous and runs[k, 0] + width < stop:
+                if runs[k, 1] + width > start:
+                    _join(roots, k, n)
+                if runs[k, 1] + width > stop:
+                    break  # it reaches the next run, too
+                k += 1
+            n += 1
+    owners, sizes = np.zeros(n, np.int32), np.zeros(n, np.int64)
+    for k in range(n):
+        root = find_root(roots, k)
+        sizes[root] += runs[k, 1] - runs[k, 0]
+        if owners[root] >= 0 and sizes[root] <= largest:
+            owners[root] = _owner(labels, runs[k, 0], runs[k, 1], owners[root])
+    for k in range(n):
+        root = find_root(roots, k)
+        if owners[root] > 0 and sizes[root] <= largest:
+            y = runs[k, 0] // width
+            labels[y, runs[k, 0] - y * width : runs[k, 1] - y * width] = owners[root]
+
+
+@njit(nogil=True, cache=True)
+def _join(roots: np.ndarray, a: int, b: int) -> None:
+    a, b = find_root(roots, a), find_root(roots, b)
+    roots[max(a, b)] = min(a, b)
+
+
+@njit(nogil=True, cache=True)
+def _owner(labels: np.ndarray, start: int, stop: int, owner: int) -> int:
+    """The only label around a run and what is known of its hole, -1 if there are several or it is at the border."""
+    height, width = labels.shape
+    y = start // width
+    left, right = start - y * width - 1, stop - y * width
+    if left < 0 or right == width or y == 0 or y == height - 1:
+        return -1
+    around = owner if owner else labels[y, left]
+    if labels[y, left] != around or labels[y, right] != around:
+        return -1
+    for x in range(left + 1, right):
+        for v in (y - 1, y + 1):
+            if labels[v, x] and labels[v, x] != around:
+                return -1
+    return around
 
 
 @njit(nogil=True, cache=True)

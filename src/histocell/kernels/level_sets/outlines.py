@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from histocell.kernels.compiled import njit
-from histocell.kernels.level_sets.tree import N_LEVELS, Tree
+from histocell.kernels.level_sets.tree import FRAME, N_LEVELS, Tree
 
 _LEAST_EDGES = 4
 
@@ -23,7 +23,7 @@ def grow(tree: Tree, marks: np.ndarray, n: int, surface: np.ndarray, size_weight
     tree
         From :func:`histocell.kernels.level_sets.tree.component_tree`.
     marks, n
-        From :func:`histocell.kernels.level_sets.tree.choose_nodes`.
+        From :func:`histocell.kernels.level_sets.tree.choose_nodes`; the marks grow in place.
     surface
         Shape (h, w), float32: the map of the tree.
     size_weight
@@ -36,31 +36,70 @@ def grow(tree: Tree, marks: np.ndarray, n: int, surface: np.ndarray, size_weight
     Shape (h, w), int32, 1 to n, 0 outside.
     """
     height, width = surface.shape
-    basins = _flood(tree, marks, width + 2)
+    row = width + 2
     highest = np.full(n + 1, N_LEVELS, np.int32)  # not above the mark
-    for t in range(tree.pixels.size):
-        highest[marks[t]] = min(highest[marks[t]], tree.levels[tree.pixels[t]])
+    groups = np.zeros(n + 1, np.int32)  # marks of one root
+    roots = np.empty(tree.parents.size, np.int32)
+    n_groups = 0
+    for t in range(roots.size - 1, -1, -1):
+        if tree.parents[t] == t:
+            n_groups += 1
+            roots[t] = n_groups
+        else:
+            roots[t] = roots[tree.parents[t]]
+        mark = marks[tree.pixels[t]]
+        groups[mark] = roots[t]
+        highest[mark] = min(highest[mark], tree.levels[tree.pixels[t]])
+    basins = _flood(tree.levels, marks, groups, n_groups, row)
     best = _steepest_levels(basins, tree.levels, surface, highest, size_weight, largest)
-    return _cut(tree, marks, basins, best, width + 2).reshape(height + 2, width + 2)[1:-1, 1:-1].copy()
+    _cut(tree.levels, marks, basins, best, row)
+    return marks.reshape(height + 2, row)[1:-1, 1:-1].copy()
 
 
 @njit(nogil=True, cache=True)
-def _flood(tree: Tree, marks: np.ndarray, row: int) -> np.ndarray:
-    """The mark that reaches each pixel first, flat with a frame; one queue for each level."""
-    levels = tree.levels
-    labels = np.zeros(levels.size, np.int32)
-    following = np.full(levels.size, -1, np.int32)
+def _flood(levels: np.ndarray, marks: np.ndarray, groups: np.ndarray, n_groups: int, row: int) -> np.ndarray:
+    """The mark that reaches each pixel first, flat with a frame; one queue for each level.
+
+    One group of marks comes after the other, which stays near in memory: no pixel is in reach of two groups.
+    """
+    labels = marks.copy()
+    starts = np.zeros(n_groups + 2, np.int64)
+    edge = np.empty(marks.size, np.int32)  # pixels of marks from which others are reached
+    n_edge = 0
+    for p in range(row, marks.size - row):
+        if marks[p]:
+            for d in (-row, -1, 1, row):
+                if marks[p + d] == 0 and levels[p + d] >= 0:
+                    edge[n_edge] = p
+                    n_edge += 1
+                    starts[groups[marks[p]] + 1] += 1
+                    break
+    starts = np.cumsum(starts)
+    seeds = np.empty(n_edge, np.int32)
+    for k in range(n_edge):
+        group = groups[marks[edge[k]]]
+        seeds[starts[group]] = edge[k]
+        starts[group] += 1  # in the end, where the next group starts
     first, last = np.full(N_LEVELS, -1, np.int32), np.full(N_LEVELS, -1, np.int32)
-    for t in range(marks.size):
-        if marks[t]:
-            p, level = tree.pixels[t], levels[tree.pixels[t]]
-            labels[p] = marks[t]
-            if first[level] < 0:
-                first[level] = p
-            else:
-                following[last[level]] = p
-            last[level] = p
-    level = N_LEVELS - 1
+    for group in range(1, n_groups + 1):
+        _flood_group(labels, levels, seeds[starts[group - 1] : starts[group]], (first, last, edge), row)
+    return labels
+
+
+@njit(nogil=True, cache=True)
+def _flood_group(
+    labels: np.ndarray,
+    levels: np.ndarray,
+    seeds: np.ndarray,
+    queues: tuple[np.ndarray, np.ndarray, np.ndarray],
+    row: int,
+) -> None:
+    """Flood from the seeds. Queues are the first and the last pixel of each level, and the one that follows each pixel."""
+    first, last, following = queues
+    level = -1
+    for p in seeds:
+        level = max(level, levels[p])
+        _enqueue(queues, p, levels[p])
     while level >= 0:
         p = first[level]
         if p < 0:
@@ -71,13 +110,18 @@ def _flood(tree: Tree, marks: np.ndarray, row: int) -> np.ndarray:
             q = p + d
             if labels[q] == 0 and levels[q] >= 0:
                 labels[q] = labels[p]
-                k = min(levels[q], level)
-                if first[k] < 0:
-                    first[k] = q
-                else:
-                    following[last[k]] = q
-                last[k] = q
-    return labels
+                _enqueue(queues, q, min(levels[q], level))
+
+
+@njit(nogil=True, cache=True)
+def _enqueue(queues: tuple[np.ndarray, np.ndarray, np.ndarray], p: int, level: int) -> None:
+    first, last, following = queues
+    if first[level] < 0:
+        first[level] = p
+    else:
+        following[last[level]] = p
+    last[level] = p
+    following[p] = -1
 
 
 @njit(nogil=True, cache=True)
@@ -97,62 +141,61 @@ def _steepest_levels(
     height, width = surface.shape
     row = width + 2
     area = np.zeros((highest.size, N_LEVELS), np.float32)
-    edges = np.zeros((highest.size, N_LEVELS + 1), np.float32)
-    steps = np.zeros((highest.size, N_LEVELS + 1), np.float32)
+    edges = np.zeros((highest.size, N_LEVELS + 1, 2), np.float32)  # number, sum of steps
+    heights, around, beside = surface.ravel(), np.array([-row, -1, 1, row]), np.array([-width, -1, 1, width])
     for y in range(height):
         for x in range(width):
-            p = (y + 1) * row + x + 1
-            label = basins[p]
+            p, here = (y + 1) * row + x + 1, y * width + x
+            label, level = basins[p], levels[p]
             if label == 0:
                 continue
-            area[label, levels[p]] += 1
+            area[label, level] += 1
             for k in range(4):
-                v, u = y + (k == 3) - (k == 0), x + (k == 2) - (k == 1)
-                if v < 0 or v >= height or u < 0 or u >= width:
-                    continue
-                q = (v + 1) * row + u + 1
-                if levels[q] < levels[p] and (basins[q] == label or basins[q] == 0):
-                    step = abs(surface[y, x] - surface[v, u])
-                    edges[label, levels[q] + 1] += 1
-                    edges[label, levels[p] + 1] -= 1
-                    steps[label, levels[q] + 1] += step
-                    steps[label, levels[p] + 1] -= step
+                q = p + around[k]
+                other = levels[q]
+                if FRAME < other < level and (basins[q] == label or basins[q] == 0):
+                    step = abs(heights[here] - heights[here + beside[k]])
+                    edges[label, other + 1, 0] += 1
+                    edges[label, other + 1, 1] += step
+                    edges[label, level + 1, 0] -= 1
+                    edges[label, level + 1, 1] -= step
+    weights = np.arange(int(largest) + 1) ** size_weight
     best = np.zeros(highest.size, np.int32)
     for label in range(1, highest.size):
         for level in range(1, N_LEVELS):
-            edges[label, level] += edges[label, level - 1]
-            steps[label, level] += steps[label, level - 1]
+            edges[label, level, 0] += edges[label, level - 1, 0]
+            edges[label, level, 1] += edges[label, level - 1, 1]
         best[label] = highest[label]
         top, inside = 0.0, 0.0
         for level in range(N_LEVELS - 1, -1, -1):
             inside += area[label, level]
             if inside > largest:
                 break
-            if level <= highest[label] and edges[label, level] >= _LEAST_EDGES:
-                value = steps[label, level] / edges[label, level] * inside**size_weight
+            if level <= highest[label] and edges[label, level, 0] >= _LEAST_EDGES:
+                value = edges[label, level, 1] / edges[label, level, 0] * weights[int(inside)]
                 if value > top:
                     top, best[label] = value, level
     return best
 
 
 @njit(nogil=True, cache=True)
-def _cut(tree: Tree, marks: np.ndarray, basins: np.ndarray, best: np.ndarray, row: int) -> np.ndarray:
-    """The part of each basin at or above its level that is connected to its mark."""
-    labels = np.zeros(basins.size, np.int32)
+def _cut(levels: np.ndarray, marks: np.ndarray, basins: np.ndarray, best: np.ndarray, row: int) -> None:
+    """Extend each mark, in place, to the part of its basin at or above its level that is connected to it."""
     stack = np.empty(basins.size, np.int32)
-    n = 0
-    for t in range(marks.size):
-        if marks[t]:
-            labels[tree.pixels[t]] = marks[t]
-            stack[n] = tree.pixels[t]
-            n += 1
-    while n:
-        n -= 1
-        p = stack[n]
-        for d in (-row, -1, 1, row):
-            q = p + d
-            if labels[q] == 0 and basins[q] == labels[p] and tree.levels[q] >= best[labels[p]]:
-                labels[q] = labels[p]
-                stack[n] = q
-                n += 1
-    return labels
+    around = np.array([-row, -1, 1, row])
+    for start in range(row, marks.size - row):
+        label = marks[start]
+        if label == 0:
+            continue
+        p, n = start, 0
+        while True:
+            for k in range(4):
+                q = p + around[k]
+                if marks[q] == 0 and basins[q] == label and levels[q] >= best[label]:
+                    marks[q] = label
+                    stack[n] = q
+                    n += 1
+            if n == 0:
+                break
+            n -= 1
+            p = stack[n]

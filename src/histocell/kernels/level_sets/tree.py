@@ -15,26 +15,23 @@ _N_SUMS = 8
 
 
 class Tree(NamedTuple):
-    """A component tree: each entry is a pixel above the floor, from the highest to the lowest.
-
-    A node of the tree is a connected part of a level set, {map >= level}. It is stood for by the last of its pixels of
-    its own level; all others of that level are its children, as are the nodes of higher levels that it holds.
+    """A component tree: each entry is a node, a connected part of a level set, {map >= level}; children come before parents.
 
     Attributes
     ----------
-    pixels
-        Shape (n,): flat positions in an array with a frame of one pixel.
     levels
-        Shape of that array, flat, int16: level of each pixel, -1 below the floor, -2 in the frame.
+        Shape of the map with a frame of one pixel, flat, int16: level of each pixel, -1 below the floor, -2 in the frame.
+    pixels
+        Shape (n,): flat position, with the frame, of a pixel of each node that has the level of the node.
     parents
-        Shape (n,): the parent of each entry, the entry itself at a root.
+        Shape (n,): the smallest node that holds each node, the node itself at a root.
     sums
         Shape (n, 8): number of pixels, y, x, y², x², xy, number of edges to pixels outside, and the sum of the steps
         of the map over these edges.
     """
 
-    pixels: np.ndarray
     levels: np.ndarray
+    pixels: np.ndarray
     parents: np.ndarray
     sums: np.ndarray
 
@@ -43,78 +40,130 @@ class Tree(NamedTuple):
 def component_tree(surface: np.ndarray, floor: float, step: float) -> Tree:
     """The tree of the level sets floor, floor + step, floor + 2 step, ... of a map (h, w), float32.
 
+    The map is flooded from top to top, which stays near in memory, and nodes close when the flood leaves them.
+
     References
     ----------
-    Berger et al. (2007), Effective component tree computation with application to pattern recognition in astronomical
-    imaging.
+    Nistér and Stewénius (2008), Linear time maximally stable extremal regions.
     """
     height, width = surface.shape
     row = width + 2
     levels = np.full((height + 2) * row, FRAME, np.int16)
-    heights = np.zeros(levels.size, np.float32)
-    starts = np.zeros(N_LEVELS + 1, np.int64)
+    n = 0
     for y in range(height):
         for x in range(width):
             p, here = (y + 1) * row + x + 1, surface[y, x]
-            levels[p], heights[p] = -1, here
+            levels[p] = -1
             if here >= floor:
-                level = min(int((here - floor) / step), N_LEVELS - 1)
-                levels[p] = level
-                starts[N_LEVELS - level] += 1
-    starts = np.cumsum(starts)
-    pixels = np.empty(starts[-1], np.int32)
-    for p in range(row, levels.size - row):
-        if levels[p] >= 0:
-            rank = N_LEVELS - 1 - levels[p]
-            pixels[starts[rank]] = p
-            starts[rank] += 1
-    parents, sums = _join(heights, pixels, levels, row)
-    return Tree(pixels, levels, parents, sums)
+                levels[p] = min(int((here - floor) / step), N_LEVELS - 1)
+                n += 1
+    pixels, parents, sums = np.empty(n, np.int32), np.empty(n, np.int32), np.empty((n, _N_SUMS))
+    n = _flood(surface, levels, Tree(levels, pixels, parents, sums))
+    return Tree(levels, pixels[:n], parents[:n], sums[:n])
 
 
 @njit(nogil=True, cache=True)
-def _join(heights: np.ndarray, pixels: np.ndarray, levels: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
-    """Parents and sums of a tree whose pixels are sorted."""
-    n = pixels.size
-    entry = np.full(levels.size, -1, np.int32)
-    parents, roots = np.empty(n, np.int32), np.empty(n, np.int32)
-    sums = np.empty((n, _N_SUMS))
-    around = np.array([-row, -1, 1, row])
-    for t in range(n):
-        p = pixels[t]
-        here = heights[p]
-        parents[t] = roots[t] = t
-        edges, steps = 0, np.float32(0)
-        for k in range(4):
-            q = p + around[k]
-            if levels[q] == FRAME:
+def _flood(surface: np.ndarray, levels: np.ndarray, tree: Tree) -> int:
+    """Fill in the nodes of a tree; returns their number."""
+    heights, width = surface.ravel(), surface.shape[1]
+    row, per_row = width + 2, 1 / (width + 2)
+    seen = np.zeros(levels.size, np.bool_)
+    following = np.empty(levels.size, np.int32)  # of the pixels that wait at a level
+    first = np.full(N_LEVELS, -1, np.int32)
+    around, beside = np.array([-row, -1, 1, row]), np.array([-width, -1, 1, width])
+    # nodes not yet closed, each inside the one before: their level, one of their pixels, last child, and sums
+    open_nodes = np.empty((N_LEVELS + 1, 3), np.int32)
+    open_sums = np.empty((N_LEVELS + 1, _N_SUMS))
+    n = 0
+    for start in range(row, levels.size - row):
+        if levels[start] < 0 or seen[start]:
+            continue
+        seen[start] = True
+        p, top, level = start, -1, -1
+        while True:
+            if levels[p] > level:
+                top += 1
+                level = levels[p]
+                open_nodes[top, 0], open_nodes[top, 1], open_nodes[top, 2] = level, p, -1
+                open_sums[top] = 0
+            y = int((p + 0.5) * per_row)  # p // row is slow
+            here = p - 2 * y - width - 1
+            higher, edges, steps = -1, 0, 0.0
+            for k in range(4):
+                q = p + around[k]
+                other = levels[q]
+                if other >= 0 and not seen[q]:
+                    seen[q] = True
+                    if other > level:
+                        higher = q
+                        break
+                    following[q] = first[other]
+                    first[other] = q
+                if other != level and other != FRAME:
+                    side = 1 if other < level else -1  # edges to higher pixels are now inside
+                    edges += side
+                    steps += side * abs(heights[here] - heights[here + beside[k]])
+            if higher >= 0:
+                following[p] = first[level]
+                first[level] = p
+                p = higher
                 continue
-            gap = abs(here - heights[q])
-            if entry[q] >= 0:  # higher: the edge between the two is now inside
-                root = find_root(roots, entry[q])
-                if root != t:
-                    parents[root] = roots[root] = t
-                edges -= 1
-                steps -= gap
-            else:
-                edges += 1
-                steps += gap
-        entry[p] = t
-        y = p // row
-        x = p - y * row
-        own = sums[t]
-        own[0], own[1], own[2], own[3], own[4], own[5] = 1, y, x, y * y, x * x, y * x
-        own[6], own[7] = edges, steps
-    for t in range(n - 1, -1, -1):
-        parent = parents[t]
-        if levels[pixels[parents[parent]]] == levels[pixels[parent]]:
-            parents[t] = parents[parent]
-    for t in range(n):
-        parent = parents[t]
-        if parent != t:
+            _add_pixel(open_sums[top], y, p - y * row, edges, steps)
+            lower = level
+            while lower >= 0 and first[lower] < 0:
+                lower -= 1
+            p = first[lower] if lower >= 0 else -1
+            if lower < level:
+                top, n = _close(open_nodes, open_sums, top, lower, p, tree, n)
+                level = lower
+            if lower < 0:
+                break
+            first[lower] = following[p]
+    return n
+
+
+@njit(nogil=True, cache=True)
+def _add_pixel(sums: np.ndarray, y: int, x: int, edges: int, steps: float) -> None:
+    sums[0] += 1
+    sums[1] += y
+    sums[2] += x
+    sums[3] += y * y
+    sums[4] += x * x
+    sums[5] += y * x
+    sums[6] += edges
+    sums[7] += steps
+
+
+@njit(nogil=True, cache=True)
+def _close(
+    open_nodes: np.ndarray, open_sums: np.ndarray, top: int, level: int, p: int, tree: Tree, n: int
+) -> tuple[int, int]:
+    """Close all open nodes above a level, that of pixel `p`; returns the last that is open, and the number of closed ones.
+
+    Until a parent is closed, `parents` links its children, each to the one before.
+    """
+    while top >= 0 and open_nodes[top, 0] > level:
+        tree.pixels[n] = open_nodes[top, 1]
+        tree.sums[n] = open_sums[top]
+        child = open_nodes[top, 2]
+        while child >= 0:
+            before = tree.parents[child]
+            tree.parents[child] = n
+            child = before
+        if top > 0 and open_nodes[top - 1, 0] >= level:
+            top -= 1
+            tree.parents[n] = open_nodes[top, 2]
+            open_nodes[top, 2] = n
             for k in range(_N_SUMS):
-                sums[parent, k] += sums[t, k]
-    return parents, sums
+                open_sums[top, k] += open_sums[top + 1, k]
+        elif level >= 0:
+            tree.parents[n] = -1
+            open_nodes[top, 0], open_nodes[top, 1], open_nodes[top, 2] = level, p, n
+        else:
+            tree.parents[n] = n
+            top -= 1
+        n += 1
+    return top, n
 
 
 @njit(nogil=True, cache=True)
@@ -138,6 +187,7 @@ def ellipse_fill(sums: np.ndarray) -> float:
 @njit(nogil=True, cache=True)
 def choose_nodes(
     tree: Tree,
+    row: int,
     areas: tuple[float, float, float],
     slopes: tuple[float, float],
     fills: tuple[float, float],
@@ -153,6 +203,8 @@ def choose_nodes(
     ----------
     tree
         From :func:`component_tree`.
+    row
+        Width of the map with its frame.
     areas
         In px: smallest and largest node, and the area from which the score does not grow any more.
     slopes
@@ -164,16 +216,13 @@ def choose_nodes(
 
     Returns
     -------
-    The chosen node that each entry of the tree lies in, from 1 (0 outside of them), and their number.
+    The chosen node that each pixel lies in, from 1 (0 outside of them), flat with the frame, and their number.
     """
-    pixels, levels, parents, sums = tree
+    levels, pixels, parents, sums = tree
     n = pixels.size
     inner = np.zeros(n)  # sum of the scores of the best choice below a node
     chosen = np.zeros(n, np.bool_)
     for t in range(n):
-        parent = parents[t]
-        if parent != t and levels[pixels[parent]] == levels[pixels[t]]:
-            continue
         score = 0.0
         area, edges = sums[t, 0], sums[t, 6]
         if areas[0] <= area <= areas[1] and edges > 0:
@@ -181,15 +230,31 @@ def choose_nodes(
             full = (ellipse_fill(sums[t]) - fills[0]) / (fills[1] - fills[0])
             score = min(max(steep, 0.0), 1.5) * min(max(full, 0.0), 1.0) * min(area / areas[2], 1.0)
         chosen[t] = score > 0 and lump * score >= inner[t]
-        if parent != t:
-            inner[parent] += score if chosen[t] else inner[t]
-    labels = np.zeros(n, np.int32)
+        if parents[t] != t:
+            inner[parents[t]] += score if chosen[t] else inner[t]
+    marks = np.zeros(levels.size, np.int32)
+    stack = np.empty(int(areas[1]) + 1, np.int32)
     count = 0
     for t in range(n - 1, -1, -1):
-        parent = parents[t]
-        if parent != t and (labels[parent] > 0 or levels[pixels[parent]] == levels[pixels[t]]):
-            labels[t] = labels[parent]
-        elif chosen[t]:
+        if chosen[t] and marks[pixels[t]] == 0:  # not inside another
             count += 1
-            labels[t] = count
-    return labels, count
+            _mark(marks, levels, pixels[t], count, row, stack)
+    return marks, count
+
+
+@njit(nogil=True, cache=True)
+def _mark(marks: np.ndarray, levels: np.ndarray, start: int, mark: int, row: int, stack: np.ndarray) -> None:
+    """Mark all pixels of the node that a pixel of its level stands for."""
+    level = levels[start]
+    marks[start] = mark
+    stack[0] = start
+    n = 1
+    while n:
+        n -= 1
+        p = stack[n]
+        for d in (-row, -1, 1, row):
+            q = p + d
+            if levels[q] >= level and marks[q] == 0:
+                marks[q] = mark
+                stack[n] = q
+                n += 1

@@ -75,9 +75,7 @@ class _InfoNCE(torch.autograd.Function):
     """The loss and its gradient, chunk by chunk."""
 
     @staticmethod
-    def forward(
-        ctx: Saved, first: Tensor, second: Tensor, scale: Tensor, alike: Alike | None, chunk: int
-    ) -> Tensor:
+    def forward(ctx: Saved, first: Tensor, second: Tensor, scale: Tensor, alike: Alike | None, chunk: int) -> Tensor:
         n = len(first)
         by_row = first.new_empty(n)
         by_column = first.new_full((n,), -torch.inf)

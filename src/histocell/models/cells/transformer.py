@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ AUTO = "auto"
 ARCHITECTURES = ("unimodal", "spatial", "dual", "multi_input")
 _PLACED = {"spatial", "multi_input"}
 _BOTH = {"dual", "multi_input"}
+_LEAST_BATCH = 32
 _PREDICTED = 4096  # cells at a time
 
 
@@ -51,6 +52,8 @@ class CellTransformerConfig(training.Schedule, ClassifierConfig):
         ``"unimodal"`` of one of them.
     width, n_layers, n_heads, feedforward, dropout
         Of the transformer.
+    least_steps
+        Batches are smaller, down to 32 cells, where an epoch would have fewer steps than that; 0 for batches as they are.
     early_stopping
         Whether the training ends where held-out cells are predicted best; else it takes all epochs and the last weights.
     modality_dropout
@@ -66,6 +69,7 @@ class CellTransformerConfig(training.Schedule, ClassifierConfig):
     n_heads: int = limited(4, least=1)
     feedforward: int = limited(256, least=1)
     dropout: float = limited(0.1, least=0, below=1)
+    least_steps: int = limited(20, least=0)
     early_stopping: bool = True
     modality_dropout: float = limited(0.3, least=0, below=1)
     n_neighbors: int = limited(0, least=0)
@@ -85,6 +89,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "clip_norm": 0.0,
         "batch_size": 64,
         "max_epochs": 20,
+        "least_steps": 0,
         "early_stopping": False,
         "modality_dropout": 0.0,
     },
@@ -186,7 +191,9 @@ class CellTransformer(Classifier):
             if held is not None and config.early_stopping:
                 validate = partial(_validate, net, self._source(held), held.labels, weights)
             run = training.Run(net, len(cells.rows), validate, epochs)
-            (history,) = training.train_all([run], learn, schedule=config, desc="cell transformer")
+            (history,) = training.train_all(
+                [run], learn, schedule=self._schedule(len(cells.rows)), desc="cell transformer"
+            )
         self.weights |= {f"net.{name}": value.cpu().numpy() for name, value in net.state_dict().items()}
         curves = {"train_loss": [history.train_loss], "val_loss": [history.val_loss]}
         if epochs is None:
@@ -212,6 +219,13 @@ class CellTransformer(Classifier):
                 batch = source.batch(numbers[start : start + _PREDICTED], chosen)
                 parts.append(torch.func.functional_call(net, weights, (batch,)).double().cpu().numpy())
         return np.concatenate(parts)
+
+    def _schedule(self, n_cells: int) -> training.Schedule:
+        """The schedule, with smaller batches of few cells: a net that takes thirty steps in all has learnt nothing."""
+        config = self.config
+        if not config.least_steps:
+            return config
+        return replace(config, batch_size=min(config.batch_size, max(_LEAST_BATCH, n_cells // config.least_steps)))
 
     def _source(self, cells: Cells) -> Source:
         config = self.config

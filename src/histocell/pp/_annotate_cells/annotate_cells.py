@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -131,10 +131,10 @@ def annotate_cells(
     else:
         hint = f"method is one of {', '.join(METHODS)}, or a column of obs with labels."
         raise missing_key("obs", method, table.obs.columns, hint)
-    slots[key_added] = _renamed(slots[key_added], rename).astype("category")
+    label = _renamed(cast("pd.Series", slots[key_added]), rename).astype("category")
+    slots[key_added] = label
     for value in slots.values():
         value.index = table.obs_names
-    label = slots[key_added]
     if label.isna().all():
         msg = f"all {len(label)} cells were set aside; check the markers or the reference, and n_mads={n_mads:g}"
         raise ValueError(msg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from histocell._core import keys
 from histocell._core.arguments import check_share, check_switch
@@ -49,7 +49,7 @@ def fit_cell_types(
     device: str | None = None,
     table_key: str | None = None,
     inplace: bool = True,
-) -> dict[str, Any] | None:
+) -> dict[str, object] | None:
     """Fit a model that tells the types of cells from their expression, their image, or both.
 
     Rows with ``obs[split_key] == "train"`` are fitted; rows with ``"val"`` only stop the training and calibrate the
@@ -166,7 +166,7 @@ def fit_cell_types(
 def predict_cell_types(
     data: Data,
     *,
-    model: Model | str | Path | Mapping[str, Any] | Data | None = None,
+    model: Model | str | Path | Mapping[str, object] | Data | None = None,
     model_key: str = keys.CELL_TYPE_MODEL,
     abstain: float = 0.0,
     min_probability: float = 0.0,
@@ -175,7 +175,7 @@ def predict_cell_types(
     device: str | None = None,
     table_key: str | None = None,
     inplace: bool = True,
-) -> dict[str, Any] | None:
+) -> dict[str, object] | None:
     """Predict the types of cells, with probabilities.
 
     Parameters
@@ -238,7 +238,9 @@ def predict_cell_types(
     library_key = fitted.facts.get("library_key")
     sections = Sections(data, table_key=table_key, library_key=library_key if library_key in table.obs else None)
     places = places_for([fitted], sections)
-    task = replace(CELL_TYPES, writer=CellTypeWriter(**shares))
+    task = replace(
+        CELL_TYPES, writer=CellTypeWriter(abstain=shares["abstain"], min_probability=shares["min_probability"])
+    )
     slots = _predict.predict(task, table, fitted, key=key_added, device=device, baselines=baselines, places=places)
     if not inplace:
         return {slot: value for (_, slot), value in slots.items()}

@@ -1,4 +1,4 @@
-"""What a model of cell types is fitted on: embeddings of two modalities, types with training cells, no cell twice."""
+"""Inputs of a model of cell types: embeddings of two modalities, types with training cells, no cell twice."""
 
 from __future__ import annotations
 

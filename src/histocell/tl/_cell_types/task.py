@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ def read_labels(table: AnnData, key: str) -> Values:
     """
     if key not in table.obs:
         raise missing_key("obs", key, table.obs.columns, "hc.pp.annotate_cells(data, method=...) makes labels.")
-    column = table.obs[key]
+    column = cast("pd.Series", table.obs[key])
     if pd.api.types.is_float_dtype(column.dtype) and (column.dropna() % 1 != 0).any():
         msg = f'obs["{key}"] holds numbers with fractions, not labels'
         raise ValueError(msg)
@@ -79,7 +79,9 @@ class CellTypeWriter(Frames):
         names = [values.renamed.get(name, name) for name in values.names]
         codes = np.where(known, np.where(known[:, None], probability, 0).argmax(axis=1), -1)
         codes[unsure] = len(names)
-        label = pd.Categorical.from_codes(codes, [*names, keys.UNSURE] if unsure.any() else names)
+        label = pd.Categorical.from_codes(
+            codes.astype(np.intp), pd.Index([*names, keys.UNSURE] if unsure.any() else names)
+        )
         return {
             ("obs", key): pd.Series(label, index),
             ("obs", key + keys.CONFIDENCE): pd.Series(confidence, index),

@@ -70,7 +70,7 @@ def evaluate(
         groups=slides if group_key is None else row_labels(table, group_key)[rows],
         slides=slides,
         seen=None if seen is None else seen[:, rows],
-        blocks=tissue_blocks(sections, split_key)[rows] if task.has_blocks else None,
+        blocks=tissue_blocks(sections, rows, split_key) if task.has_blocks else None,
         n_bootstrap=n_bootstrap,
         rng=rng,
     )

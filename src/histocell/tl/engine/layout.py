@@ -1,4 +1,4 @@
-"""Where the rows of a table lie: places, for the models that see neighbours, and blocks of tissue."""
+"""Places of the rows of a table, for the models that see neighbours, and blocks of tissue."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from histocell.tables.access import coordinates
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from histocell._core.types import Ints
     from histocell.models.base import Model
     from histocell.tables.sections import Sections
 
@@ -35,25 +36,23 @@ def places_for(models: Iterable[Model], sections: Sections) -> Places | None:
     return Places.of(sections.coordinates_um(), sections.labels.astype(str))
 
 
-def tissue_blocks(sections: Sections, split_key: str) -> np.ndarray:
-    """Block of each row: the squares that were held out whole, else 32 of equal numbers of rows in each section.
+def tissue_blocks(sections: Sections, rows: Ints, split_key: str) -> np.ndarray:
+    """Block of each of `rows`: the squares that were held out whole, else 32 of equal numbers of them in each section.
 
     Rows without coordinates are blocks of their own.
     """
     table = sections.table
     if keys.SPATIAL not in table.obsm:
-        return np.arange(table.n_obs)
+        return np.arange(len(rows))
+    numbers = np.unique(sections.labels.astype(str), return_inverse=True)[1][rows]
     if block_um := keys.read_provenance(table, split_key).get("block_um"):
-        squares = np.floor(sections.coordinates_um() / block_um).astype(np.int64)
-        return np.unique(np.column_stack([_numbers(sections), squares]), axis=0, return_inverse=True)[1].reshape(-1)
-    xy, out = coordinates(table), np.zeros(table.n_obs, dtype=np.intp)
-    for number, rows in enumerate(sections.rows):
-        out[rows] = number * _BLOCKS + spatial_blocks(xy[rows], _BLOCKS)
+        squares = np.floor(sections.coordinates_um()[rows] / block_um).astype(np.int64)
+        return np.unique(np.column_stack([numbers, squares]), axis=0, return_inverse=True)[1].reshape(-1)
+    xy, out = coordinates(table)[rows], np.zeros(len(rows), dtype=np.intp)
+    for number in np.unique(numbers):
+        mine = numbers == number
+        out[mine] = number * _BLOCKS + spatial_blocks(xy[mine], _BLOCKS)
     return out
-
-
-def _numbers(sections: Sections) -> np.ndarray:
-    return np.unique(sections.labels.astype(str), return_inverse=True)[1]
 
 
 def reach_um(models: Iterable[Model], places: Places | None) -> float:
