@@ -113,10 +113,17 @@ def _draw(axis: Axes, shown: Mapping[str, Predictions], n_bins: int) -> None:
     axis.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=0.9, label="as promised")
     for index, (name, values) in enumerate(tables.items()):
         error = float(metrics.calibration_error(shown[name].truth, shown[name].probability)[0])
-        own = {"linewidth": 1.4, "markersize": 3.5, "zorder": 3} if index == 0 else {"linewidth": 0.9, "markersize": 2}
+        width, size = (1.4, 3.5) if index == 0 else (0.9, 2.0)
         label = f"{NAMES.get(name, name)}, error {error:.3f}"
         there = np.isfinite(values[:, 1])
-        axis.plot(*values[there, 1:].T, "o-", color=PALETTE[index % len(PALETTE)], label=label, **own)
+        axis.plot(
+            *values[there, 1:].T,
+            "o-",
+            color=PALETTE[index % len(PALETTE)],
+            label=label,
+            linewidth=width,
+            markersize=size,
+        )
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share that is right")
     axis.set_aspect("equal")
     axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, borderaxespad=0)
@@ -127,5 +134,6 @@ def _resize(axis: Axes, size: float) -> None:
     axis.set_title(axis.get_title("left"), loc="left", fontsize=min(font_size("axes.titlesize"), 1.15 * size))
     for label in (axis.xaxis.label, axis.yaxis.label):
         label.set_fontsize(min(font_size("axes.labelsize"), 1.15 * size))
-    for text in axis.get_legend().get_texts():
+    legend = axis.get_legend()
+    for text in legend.get_texts() if legend else []:
         text.set_fontsize(min(font_size("legend.fontsize"), size))

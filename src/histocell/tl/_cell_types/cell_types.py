@@ -238,7 +238,9 @@ def predict_cell_types(
     library_key = fitted.facts.get("library_key")
     sections = Sections(data, table_key=table_key, library_key=library_key if library_key in table.obs else None)
     places = places_for([fitted], sections)
-    task = replace(CELL_TYPES, writer=CellTypeWriter(**shares))
+    task = replace(
+        CELL_TYPES, writer=CellTypeWriter(abstain=shares["abstain"], min_probability=shares["min_probability"])
+    )
     slots = _predict.predict(task, table, fitted, key=key_added, device=device, baselines=baselines, places=places)
     if not inplace:
         return {slot: value for (_, slot), value in slots.items()}

@@ -119,15 +119,15 @@ def fit(
     """Fit a model and, on the same rows, the task's baselines; it then knows its features, targets and rows."""
     X, Y = dataset.X, dataset.truth.array
     validation = rows.validation if rows.validation.any() else None
-    used = {"index": rows.index, "groups": rows.groups, "validation": validation}
-    places = None if dataset.places is None else dataset.places.rows(rows.index)
-    placed = {"places": places} if model.needs_places else {}
-    model.fit(X, Y, **used, rng=as_rng(rng), device=device, **placed)
+    index, groups = rows.index, rows.groups
+    known = None if dataset.places is None else dataset.places.rows(index)
+    places = known if model.needs_places else None
+    model.fit(X, Y, index=index, groups=groups, validation=validation, places=places, rng=as_rng(rng), device=device)
     for name in task.baselines_of(model.name) if baselines else ():
         with warnings.catch_warnings():  # rows left out and constant targets were warned of already
             warnings.simplefilter("ignore", UserWarning)
             baseline = model_class(name).baseline_for(model)
-            model.baselines[name] = baseline.fit(X, Y, **used)
+            model.baselines[name] = baseline.fit(X, Y, index=index, groups=groups, validation=validation)
     for each in model.baselines.values():
         _describe(task, each, dataset, rows)
     remember(task, model, dataset, rows)
