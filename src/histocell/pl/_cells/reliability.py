@@ -113,11 +113,17 @@ def _draw(axis: Axes, shown: Mapping[str, Predictions], n_bins: int) -> None:
     axis.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=0.9, label="as promised")
     for index, (name, values) in enumerate(tables.items()):
         error = float(metrics.calibration_error(shown[name].truth, shown[name].probability)[0])
-        width, size, above = (1.4, 3.5, 3) if index == 0 else (0.9, 2.0, 2)
+        width, size = (1.4, 3.5) if index == 0 else (0.9, 2.0)
         label = f"{NAMES.get(name, name)}, error {error:.3f}"
         there = np.isfinite(values[:, 1])
-        color = PALETTE[index % len(PALETTE)]
-        axis.plot(*values[there, 1:].T, "o-", color=color, label=label, linewidth=width, markersize=size, zorder=above)
+        axis.plot(
+            *values[there, 1:].T,
+            "o-",
+            color=PALETTE[index % len(PALETTE)],
+            label=label,
+            linewidth=width,
+            markersize=size,
+        )
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share that is right")
     axis.set_aspect("equal")
     axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, borderaxespad=0)
@@ -129,5 +135,5 @@ def _resize(axis: Axes, size: float) -> None:
     for label in (axis.xaxis.label, axis.yaxis.label):
         label.set_fontsize(min(font_size("axes.labelsize"), 1.15 * size))
     legend = axis.get_legend()
-    for text in legend.get_texts() if legend else ():
+    for text in legend.get_texts() if legend else []:
         text.set_fontsize(min(font_size("legend.fontsize"), size))

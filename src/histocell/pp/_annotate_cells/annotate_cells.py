@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -121,28 +121,29 @@ def annotate_cells(
     table = get_table(data, table_key)
     if method in METHODS:
         scores, doubtful = _scores(table, method, markers, model, reference, labels_key, layer, rng)
-        slots, facts = _labelled(scores, doubtful, n_mads, key_added)
+        label, more, facts = _labelled(scores, doubtful, n_mads, key_added)
         facts["rule"] = f"margin more than {n_mads:g} MAD below the median of its label, no counts" + (
             ", no score above 0" if method == "markers" else ""
         )
     elif method in table.obs:
         labels = table.obs[method].astype(object)
-        slots, facts = {key_added: labels.where(labels.notna(), None).map(str, na_action="ignore")}, {}
+        label, more, facts = labels.where(labels.notna(), None).map(str, na_action="ignore"), {}, {}
     else:
         hint = f"method is one of {', '.join(METHODS)}, or a column of obs with labels."
         raise missing_key("obs", method, table.obs.columns, hint)
-    label = _renamed(cast("pd.Series", slots[key_added]), rename).astype("category")
-    slots[key_added] = label
+    label = _renamed(label, rename).astype("category")
+    n_set_aside = int(np.asarray(label.isna()).sum())
+    slots: dict[str, pd.Series | pd.DataFrame] = {key_added: label, **more}
     for value in slots.values():
         value.index = table.obs_names
-    if label.isna().all():
+    if n_set_aside == len(label):
         msg = f"all {len(label)} cells were set aside; check the markers or the reference, and n_mads={n_mads:g}"
         raise ValueError(msg)
     if not inplace:
         return slots
     for slot, value in slots.items():
         (table.obsm if isinstance(value, pd.DataFrame) else table.obs)[slot] = value
-    keys.write_provenance(table, key_added, method=method, n_set_aside=int(label.isna().sum()), **facts)
+    keys.write_provenance(table, key_added, method=method, n_set_aside=n_set_aside, **facts)
     return None
 
 
@@ -186,8 +187,8 @@ def log_normalized(table: AnnData, layer: str | None) -> csr_matrix:
 
 def _labelled(
     scores: pd.DataFrame, doubtful: Bools, n_mads: float, key: str
-) -> tuple[dict[str, pd.Series | pd.DataFrame], dict[str, object]]:
-    """Label, margin and scores; cells that are not clear have no label."""
+) -> tuple[pd.Series, dict[str, pd.Series | pd.DataFrame], dict[str, object]]:
+    """Label, margin and scores with their slots; cells that are not clear have no label."""
     array = scores.to_numpy(dtype=np.float64)
     first = np.nan_to_num(array, nan=-np.inf).argmax(axis=1)
     ordered = np.sort(array, axis=1)
@@ -198,7 +199,7 @@ def _labelled(
     names, renamed = keys.safe_names(scores.columns, quiet=True)
     frame = pd.DataFrame(array, columns=names)
     facts: dict[str, object] = {"original_names": renamed} if renamed else {}
-    return {key: label, key + MARGIN: pd.Series(margin), key + SCORE: frame}, facts
+    return label, {key + MARGIN: pd.Series(margin), key + SCORE: frame}, facts
 
 
 def _outlying(margin: Floats, label: np.ndarray, known: Bools, n_mads: float) -> Bools:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -36,8 +36,8 @@ def read_labels(table: AnnData, key: str) -> Values:
     """
     if key not in table.obs:
         raise missing_key("obs", key, table.obs.columns, "hc.pp.annotate_cells(data, method=...) makes labels.")
-    column = cast("pd.Series", table.obs[key])
-    if pd.api.types.is_float_dtype(column.dtype) and (column.dropna() % 1 != 0).any():
+    column = table.obs[key]
+    if pd.api.types.is_float_dtype(column.dtype) and (column.to_numpy()[column.notna()] % 1 != 0).any():
         msg = f'obs["{key}"] holds numbers with fractions, not labels'
         raise ValueError(msg)
     labels = column.astype(object).where(column.notna(), None)
@@ -79,9 +79,8 @@ class CellTypeWriter(Frames):
         names = [values.renamed.get(name, name) for name in values.names]
         codes = np.where(known, np.where(known[:, None], probability, 0).argmax(axis=1), -1)
         codes[unsure] = len(names)
-        label = pd.Categorical.from_codes(
-            codes.astype(np.intp), pd.Index([*names, keys.UNSURE] if unsure.any() else names)
-        )
+        labels = np.array([*names, keys.UNSURE, None], dtype=object)[codes]
+        label = pd.Categorical(labels, [*names, keys.UNSURE] if unsure.any() else names)
         return {
             ("obs", key): pd.Series(label, index),
             ("obs", key + keys.CONFIDENCE): pd.Series(confidence, index),

@@ -120,9 +120,9 @@ def fit(
     X, Y = dataset.X, dataset.truth.array
     validation = rows.validation if rows.validation.any() else None
     index, groups = rows.index, rows.groups
-    places = dataset.places.rows(index) if dataset.places is not None and model.needs_places else None
-    generator = as_rng(rng)
-    model.fit(X, Y, index=index, groups=groups, validation=validation, rng=generator, device=device, places=places)
+    known = None if dataset.places is None else dataset.places.rows(index)
+    places = known if model.needs_places else None
+    model.fit(X, Y, index=index, groups=groups, validation=validation, places=places, rng=as_rng(rng), device=device)
     for name in task.baselines_of(model.name) if baselines else ():
         with warnings.catch_warnings():  # rows left out and constant targets were warned of already
             warnings.simplefilter("ignore", UserWarning)
