@@ -76,7 +76,7 @@ def demo(
         msg = f"section {section} is both predicted and trained on"
         raise typer.BadParameter(msg)
     with sentences(("section", "train", "model", "out", "rng")):
-        make_model(model, {})  # an unknown name is an error now, not after the embedding
+        make_model(model, {}, "abundance")  # an unknown name is an error now, not after the embedding
         if section is not None:
             check_sections([section, *training])
         check_folder(out)

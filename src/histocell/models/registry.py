@@ -36,11 +36,17 @@ MODELS: dict[str, str | type[Model]] = {
 }
 
 
-def model_class(name: str) -> type[Model]:
-    """The class of a model name, or an error that lists the names."""
-    if name not in MODELS:
-        msg = f"unknown model {name!r}; there are: {', '.join(MODELS)}"
-        raise ValueError(msg)
+def model_class(name: str, task: str | None = None) -> type[Model]:
+    """The class of a model name, or an error that lists the names, those for a task alone where one is given."""
+    if name in MODELS and (task is None or task in (_class(name).tasks or (task,))):
+        return _class(name)
+    fit = [each for each in MODELS if task is None or task in (_class(each).tasks or (task,))]
+    other = f" for {task} (it is for {listing(_class(name).tasks)})" if name in MODELS else ""
+    msg = f"unknown model {name!r}{other}; there are: {', '.join(fit)}"
+    raise ValueError(msg)
+
+
+def _class(name: str) -> type[Model]:
     entry = MODELS[name]
     if not isinstance(entry, str):
         return entry
@@ -73,13 +79,16 @@ def list_models() -> pd.DataFrame:
     return table.assign(tasks=table["tasks"].map(", ".join))
 
 
-def make_model(model: str | Model, config: Mapping[str, object]) -> Model:
-    """A model by name, or an unfitted copy of the model given."""
+def make_model(model: str | Model, config: Mapping[str, object], task: str | None = None) -> Model:
+    """A model by name, or an unfitted copy of the model given; an error for one of another task."""
     if isinstance(model, str):
-        return model_class(model)(**config)
+        return model_class(model, task)(**config)
     if not isinstance(model, Model):
         msg = f"model must be a name or a histocell model, not {type(model).__name__}"
         raise TypeError(msg)
+    if task is not None and model.tasks and task not in model.tasks:
+        msg = f"{type(model).__name__} is a model for {listing(model.tasks)}, not for {task}"
+        raise ValueError(msg)
     if config:
         msg = f"settings belong into the model when one is given: {type(model).__name__}({listing(config)})"
         raise TypeError(msg)

@@ -147,7 +147,7 @@ def fit_abundance(
     settings = dict(config or {}) | {name: value for name, value in given.items() if value is not None}
     if isinstance(model, str):  # an instance has an interval of its own
         settings = {"interval": interval} | settings
-    unfitted = dataset.views.tell(make_model(model, settings))
+    unfitted = dataset.views.tell(make_model(model, settings, ABUNDANCE.name))
     dataset = replace(dataset, places=places_for([unfitted], sections))
     reach = reach_um([unfitted], dataset.places)
     rows = _rows.training_rows(sections, dataset.known, split_key=split_key, features=dataset.names, reach_um=reach)

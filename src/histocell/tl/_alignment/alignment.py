@@ -125,7 +125,7 @@ def fit_alignment(
     table = sections.table
     image_features, gene_features = _described(table, image, genes)
     X, Y = (_features.feature_matrix(table, [feature]) for feature in (image_features, gene_features))
-    fitted = make_model(model, config or {})
+    fitted = make_model(model, config or {}, "alignment")
     if not isinstance(fitted, AlignmentModel):
         msg = f'{fitted.name!r} aligns no two views; use model="contrastive" or "cca"'
         raise TypeError(msg)

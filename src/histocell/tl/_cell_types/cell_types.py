@@ -340,7 +340,7 @@ def evaluate_cell_types(
 def _make(model: str | Model, settings: dict[str, object]) -> Model:
     """The unfitted model; one that was given keeps its settings, but for the number of columns of the genes."""
     if not isinstance(model, Model):
-        return make_model(model, settings)
+        return make_model(model, settings, CELL_TYPES.name)
     n_genes = settings.pop("gene_columns")
-    copy = make_model(model, settings)
+    copy = make_model(model, settings, CELL_TYPES.name)
     return type(copy)(**asdict(copy.config) | {"gene_columns": n_genes})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -121,8 +121,11 @@ def fit(
     validation = rows.validation if rows.validation.any() else None
     index, groups = rows.index, rows.groups
     known = None if dataset.places is None else dataset.places.rows(index)
-    places = known if model.needs_places else None
-    model.fit(X, Y, index=index, groups=groups, validation=validation, places=places, rng=as_rng(rng), device=device)
+    fit_rows = partial(model.fit, X, Y, index=index, groups=groups, validation=validation, device=device)
+    if model.needs_places:
+        fit_rows(places=known, rng=as_rng(rng))
+    else:
+        fit_rows(rng=as_rng(rng))
     for name in task.baselines_of(model.name) if baselines else ():
         with warnings.catch_warnings():  # rows left out and constant targets were warned of already
             warnings.simplefilter("ignore", UserWarning)
