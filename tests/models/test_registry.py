@@ -47,3 +47,14 @@ def test_size_of_models_that_see_neighbours(name: str):
     stated = re.search(r"([\d.]+) million weights per net", hc.models.list_models().loc[name, "cost"])
     assert stated is not None
     assert float(stated[1]) == round(sum(each.numel() for each in net.parameters()) / 1e6, 1)
+
+
+def test_a_model_of_another_task_is_an_error():
+    with pytest.raises(
+        ValueError, match="'knn' is a model for cell_types, not for abundance; there are: hist2cell, mean"
+    ):
+        registry.model_class("knn", "abundance")
+    with pytest.raises(ValueError, match="unknown model 'forest'; there are: hist2cell, mean, mlp, ridge, spatial_mlp"):
+        registry.model_class("forest", "abundance")
+    with pytest.raises(ValueError, match="Ridge is a model for abundance, not for cell_types"):
+        registry.make_model(hc.models.Ridge(), {}, "cell_types")

@@ -41,8 +41,12 @@ def model_class(name: str, task: str | None = None) -> type[Model]:
     if name in MODELS and (task is None or task in (_class(name).tasks or (task,))):
         return _class(name)
     fit = [each for each in MODELS if task is None or task in (_class(each).tasks or (task,))]
-    other = f" for {task} (it is for {listing(_class(name).tasks)})" if name in MODELS else ""
-    msg = f"unknown model {name!r}{other}; there are: {', '.join(fit)}"
+    what = (
+        f"{name!r} is a model for {listing(_class(name).tasks)}, not for {task}"
+        if name in MODELS
+        else f"unknown model {name!r}"
+    )
+    msg = f"{what}; there are: {', '.join(fit)}"
     raise ValueError(msg)
 
 

@@ -171,7 +171,9 @@ class TestBadInput:
             hc.tl.align(data)
         with pytest.raises(ValueError, match="not aligned with itself"):
             hc.tl.fit_alignment(data, "X_image", "X_image")
-        with pytest.raises(TypeError, match="'ridge' aligns no two views"):
+        with pytest.raises(
+            ValueError, match="'ridge' is a model for abundance, not for alignment; there are: cca, contr"
+        ):
             hc.tl.fit_alignment(data, "X_genes", "X_image", model="ridge")
         fit(data)
         del data.obsm["spatial"]
