@@ -212,16 +212,18 @@ def test_predict(slide, fitted, tmp_path):
 
 
 def test_means_of_earlier_runs_stay(slide, fitted, tmp_path):
-    out, other = tmp_path / "out", slide.with_name("b.tif")
+    out, other = tmp_path / "out", slide.with_name("NA.tif")  # a name that pandas takes for a missing value
     other.write_bytes(slide.read_bytes())
     assert run(*predict_arguments(slide, fitted, out)).exit_code == 0
     assert run(*predict_arguments(other, fitted, out)).exit_code == 0
-    means = pd.read_csv(out / "means.csv", index_col="slide")
-    assert list(means.index) == ["a", "b"]
-    np.testing.assert_array_equal(means.loc["a"], means.loc["b"])
+    means = pd.read_csv(out / "means.csv", index_col="slide", keep_default_na=False)
+    assert list(means.index) == ["a", "NA"]
+    np.testing.assert_array_equal(means.loc["a"], means.loc["NA"])
+    assert run(*predict_arguments(slide, fitted, out)).exit_code == 0
+    assert set(pd.read_csv(out / "means.csv", keep_default_na=False)["slide"]) == {"a", "NA"}
     shutil.rmtree(out / "a.zarr")
     assert run(*predict_arguments(other, fitted, out)).exit_code == 0
-    assert list(pd.read_csv(out / "means.csv")["slide"]) == ["b"]
+    assert list(pd.read_csv(out / "means.csv", keep_default_na=False)["slide"]) == ["NA"]
 
 
 @pytest.mark.filterwarnings("always:the model standardises")

@@ -92,7 +92,11 @@ def earlier_means(out: Path, columns: pd.Index, fingerprint: str) -> pd.DataFram
             return False
         return isinstance(facts, dict) and facts.get("prediction") == fingerprint
 
-    known = pd.read_csv(out / MEANS, dtype={"slide": str}) if (out / MEANS).exists() else pd.DataFrame(columns=columns)
+    known = (
+        pd.read_csv(out / MEANS, dtype={"slide": str}, keep_default_na=False, na_values=[""])
+        if (out / MEANS).exists()
+        else pd.DataFrame(columns=columns)
+    )
     if list(known.columns) != list(columns):
         return pd.DataFrame(columns=columns)
     return known[known["slide"].map(is_current).astype(bool)]

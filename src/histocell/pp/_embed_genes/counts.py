@@ -56,7 +56,7 @@ def expression(table: AnnData, layer: str | None, *, normalized: str = _RANKED) 
         raise ValueError(msg)
     if not issparse(stored) and not isinstance(stored, np.ndarray):
         stored = stored.to_memory() if hasattr(stored, "to_memory") else np.asarray(stored[:])
-    values = csr_matrix(stored, dtype=np.float32)
+    values = csr_matrix(stored, dtype=np.float32, copy=True)  # what follows would change the user's arrays
     values.sum_duplicates()
     values.eliminate_zeros()
     wrong = ~np.isfinite(values.data) | (values.data < 0)
