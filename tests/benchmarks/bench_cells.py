@@ -70,16 +70,23 @@ def modalities(n_cells: int, epochs: int) -> ad.AnnData:
 
 
 def calibration(table: ad.AnnData) -> None:
-    """Calibration before and after, and what abstaining on the least certain tenth does."""
+    """Calibration before and after, of genes and image and of either alone, and what abstaining on the least certain tenth does."""
     model = hc.models.load(table, model_key="cell_type_model")
     test = (table.obs["split"] == "test").to_numpy()
-    truth = np.stack([table.obs["cell_type"].to_numpy() == name for name in model.targets], 1).astype(float)
-    X, fitted = np.hstack([table.obsm["X_genes"], table.obsm["X_image"]])[test], model.weights["calibration"]
-    print("temperature and share of class weights taken back:", fitted.round(3))
-    for name, value in {"before": np.array([1.0, 0.0]), "after": fitted}.items():
-        model.weights["calibration"] = value
-        error = hc.metrics.calibration_error(truth[test], model.predict(X))[0]
-        print(f"expected calibration error on held-out blocks {name}: {error:.4f}")
+    truth = np.stack([table.obs["cell_type"].to_numpy() == name for name in model.targets], 1).astype(float)[test]
+    X = np.hstack([table.obsm["X_genes"], table.obsm["X_image"]])[test]
+    hidden = {"both": slice(0, 0), "genes": slice(N_GENES, None), "image": slice(0, N_GENES)}
+    print("expected calibration error on held-out blocks, of the model of genes and image")
+    for name, each in {"cell_transformer": model, "logistic": model.baselines["logistic"]}.items():
+        fitted = each.weights["calibration"].copy()
+        ways = {"none": fitted * 0 + [1, 0, 0], "that of both": np.tile(fitted[0], (3, 1)), "its own": fitted}
+        for number, (kind, columns) in enumerate(hidden.items()):
+            part, errors = X.copy(), []
+            part[:, columns] = np.nan
+            for way, value in ways.items():
+                each.weights["calibration"] = value
+                errors.append(f"{way} {hc.metrics.calibration_error(truth, each.predict(part))[0]:.4f}")
+            print(f"   {name:17} {kind:6} {', '.join(errors)} (temperature, weights back, blend {fitted[number].round(2)})")
     for share in (0.0, 0.1):
         hc.tl.predict_cell_types(table, abstain=share)
         show(hc.tl.evaluate_cell_types(table, inplace=False), f"unsure {share:.0%}")

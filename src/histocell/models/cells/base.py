@@ -10,7 +10,7 @@ import numpy as np
 
 from histocell.models.base import Model
 from histocell.models.cells.calibration import calibrate, class_weights, fit_calibration
-from histocell.models.cells.inputs import CHUNK, Modalities, fit_scales, scaled
+from histocell.models.cells.inputs import CHUNK, Modalities, fit_scales, hidden, scaled
 from histocell.models.places import check_finite
 from histocell.models.settings import Config, limited
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from histocell.models.problem import Usable
 
 _MAX_FOLDS = 5
+_LEAST_HELD = 30  # cells that a calibration is fitted on
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class ClassifierConfig(Config):
     balanced
         Whether rare types weigh more in the loss: by one over their frequency, with mean 1, at most 10.
     calibrate
-        Whether probabilities are calibrated on rows that were held out.
+        Whether probabilities are calibrated on rows that were held out: those of cells with genes and image, those with genes
+        alone and those with the image alone each by themselves.
     """
 
     gene_columns: int | None = limited(None, least=0)
@@ -94,6 +96,16 @@ class Classifier(Model):
     def _logits(self, X: np.ndarray, places: Places | None, device: str | None) -> Floats:
         """Logits of rows that have a modality, ``(n, n_classes)``."""
 
+    def _second(self, X: np.ndarray) -> Floats | None:
+        """Logits of another model, which are blended in."""
+        del X
+        return None
+
+    @property
+    def _share(self) -> float | None:
+        """Share of the other model, `None` where held-out rows say it."""
+        return None
+
     def has_features(self, X: np.ndarray) -> Bools:
         """Which rows have a modality whose features are all finite."""
         return self.modalities(X.shape[1]).present(X).any(axis=1)
@@ -123,17 +135,53 @@ class Classifier(Model):
             msg = f"all {int(rows.train.sum())} training rows are of one class, so there is nothing to tell apart"
             raise ValueError(msg)
         train = cells.take(np.flatnonzero(rows.train))
-        self.weights = fit_scales(train.X, train.rows, self.modalities(train.X.shape[1]))
+        modalities = self.modalities(train.X.shape[1])
+        self.weights = fit_scales(train.X, train.rows, modalities)
         self.weights["class_weight"] = class_weights(train.labels, n_classes, balanced=self.config.balanced)
-        self.weights["calibration"] = np.array([1.0, 0.0])
+        self.weights["calibration"] = np.tile([1.0, 0.0, self._share or 0.0], (len(modalities.subsets), 1))
         fold = self._fold(rows, labels)
         held = cells.take(fold.held) if len(fold.held) else None
         epochs = self._learn(cells.take(fold.fit), held, rng.spawn(1)[0], device, None)
-        if held is not None and self.config.calibrate:
-            logits = np.concatenate([self._logits(X, places, device) for X, places in self._parts_of(held)])
-            self.weights["calibration"] = fit_calibration(logits, held.labels, self.weights["class_weight"])
+        if held is not None:
+            self._calibrate(held, modalities, device)
         if held is not None and rows.train.all():  # the rows held out were training rows
             self._learn(cells, None, rng.spawn(1)[0], device, epochs)
+
+    def _calibrate(self, held: Cells, modalities: Modalities, device: str | None) -> None:
+        """Fit the calibration of each subset of the modalities, on held-out cells that have it and are shown nothing else.
+
+        Where few of them have it, the calibration is that of the cells as they are.
+        """
+        fallback: Floats | None = None
+        for number, subset in enumerate(modalities.subsets):
+            kept, logits, second = self._shown(held, modalities, subset, device)
+            if kept.sum() < _LEAST_HELD:
+                if fallback is None:
+                    fallback = self._fitted_calibration(*self._shown(held, modalities, (), device), held.labels)
+                self.weights["calibration"][number] = fallback
+            else:
+                self.weights["calibration"][number] = self._fitted_calibration(kept, logits, second, held.labels)
+
+    def _shown(
+        self, held: Cells, modalities: Modalities, subset: tuple[int, ...], device: str | None
+    ) -> tuple[Bools, Floats, Floats | None]:
+        """Which cells have a subset of the modalities, and the logits of these by it alone; of all as they are for none."""
+        kept, logits, second = [], [], []
+        for X, places in self._parts_of(held):
+            some = modalities.present(X)[:, list(subset)].all(axis=1)
+            seen = hidden(X, modalities, subset) if subset else X
+            kept.append(some)
+            logits.append(self._logits(seen, places, device)[some])
+            second.append(self._second(seen[some]))
+        others = None if any(each is None for each in second) else np.concatenate(second)  # type: ignore[arg-type]
+        return np.concatenate(kept), np.concatenate(logits), others
+
+    def _fitted_calibration(self, kept: Bools, logits: Floats, second: Floats | None, labels: Ints) -> Floats:
+        """Temperature, share of the weights taken back, and of the other model."""
+        found = fit_calibration(
+            logits, labels[kept], self.weights["class_weight"], second=second, share=self._share
+        )
+        return found if self.config.calibrate else np.array([1.0, 0.0, found[2]])
 
     def _fold(self, rows: FitRows, labels: Ints) -> Fold:
         """Rows to learn from, and to stop and calibrate on: validation rows, else the groups that hold most classes."""
@@ -164,11 +212,14 @@ class Classifier(Model):
             known = known.rows(usable)
             check_finite(known, type(self).__name__)
         out = np.full((len(X), len(self.weights["class_weight"])), np.nan)
-        start = 0
+        start, modalities = 0, self.modalities(n_features)
         for part, where in self._parts_of(Cells(X, usable, usable, known)):
-            logits = self._logits(part, where, device)
+            calibration = self.weights["calibration"][modalities.subset_of(modalities.present(part))]
             out[usable[start : start + len(part)]] = calibrate(
-                logits, self.weights["calibration"], self.weights["class_weight"]
+                self._logits(part, where, device),
+                calibration,
+                self.weights["class_weight"],
+                second=self._second(part),
             )
             start += len(part)
         return out
@@ -188,7 +239,8 @@ class Classifier(Model):
         n_features = sum(feature["dim"] for feature in self.features) or self.weights["input_mean"].size
         n_classes = len(self.targets) or self.weights["class_weight"].size
         expected: dict[str, tuple[int, ...]] = dict.fromkeys(("input_mean", "input_scale"), (n_features,))
-        expected |= {"class_weight": (n_classes,), "calibration": (2,)}
+        subsets = self.modalities(n_features).subsets
+        expected |= {"class_weight": (n_classes,), "calibration": (len(subsets), 3)}
         return expected | self._shapes(n_features, n_classes)
 
     def _shapes(self, n_features: int, n_classes: int) -> dict[str, tuple[int, ...]]:

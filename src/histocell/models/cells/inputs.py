@@ -51,6 +51,16 @@ class Modalities:
         """Number of columns of each."""
         return {name: part.stop - part.start for name, part in self.columns.items()}
 
+    @property
+    def subsets(self) -> list[tuple[int, ...]]:
+        """Numbers of the modalities that a cell may have: all of them first, then each alone."""
+        n = len(self.columns)
+        return [tuple(range(n)), *([(index,) for index in range(n)] if n > 1 else [])]
+
+    def subset_of(self, there: Bools) -> Ints:
+        """Which of `subsets` each cell has, from `present`."""
+        return np.where(there.all(axis=1), 0, 1 + there.argmax(axis=1)) if there.shape[1] > 1 else np.zeros(len(there), int)
+
     def present(self, X: np.ndarray) -> Bools:
         """Which modality of each row is finite, ``(n, n_modalities)``."""
         return np.column_stack([finite_rows(X[:, part]) for part in self.columns.values()])
@@ -95,6 +105,15 @@ def fit_scales(X: np.ndarray, rows: Ints, modalities: Modalities) -> Arrays:
 def scaled(X: np.ndarray, modalities: Modalities, weights: Mapping[str, np.ndarray]) -> np.ndarray:
     """Features in standard deviations of the training rows, cut off at four; 0, the mean, where a modality is missing."""
     return fill(X, modalities.present(X), modalities, weights["input_mean"], weights["input_scale"])
+
+
+def hidden(X: np.ndarray, modalities: Modalities, kept: tuple[int, ...]) -> np.ndarray:
+    """A copy of features that has some of the modalities only, NaN in the others."""
+    X = X.copy() if X.dtype.kind == "f" else X.astype(np.float64)
+    for index, part in enumerate(modalities.columns.values()):
+        if index not in kept:
+            X[:, part] = np.nan
+    return X
 
 
 def fill(X: np.ndarray, there: Bools, modalities: Modalities, mean: Floats, scale: Floats) -> np.ndarray:
