@@ -12,7 +12,7 @@ from histocell._core.errors import listing
 from histocell._core.rng import as_rng
 from histocell.models import files
 from histocell.models.places import check_finite, check_places
-from histocell.models.problem import Problem, Usable, finite_rows
+from histocell.models.problem import Problem, Usable, as_features, finite_rows
 from histocell.models.settings import Config, make_config
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ class Model(ABC):
     def _begin(self, problem: Problem) -> Usable:
         """Forget what was learnt before, and find the rows that can be used."""
         places = self._checked_places(
-            problem.places, len(np.asarray(problem.X if problem.index is None else problem.index))
+            problem.places, len(as_features(problem.X) if problem.index is None else np.asarray(problem.index))
         )
         usable = Usable.of(problem, places, has_features=self.has_features)
         if usable.rows.places is not None:

@@ -12,6 +12,7 @@ from histocell.models.base import Model
 from histocell.models.cells.calibration import calibrate, class_weights, fit_calibration
 from histocell.models.cells.inputs import CHUNK, Modalities, fit_scales, hidden, scaled
 from histocell.models.places import check_finite
+from histocell.models.problem import as_features
 from histocell.models.settings import Config, limited
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from histocell._core.types import Bools, Floats, Ints
     from histocell.models.folds import FitRows, Fold
     from histocell.models.places import Places
-    from histocell.models.problem import Usable
+    from histocell.models.problem import Joined, Usable
 
 _MAX_FOLDS = 5
 _LEAST_HELD = 30  # cells that a calibration is fitted on
@@ -64,7 +65,7 @@ class Cells(NamedTuple):
         Where they lie, for models that need it.
     """
 
-    X: np.ndarray
+    X: np.ndarray | Joined
     rows: Ints
     labels: Ints
     places: Places | None
@@ -106,7 +107,7 @@ class Classifier(Model):
         """Share of the other model, `None` where held-out rows say it."""
         return None
 
-    def has_features(self, X: np.ndarray) -> Bools:
+    def has_features(self, X: np.ndarray | Joined) -> Bools:
         """Which rows have a modality whose features are all finite."""
         return self.modalities(X.shape[1]).present(X).any(axis=1)
 
@@ -201,7 +202,7 @@ class Classifier(Model):
     def predict(self, X: ArrayLike, *, places: Places | None = None, device: str | None = None) -> Floats:
         """Probability of each class, shape ``(n, n_classes)``; NaN for rows without any modality."""
         self._check_fitted()
-        X = np.asarray(X)
+        X = as_features(X)
         n_features = len(self.weights["input_mean"])
         if X.ndim != 2 or X.shape[1] != n_features:
             msg = f"X must have shape (n, {n_features}), as the model was fitted; it has {X.shape}"
@@ -222,6 +223,13 @@ class Classifier(Model):
                 second=self._second(part),
             )
             start += len(part)
+        return out
+
+    def _scaled_cells(self, cells: Cells) -> np.ndarray:
+        """Scaled features of cells, of which nothing else is copied."""
+        out = np.empty((len(cells.rows), cells.X.shape[1]), dtype=np.float32)
+        for start in range(0, len(out), CHUNK):
+            out[start : start + CHUNK] = self._scaled(cells.X[cells.rows[start : start + CHUNK]])
         return out
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
