@@ -33,7 +33,11 @@ def test_leave_one_group_out_by_hand(cells):
     """The genes come first and are counted, whatever the order of the features."""
     models = {"log": "logistic", "net": hc.models.CellTransformer(**TINY)}
     scores = hc.bench.leave_one_group_out(cells, ["X_he", "X_rna"], task="cell_types", models=models, n_bootstrap=0)
-    X, labels, patient = np.hstack([cells.obsm["X_rna"], cells.obsm["X_he"]]), cells.obs["cell_type"], cells.obs["patient"]
+    X, labels, patient = (
+        np.hstack([cells.obsm["X_rna"], cells.obsm["X_he"]]),
+        cells.obs["cell_type"],
+        cells.obs["patient"],
+    )
     Y, expected = np.stack([labels == name for name in "abc"], 1).astype(float), []
     for name in "ABC":
         held = (patient == name).to_numpy()
@@ -84,7 +88,9 @@ def test_across_datasets_with_other_types(cells):
     train, test = cells[cells.obs["patient"] != "C"].copy(), cells[cells.obs["patient"] == "C"].copy()
     test.obs["cell_type"] = test.obs["cell_type"].astype(str).replace("c", "d")
     with pytest.warns(UserWarning, match="only the 2 targets that the two share"):
-        scores = hc.bench.cross_dataset(train, test, ["X_rna", "X_he"], task="cell_types", models="logistic", n_bootstrap=0)
+        scores = hc.bench.cross_dataset(
+            train, test, ["X_rna", "X_he"], task="cell_types", models="logistic", n_bootstrap=0
+        )
     row = scores.query("cell_type == 'mean' and metric == 'f1'").iloc[0]
     assert row["n_spots"] == (test.obs["cell_type"] != "d").sum()
     assert row["value"] > 0.8

@@ -86,7 +86,9 @@ def calibration(table: ad.AnnData) -> None:
             for way, value in ways.items():
                 each.weights["calibration"] = value
                 errors.append(f"{way} {hc.metrics.calibration_error(truth, each.predict(part))[0]:.4f}")
-            print(f"   {name:17} {kind:6} {', '.join(errors)} (temperature, weights back, blend {fitted[number].round(2)})")
+            print(
+                f"   {name:17} {kind:6} {', '.join(errors)} (temperature, weights back, blend {fitted[number].round(2)})"
+            )
     for share in (0.0, 0.1):
         hc.tl.predict_cell_types(table, abstain=share)
         show(hc.tl.evaluate_cell_types(table, inplace=False), f"unsure {share:.0%}")

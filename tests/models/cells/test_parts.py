@@ -48,9 +48,7 @@ class TestCalibration:
         assert share == pytest.approx(0.25, abs=0.02)
         assert temperature == pytest.approx(0.5, rel=0.05)
         found = np.array([temperature, 0, share])
-        np.testing.assert_allclose(
-            calibrate(good, found, np.ones(3), second=bad), softmax(2 * true, axis=1), atol=0.05
-        )
+        np.testing.assert_allclose(calibrate(good, found, np.ones(3), second=bad), softmax(2 * true, axis=1), atol=0.05)
         assert fit_calibration(good, labels, np.ones(3), second=bad, share=0.6)[2] == 0.6
         assert fit_calibration(good, labels, np.ones(3), second=true)[2] == pytest.approx(1, abs=0.05)
 
@@ -62,7 +60,6 @@ class TestCalibration:
         np.testing.assert_allclose(weights[:3].mean(), 1)
         assert class_weights(np.repeat(np.arange(21), [1] + [10_000] * 20), 21).max() == 10
         np.testing.assert_array_equal(class_weights(labels, 4, balanced=False), [1, 1, 1, 0])
-
 
     def test_a_class_without_training_rows(self):
         logits, weights = np.random.default_rng(0).normal(size=(50, 3)), np.array([1.0, 0.0, 1.0])

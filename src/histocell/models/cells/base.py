@@ -179,9 +179,7 @@ class Classifier(Model):
 
     def _fitted_calibration(self, kept: Bools, logits: Floats, second: Floats | None, labels: Ints) -> Floats:
         """Temperature, share of the weights taken back, and of the other model."""
-        found = fit_calibration(
-            logits, labels[kept], self.weights["class_weight"], second=second, share=self._share
-        )
+        found = fit_calibration(logits, labels[kept], self.weights["class_weight"], second=second, share=self._share)
         return found if self.config.calibrate else np.array([1.0, 0.0, found[2]])
 
     def _fold(self, rows: FitRows, labels: Ints) -> Fold:

@@ -59,7 +59,11 @@ class Modalities:
 
     def subset_of(self, there: Bools) -> Ints:
         """Which of `subsets` each cell has, from `present`."""
-        return np.where(there.all(axis=1), 0, 1 + there.argmax(axis=1)) if there.shape[1] > 1 else np.zeros(len(there), int)
+        return (
+            np.where(there.all(axis=1), 0, 1 + there.argmax(axis=1))
+            if there.shape[1] > 1
+            else np.zeros(len(there), int)
+        )
 
     def present(self, X: np.ndarray | Joined) -> Bools:
         """Which modality of each row is finite, ``(n, n_modalities)``; some rows are looked at at a time."""

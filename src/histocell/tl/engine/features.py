@@ -164,9 +164,7 @@ def joined_features(table: AnnData, features: Sequence[JSON]) -> Joined:
     return _joined(table, features, by_rows)
 
 
-def _joined(
-    table: AnnData, features: Sequence[JSON], read: Callable[[object, str], NDArray[np.floating]]
-) -> Joined:
+def _joined(table: AnnData, features: Sequence[JSON], read: Callable[[object, str], NDArray[np.floating]]) -> Joined:
     parts: list[np.ndarray] = []
     orders: list[Ints | None] = []
     for feature in features:
