@@ -98,7 +98,8 @@ def check_slots(back, table):
             assert list(back.obsm[key].columns) == list(value.columns)
     assert set(back.obs) == set(table.obs)
     for column in table.obs:
-        assert (back.obs[column].astype(str) == table.obs[column].astype(str)).all(), column
+        one, other = (each.obs[column].astype(str).fillna("missing") for each in (back, table))
+        assert (one == other).all(), column
     assert set(back.uns) == set(table.uns)
     for slot in table.uns["histocell"]:
         assert hc.get.provenance(back, slot) == hc.get.provenance(table, slot)

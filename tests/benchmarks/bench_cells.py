@@ -1,6 +1,6 @@
 """Benchmarks of cell types: what genes and image add to each other, cost at 460,000 cells, real nuclei, calibration.
 
-    python tests/benchmarks/bench_cells.py --part modalities calibration cost nuclei
+    python tests/benchmarks/bench_cells.py --part modalities calibration cost memory nuclei
 
 ``nuclei`` needs HISTOCELL_DATA_DIR with the folder ``nucls_tiles``. Each part prints both sides of its comparison.
 """
@@ -112,6 +112,22 @@ def cost(share: float) -> None:
         )
 
 
+def memory() -> None:
+    """Peak memory of a fit of 2,000 of 460,000 cells x (512 + 1536): what is held of the features of all of them."""
+    n_cells, rng = 460_000, np.random.default_rng(0)
+    labels = np.resize(np.array(TYPES), n_cells)
+    table = ad.AnnData(obs=pd.DataFrame({"cell_type": labels, "mpp": 1.0}, index=np.arange(n_cells).astype(str)))
+    table.obsm["spatial"] = rng.uniform(0, 10_000, (n_cells, 2))
+    table.obs["split"] = np.where(np.arange(n_cells) < 2000, "train", "test")
+    for key, width in (("X_genes", 512), ("X_image", 1536)):
+        table.obsm[key] = np.resize(rng.standard_normal((2000, width), dtype=np.float32), (n_cells, width))
+    size, before = sum(table.obsm[key].nbytes for key in ("X_genes", "X_image")) / 1e6, peak_mb()
+    hc.tl.fit_cell_types(table, "X_genes", "X_image", model="majority")
+    print(
+        f"{n_cells} cells, features {size:.0f} MB, peak before the fit {before:.0f} MB, of the fit {peak_mb():.0f} MB"
+    )
+
+
 def nuclei(folder: Path, epochs: int) -> None:
     """Types of real nuclei, each tile held out in turn, from measurements of the nuclei and `morphology` at them."""
     table = nuclei_table(folder)
@@ -198,7 +214,7 @@ def peak_mb() -> float:
 def main() -> None:
     """Run the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", nargs="+", default=["modalities", "calibration", "cost", "nuclei"])
+    parser.add_argument("--part", nargs="+", default=["modalities", "calibration", "cost", "memory", "nuclei"])
     parser.add_argument("--cells", type=int, default=50_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--share", type=float, default=0.05)
@@ -210,6 +226,8 @@ def main() -> None:
             calibration(table)
     if "cost" in given.part:
         cost(given.share)
+    if "memory" in given.part:
+        memory()
     if "nuclei" in given.part:
         nuclei(Path(os.environ["HISTOCELL_DATA_DIR"]) / "nucls_tiles", 3 * given.epochs)
 

@@ -15,11 +15,10 @@ from histocell.models.base import Model
 from histocell.models.registry import has_models, make_model
 from histocell.tables.fields import FieldsOfView
 from histocell.tables.sections import Sections
-from histocell.tl._cell_types.task import CELL_TYPES
-from histocell.tl.engine.abundance import ABUNDANCE
 from histocell.tl.engine.features import embedding_keys, genes_first
 from histocell.tl.engine.fit import Dataset, remember
 from histocell.tl.engine.rows import apart, held_out_groups, seen_rows
+from histocell.tl.tasks import TASKS
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 
     type Features = str | Sequence[str] | Mapping[str, str | Sequence[str]]
     type Models = str | Model | Sequence[str | Model] | Mapping[str, str | Model]
-
-
-TASKS = {task.name: task for task in (ABUNDANCE, CELL_TYPES)}
 
 
 class Fold(NamedTuple):

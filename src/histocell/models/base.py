@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from histocell.models.fingerprint import Fingerprint
     from histocell.models.folds import FitRows
     from histocell.models.places import Places
+    from histocell.models.problem import Joined
 
 
 FINGERPRINT, BASELINE = "rows.", "baseline_{}."  # beginnings of names of arrays
@@ -260,7 +261,7 @@ class Model(ABC):
         """Whether it can predict rows that lack the genes or the image."""
         return False
 
-    def has_features(self, X: np.ndarray) -> Bools:
+    def has_features(self, X: np.ndarray | Joined) -> Bools:
         """Which rows have the features that the model needs: by default all of them, finite."""
         return finite_rows(X)
 

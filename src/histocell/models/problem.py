@@ -126,7 +126,7 @@ class Usable:
         problem: Problem,
         places: Places | None = None,
         *,
-        has_features: Callable[[np.ndarray], Bools] | None = None,
+        has_features: Callable[[np.ndarray | Joined], Bools] | None = None,
     ) -> Usable:
         """The usable rows, with a warning of others; `places` are those of the rows of the problem.
 

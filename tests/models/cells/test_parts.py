@@ -14,6 +14,8 @@ from histocell.models.cells.calibration import calibrate, class_weights, fit_cal
 from histocell.models.cells.inputs import Modalities
 from histocell.models.cells.network import Batch, CellNet, waves
 from histocell.models.places import Places
+from histocell.models.problem import Joined
+from histocell.models.registry import model_class
 
 
 class TestCalibration:
@@ -190,3 +192,17 @@ def test_presets_are_as_stated():
     assert (paper.n_layers, paper.lr, paper.batch_size, paper.weight_decay, paper.max_epochs) == (6, 3e-5, 64, 0.01, 20)
     assert not paper.early_stopping
     assert paper.logistic_share == 0
+
+
+def test_matrices_are_joined_by_rows():
+    rng = np.random.default_rng(0)
+    one, two, rows = rng.normal(size=(9, 3)), rng.normal(size=(9, 2)).astype(np.float32), np.array([4, 1, 1])
+    joined, whole = Joined([one, two], [np.array([2, 0, 1]), None]), np.hstack([one[:, [2, 0, 1]], two])
+    assert (joined.shape, joined.dtype, len(joined)) == (whole.shape, whole.dtype, 9)
+    np.testing.assert_array_equal(joined[rows], whole[rows])
+    np.testing.assert_array_equal(joined[2:5], whole[2:5])
+    np.testing.assert_array_equal(np.asarray(joined), whole)
+    assert np.shares_memory(np.asarray(Joined([one])), one)  # one alone is not copied
+    Y = np.eye(2)[np.arange(9) % 2]
+    same = [model_class("logistic")(gene_columns=3).fit(X, Y).predict(X) for X in (joined, whole)]
+    np.testing.assert_array_equal(*same)

@@ -151,17 +151,15 @@ class Classifier(Model):
     def _calibrate(self, held: Cells, modalities: Modalities, device: str | None) -> None:
         """Fit the calibration of each subset of the modalities, on held-out cells that have it and are shown nothing else.
 
-        Where few of them have it, the calibration is that of the cells as they are.
+        Where few of them have it, the calibration is that of the cells as they are. Another model is blended in for all modalities alone.
         """
-        fallback: Floats | None = None
         for number, subset in enumerate(modalities.subsets):
-            kept, logits, second = self._shown(held, modalities, subset, device)
-            if kept.sum() < _LEAST_HELD:
-                if fallback is None:
-                    fallback = self._fitted_calibration(*self._shown(held, modalities, (), device), held.labels)
-                self.weights["calibration"][number] = fallback
-            else:
-                self.weights["calibration"][number] = self._fitted_calibration(kept, logits, second, held.labels)
+            shown = self._shown(held, modalities, subset, device)
+            if shown[0].sum() < _LEAST_HELD:
+                shown = self._shown(held, modalities, (), device)
+            # the other model has learnt from cells that have everything, and to no purpose where something is missing
+            share = 0.0 if number else self._share
+            self.weights["calibration"][number] = self._fitted_calibration(*shown, held.labels, share)
 
     def _shown(
         self, held: Cells, modalities: Modalities, subset: tuple[int, ...], device: str | None
@@ -177,9 +175,11 @@ class Classifier(Model):
         others = None if any(each is None for each in second) else np.concatenate(second)  # type: ignore[arg-type]
         return np.concatenate(kept), np.concatenate(logits), others
 
-    def _fitted_calibration(self, kept: Bools, logits: Floats, second: Floats | None, labels: Ints) -> Floats:
+    def _fitted_calibration(
+        self, kept: Bools, logits: Floats, second: Floats | None, labels: Ints, share: float | None
+    ) -> Floats:
         """Temperature, share of the weights taken back, and of the other model."""
-        found = fit_calibration(logits, labels[kept], self.weights["class_weight"], second=second, share=self._share)
+        found = fit_calibration(logits, labels[kept], self.weights["class_weight"], second=second, share=share)
         return found if self.config.calibrate else np.array([1.0, 0.0, found[2]])
 
     def _fold(self, rows: FitRows, labels: Ints) -> Fold:

@@ -61,7 +61,7 @@ class CellTransformerConfig(training.Schedule, ClassifierConfig):
         Share of the cells of which a step hides the genes or the image, so that either alone can be predicted from.
     logistic_share
         Share of a logistic regression on the same inputs in the logits: on small cohorts it carries over to others better than
-        the net does. `None`: the share that makes held-out cells likeliest, for genes, image and both each by itself.
+        the net does. `None`: the share that makes held-out cells likeliest. None of it where genes or image are missing.
     n_neighbors, radius_um
         Of ``"multi_input"``: so many of the nearest cells within the radius are seen with each cell; 0 for none.
     """
