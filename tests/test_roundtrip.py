@@ -67,9 +67,9 @@ def worked_nuclei():
     """A section whose nuclei were found, measured and brought to the spots."""
     sdata = hc.datasets.synthetic_tissue(size_px=500, rng=3)
     hc.pp.check_alignment(sdata)
-    hc.pp.segment_nuclei(sdata)
     hc.pp.measure_nuclei(sdata, "cells")
-    hc.pp.aggregate_nuclei(sdata, labels_key="cell_type", key_added="abundance_by_nuclei")
+    hc.pp.aggregate_nuclei(sdata, labels_key="cell_type")
+    hc.pp.segment_nuclei(sdata)
     return sdata
 
 
@@ -165,7 +165,7 @@ def test_slots_of_nuclei_survive(worked_nuclei, tmp_path):
     written = {
         "cell_table": {"nucleus_measurements"},
         "nucleus_table": {"spatial"},
-        "table": {"X_nuclei", "abundance_by_nuclei"},
+        "table": {"X_nuclei", "cell_abundance"},
     }
     spatialdata(worked_nuclei, tmp_path)
     back = sd.read_zarr(tmp_path / "s.zarr")

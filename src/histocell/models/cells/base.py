@@ -165,15 +165,16 @@ class Classifier(Model):
         self, held: Cells, modalities: Modalities, subset: tuple[int, ...], device: str | None
     ) -> tuple[Bools, Floats, Floats | None]:
         """Which cells have a subset of the modalities, and the logits of these by it alone; of all as they are for none."""
-        kept, logits, second = [], [], []
+        kept, logits = [], []
+        second: list[Floats] = []
         for X, places in self._parts_of(held):
             some = modalities.present(X)[:, list(subset)].all(axis=1)
             seen = hidden(X, modalities, subset) if subset else X
             kept.append(some)
             logits.append(self._logits(seen, places, device)[some])
-            second.append(self._second(seen[some]))
-        others = None if any(each is None for each in second) else np.concatenate(second)  # type: ignore[arg-type]
-        return np.concatenate(kept), np.concatenate(logits), others
+            if (other := self._second(seen[some])) is not None:
+                second.append(other)
+        return np.concatenate(kept), np.concatenate(logits), np.concatenate(second) if second else None
 
     def _fitted_calibration(
         self, kept: Bools, logits: Floats, second: Floats | None, labels: Ints, share: float | None
