@@ -69,11 +69,11 @@ def find_nuclei(
     local -= np.float32(LOCAL_LEVEL)
     local *= np.float32(LOCAL_WEIGHT)
     smooth -= local
-    tree = component_tree(smooth, FLOOR, (CEILING - FLOOR) / N_LEVELS)
     areas = (LEAST_NODE_UM2 / mpp**2, max_area_um2 / mpp**2, FULL_AREA_UM2 / mpp**2)
+    tree = component_tree(smooth, FLOOR, (CEILING - FLOOR) / N_LEVELS, areas[0])
     slopes = (contrast * SLOPES[0] * mpp, SLOPES[1] * mpp)
-    marks, n = choose_nodes(tree, stained.shape[1] + 2, areas, slopes, FILLS, LUMP)
-    labels = grow(tree, marks, n, smooth, SIZE_WEIGHT, areas[1])
+    nodes, marks = choose_nodes(tree, areas, slopes, FILLS, LUMP)
+    labels = grow(tree, nodes, marks, smooth, SIZE_WEIGHT, areas[1])
     fill_holes(labels, int(areas[1]))
     labels, n = _split(labels, smooth, mpp)
     return labels, n, smooth
