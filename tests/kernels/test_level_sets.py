@@ -21,7 +21,7 @@ def discs(*rows: tuple[float, float, float, float], shape: tuple[int, int] = (80
 def test_nodes_are_the_connected_parts_of_the_level_sets(seed):
     surface = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(20, 25)), 1.2).astype(np.float32)
     step = float(np.ptp(surface)) / 12
-    levels, order, stops, parents, sums = component_tree(surface, -0.1, step)
+    levels, _, order, stops, parents, sums = component_tree(surface, -0.1, step)
     pixels = order[stops - 1]
     framed = levels.reshape(22, 27)
     inner = framed[1:-1, 1:-1]
@@ -65,7 +65,7 @@ def test_an_ellipse_fills_itself_and_two_circles_do_not():
 def found(surface: np.ndarray, floor: float = 0.1) -> np.ndarray:
     tree = component_tree(surface, floor, 2.0 / 160)
     nodes, marks = choose_nodes(tree, (20.0, 800.0, 60.0), (0.02, 0.5), (0.6, 0.95), 1.0)
-    return grow(tree, nodes, marks, surface, 0.2, 800.0)
+    return grow(tree, nodes, marks, surface.shape, 0.2, 800.0)
 
 
 def test_pale_and_dark_objects_get_their_own_outlines():

@@ -73,7 +73,7 @@ def find_nuclei(
     tree = component_tree(smooth, FLOOR, (CEILING - FLOOR) / N_LEVELS, areas[0])
     slopes = (contrast * SLOPES[0] * mpp, SLOPES[1] * mpp)
     nodes, marks = choose_nodes(tree, areas, slopes, FILLS, LUMP)
-    labels = grow(tree, nodes, marks, smooth, SIZE_WEIGHT, areas[1])
+    labels = grow(tree, nodes, marks, smooth.shape, SIZE_WEIGHT, areas[1])
     fill_holes(labels, int(areas[1]))
     labels, n = _split(labels, smooth, mpp)
     return labels, n, smooth

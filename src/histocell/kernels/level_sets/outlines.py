@@ -13,7 +13,7 @@ _NEVER = FRAME - 1
 
 @njit(nogil=True, cache=True)
 def grow(
-    tree: Tree, nodes: np.ndarray, marks: np.ndarray, surface: np.ndarray, size_weight: float, largest: float
+    tree: Tree, nodes: np.ndarray, marks: np.ndarray, shape: tuple[int, int], size_weight: float, largest: float
 ) -> np.ndarray:
     """Labels of objects that have grown from their marks.
 
@@ -27,8 +27,8 @@ def grow(
         From :func:`histocell.kernels.level_sets.tree.component_tree`.
     nodes, marks
         From :func:`histocell.kernels.level_sets.tree.choose_nodes`; the marks become the basins, in place.
-    surface
-        Shape (h, w), float32: the map of the tree.
+    shape
+        Height and width of the map of the tree.
     size_weight
         Power of the area.
     largest
@@ -38,14 +38,14 @@ def grow(
     -------
     Shape (h, w), int32, from 1 in the order of the nodes, 0 outside.
     """
-    height, width = surface.shape
+    height, width = shape
     row = width + 2
     highest = np.empty(nodes.size + 1, np.int32)  # not above the mark
     highest[0] = -1
     for k, t in enumerate(nodes):
         highest[k + 1] = tree.levels[tree.order[tree.stops[t] - 1]]
     reached = _flood(tree.levels, marks, _groups(tree.parents, nodes), row)
-    best = _steepest_levels(marks, tree.levels, surface, highest, size_weight, largest)
+    best = _steepest_levels(tree, marks, highest, row, size_weight, largest)
     out = np.empty((height, width), np.int32)
     for y in range(height):
         for x in range(width):
@@ -145,43 +145,34 @@ def _enqueue(first: np.ndarray, last: np.ndarray, following: np.ndarray, p: int,
 
 @njit(nogil=True, cache=True)
 def _steepest_levels(
-    basins: np.ndarray,
-    levels: np.ndarray,
-    surface: np.ndarray,
-    highest: np.ndarray,
-    size_weight: float,
-    largest: float,
+    tree: Tree, basins: np.ndarray, highest: np.ndarray, row: int, size_weight: float, largest: float
 ) -> np.ndarray:
     """The level of the outline in each basin.
 
     The edge between two pixels is part of the outlines at all levels between them: it is entered at the first and
     taken out after the last, and running sums over the levels give the number of edges and their steps.
     """
-    height, width = surface.shape
-    row = width + 2
+    levels, heights = tree.levels, tree.heights
     offsets = np.cumsum(highest + 2) - 1  # of the levels of each basin, up to its highest
     area = np.zeros(offsets[-1] + 1, np.float32)
     edges = np.zeros((offsets[-1] + 1, 2), np.float32)  # number, sum of steps
     offsets -= highest
-    heights, around, beside = surface.ravel(), np.array([-row, -1, 1, row]), np.array([-width, -1, 1, width])
-    for y in range(height):
-        for x in range(width):
-            p, here = (y + 1) * row + x + 1, y * width + x
-            label = basins[p]
-            if label == 0:
-                continue
-            level, top, at = levels[p], highest[label], offsets[label]
-            area[at + min(level, top)] += 1
-            for k in range(4):
-                q = p + around[k]
-                other = levels[q]
-                if FRAME < other < min(level, top) and (basins[q] == label or basins[q] == 0):
-                    step = abs(heights[here] - heights[here + beside[k]])
-                    edges[at + other + 1, 0] += 1
-                    edges[at + other + 1, 1] += step
-                    if level < top:
-                        edges[at + level + 1, 0] -= 1
-                        edges[at + level + 1, 1] -= step
+    for p in range(row, levels.size - row):
+        label = basins[p]
+        if label == 0:
+            continue
+        at, top, level = offsets[label], highest[label], levels[p]
+        inner = min(level, top)
+        area[at + inner] += 1
+        for d in (-row, -1, 1, row):
+            other = levels[p + d]
+            if FRAME < other < inner and (basins[p + d] == label or basins[p + d] == 0):
+                step = abs(heights[p] - heights[p + d])
+                edges[at + other + 1, 0] += 1
+                edges[at + other + 1, 1] += step
+                if level < top:
+                    edges[at + level + 1, 0] -= 1
+                    edges[at + level + 1, 1] -= step
     weights = np.arange(int(largest) + 1) ** size_weight
     best = highest.copy()
     for label in range(1, highest.size):

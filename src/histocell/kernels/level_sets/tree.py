@@ -21,6 +21,8 @@ class Tree(NamedTuple):
     ----------
     levels
         Shape of the map with a frame of one pixel, flat, int16: level of each pixel, -1 below the floor, -2 in the frame.
+    heights
+        The map with the frame, flat, float32.
     order
         Flat positions, with the frame, of all pixels above the floor; those of a node come one after the other.
     stops
@@ -33,6 +35,7 @@ class Tree(NamedTuple):
     """
 
     levels: np.ndarray
+    heights: np.ndarray
     order: np.ndarray
     stops: np.ndarray
     parents: np.ndarray
@@ -53,75 +56,71 @@ def component_tree(surface: np.ndarray, floor: float, step: float, least: float 
     height, width = surface.shape
     row = width + 2
     levels = np.full((height + 2) * row, FRAME, np.int16)
+    heights = np.zeros(levels.size, np.float32)
     n = 0
     for y in range(height):
-        here, there = surface[y], levels[(y + 1) * row + 1 : (y + 2) * row - 1]
+        inner = slice((y + 1) * row + 1, (y + 2) * row - 1)
+        here, there = surface[y], levels[inner]
+        heights[inner] = here
         for x in range(width):
             above = here[x] >= floor
             there[x] = min(int((here[x] - floor) / step), N_LEVELS - 1) if above else -1
             n += above
-    stops, parents, sums = np.empty(n, np.int32), np.empty(n, np.int32), np.empty((n, _N_SUMS))
-    order = np.empty(n, np.int32)
-    n = _flood(surface, Tree(levels, order, stops, parents, sums), least)
-    return Tree(levels, order, stops[:n], parents[:n], sums[:n])
+    order, stops, parents = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
+    sums = np.empty((n, _N_SUMS))
+    n = _flood(Tree(levels, heights, order, stops, parents, sums), row, least)
+    return Tree(levels, heights, order, stops[:n], parents[:n], sums[:n])
 
 
 @njit(nogil=True, cache=True)
-def _flood(surface: np.ndarray, tree: Tree, least: float) -> int:
+def _flood(tree: Tree, row: int, least: float) -> int:
     """Fill in the nodes of a tree; returns their number."""
-    levels, heights, width = tree.levels, surface.ravel(), surface.shape[1]
-    row, per_row = width + 2, 1 / (width + 2)
-    seen = np.zeros(levels.size, np.bool_)
+    levels = tree.levels
+    waiting = levels.copy()  # -2 where the flood has been
     following = np.empty(levels.size, np.int32)  # of the pixels that wait at a level
     first = np.full(N_LEVELS, -1, np.int32)
-    around, beside = np.array([-row, -1, 1, row]), np.array([-width, -1, 1, width])
-    # nodes not yet closed, each inside the one before: their level, last child, and sums
+    # nodes not yet closed, each inside the one before: their level, last child, and the sums before their first pixel
     open_nodes = np.empty((N_LEVELS + 1, 2), np.int32)
-    open_sums = np.empty((N_LEVELS + 1, _N_SUMS))
+    before = np.empty((N_LEVELS + 1, _N_SUMS))
+    sums = np.zeros(_N_SUMS)
     n = done = 0
     for start in range(row, levels.size - row):
-        if levels[start] < 0 or seen[start]:
+        if waiting[start] < 0:
             continue
-        seen[start] = True
-        p, top, level = start, -1, -1
+        p = higher = start
+        level = top = -1
+        sums[:] = 0
         while True:
-            if levels[p] > level:
+            if higher >= 0:
+                p, level = higher, levels[higher]
+                waiting[p] = FRAME
                 top += 1
-                level = levels[p]
                 open_nodes[top, 0], open_nodes[top, 1] = level, -1
-                open_sums[top] = 0
-            higher = -1
-            for k in range(4):
-                q = p + around[k]
-                other = levels[q]
-                if other >= 0 and not seen[q]:
-                    seen[q] = True
-                    if other > level:
-                        higher = q
-                        break
+                for k in range(_N_SUMS):
+                    before[top, k] = sums[k]
+                higher = -1
+            for d in (-row, -1, 1, row):
+                other = waiting[p + d]
+                if other > level:
+                    higher = p + d
+                    break
+                if other >= 0:
+                    q = p + d
+                    waiting[q] = FRAME
                     following[q] = first[other]
                     first[other] = q
             if higher >= 0:
                 following[p] = first[level]
                 first[level] = p
-                p = higher
                 continue
             tree.order[done] = p
             done += 1
-            y = int((p + 0.5) * per_row)  # p // row is slow
-            here, edges, steps = p - 2 * y - width - 1, 0, 0.0
-            for k in range(4):
-                other = levels[p + around[k]]
-                if other != level and other != FRAME:
-                    side = 1 if other < level else -1  # edges to higher pixels are now inside
-                    edges += side
-                    steps += side * abs(heights[here] - heights[here + beside[k]])
-            _add_pixel(open_sums[top], y, p - y * row, edges, steps)
+            _add_pixel(sums, tree, p, row)
             lower = level
             while lower >= 0 and first[lower] < 0:
                 lower -= 1
             if lower < level:
-                top, n = _close(open_nodes, open_sums, top, lower, done, tree, n, least)
+                top, n = _close(open_nodes, before, sums, top, lower, done, tree, n, least)
                 level = lower
             if lower < 0:
                 break
@@ -131,7 +130,16 @@ def _flood(surface: np.ndarray, tree: Tree, least: float) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _add_pixel(sums: np.ndarray, y: int, x: int, edges: int, steps: float) -> None:
+def _add_pixel(sums: np.ndarray, tree: Tree, p: int, row: int) -> None:
+    levels, heights = tree.levels, tree.heights
+    y = int((p + 0.5) * (1 / row))  # p // row is slow
+    x = p - y * row
+    level, here, edges, steps = levels[p], heights[p], 0, 0.0
+    for d in (-row, -1, 1, row):
+        other = levels[p + d]
+        inside = other != FRAME
+        edges += inside * ((other < level) - (other > level))  # edges to higher pixels are now inside
+        steps += here - heights[p + d] if inside and other != level else np.float32(0)
     sums[0] += 1
     sums[1] += y
     sums[2] += x
@@ -145,7 +153,8 @@ def _add_pixel(sums: np.ndarray, y: int, x: int, edges: int, steps: float) -> No
 @njit(nogil=True, cache=True)
 def _close(
     open_nodes: np.ndarray,
-    open_sums: np.ndarray,
+    before: np.ndarray,
+    sums: np.ndarray,
     top: int,
     level: int,
     done: int,
@@ -159,20 +168,19 @@ def _close(
     """
     while top >= 0 and open_nodes[top, 0] > level:
         node = -1
-        if open_sums[top, 0] >= least:
+        if sums[0] - before[top, 0] >= least:
             node = n
             n += 1
             tree.stops[node] = done
-            tree.sums[node] = open_sums[top]
+            for k in range(_N_SUMS):
+                tree.sums[node, k] = sums[k] - before[top, k]
             child = open_nodes[top, 1]
             while child >= 0:
-                before = tree.parents[child]
+                previous = tree.parents[child]
                 tree.parents[child] = node
-                child = before
+                child = previous
         if top > 0 and open_nodes[top - 1, 0] >= level:
             top -= 1
-            for k in range(_N_SUMS):
-                open_sums[top, k] += open_sums[top + 1, k]
             if node >= 0:
                 tree.parents[node] = open_nodes[top, 1]
                 open_nodes[top, 1] = node
@@ -237,7 +245,7 @@ def choose_nodes(
     -------
     The chosen nodes, and which of them each pixel lies in, from 1 (0 outside of them), flat with the frame.
     """
-    _, order, stops, parents, sums = tree
+    order, stops, parents, sums = tree.order, tree.stops, tree.parents, tree.sums
     n = stops.size
     inner = np.zeros(n)  # sum of the scores of the best choice below a node
     chosen = np.zeros(n, np.bool_)
