@@ -64,8 +64,7 @@ def find_nuclei(
     Linear time maximally stable extremal regions.
     """
     smooth = blur(stained, gaussian_taps(SMOOTH_UM / mpp))
-    local = np.minimum(smooth, np.float32(LOCAL_CEILING))
-    local = box_mean(local, max(1, round(LOCAL_UM / mpp)))
+    local = box_mean(smooth, max(1, round(LOCAL_UM / mpp)), LOCAL_CEILING)
     local -= np.float32(LOCAL_LEVEL)
     local *= np.float32(LOCAL_WEIGHT)
     smooth -= local
