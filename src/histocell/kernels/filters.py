@@ -26,7 +26,6 @@ def gaussian_taps(sigma: float) -> np.ndarray:
     return (taps / (taps[0] + 2 * taps[1:].sum())).astype(np.float32)
 
 
-@njit(nogil=True, cache=True)
 def blur(image: np.ndarray, taps: np.ndarray) -> np.ndarray:
     """Convolve rows and columns with a symmetric filter; the border is repeated.
 
@@ -37,13 +36,19 @@ def blur(image: np.ndarray, taps: np.ndarray) -> np.ndarray:
     taps
         Shape (radius + 1,), float32, centre first.
     """
+    out = np.empty_like(image)  # here and not in compiled code: numpy asks for large pages, which are faster
+    _blur(image, taps, out)
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _blur(image: np.ndarray, taps: np.ndarray, out: np.ndarray) -> None:
     height, width = image.shape
     radius = taps.size - 1
     # slices, not sums of indices: these would be checked for being negative, pixel by pixel
     n = 2 * radius + 1
     rows = np.empty((n, width), np.float32)  # the last rows that were convolved
     padded = np.empty(width + 2 * radius, np.float32)
-    out = np.empty_like(image)
     for step in range(height + radius):
         if step < height:
             padded[:radius] = image[step, 0]
@@ -61,7 +66,6 @@ def blur(image: np.ndarray, taps: np.ndarray) -> np.ndarray:
                 target[x] = taps[0] * source[x]
             for k in range(1, radius + 1):
                 _add_both(target, taps[k], rows[max(y - k, 0) % n], rows[min(y + k, height - 1) % n])
-    return out
 
 
 @njit(nogil=True, cache=True)
@@ -70,7 +74,6 @@ def _add_both(target: np.ndarray, tap: float, one: np.ndarray, other: np.ndarray
         target[x] += tap * (one[x] + other[x])
 
 
-@njit(nogil=True, cache=True)
 def box_mean(image: np.ndarray, radius: int, ceiling: float = np.inf) -> np.ndarray:
     """Mean over a (2 radius + 1)² window, cut at the border.
 
@@ -83,9 +86,14 @@ def box_mean(image: np.ndarray, radius: int, ceiling: float = np.inf) -> np.ndar
     ceiling
         Pixels count no more than this.
     """
-    height, width = image.shape
-    most = np.float32(ceiling)
     out = np.empty_like(image)
+    _box_mean(image, radius, np.float32(ceiling), out)
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _box_mean(image: np.ndarray, radius: int, most: np.float32, out: np.ndarray) -> None:
+    height, width = image.shape
     totals = np.zeros(width + 2 * radius + 1)  # of the columns, with zeros around
     inner = totals[radius + 1 : radius + 1 + width]
     columns = np.arange(width)
@@ -109,7 +117,6 @@ def box_mean(image: np.ndarray, radius: int, ceiling: float = np.inf) -> np.ndar
             for x in range(width):
                 total += entering[x] - totals[x]
                 target[x] = total * (share * shares[x])
-    return out
 
 
 @njit(nogil=True, cache=True)

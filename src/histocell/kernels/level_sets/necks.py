@@ -17,7 +17,6 @@ _NOWHERE = 2**62
 _MARGIN = 0.01  # heights of one bin are not told apart
 
 
-@njit(nogil=True, cache=True)
 def inner_distance(labels: np.ndarray) -> np.ndarray:
     """Distance in px of the centre of each pixel to the edge of its label, 0 outside of labels.
 
@@ -27,8 +26,15 @@ def inner_distance(labels: np.ndarray) -> np.ndarray:
     ----------
     Borgefors (1986), Distance transformations in digital images.
     """
+    out = np.empty(labels.shape, np.float32)
+    _inner_distance(labels, out)
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _inner_distance(labels: np.ndarray, out: np.ndarray) -> None:
     height, width = labels.shape
-    out = np.zeros((height, width), np.float32)
+    out[:] = 0
     for y in range(height):
         for x in range(width):
             label = labels[y, x]
@@ -61,7 +67,6 @@ def inner_distance(labels: np.ndarray) -> np.ndarray:
             if x < width - 1:
                 near = min(near, out[y, x + 1] + _SIDE)
             out[y, x] = near
-    return out
 
 
 @njit(nogil=True, cache=True)

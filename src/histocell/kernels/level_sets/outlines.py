@@ -11,7 +11,6 @@ _LEAST_EDGES = 4
 _NEVER = FRAME - 1
 
 
-@njit(nogil=True, cache=True)
 def grow(
     tree: Tree, nodes: np.ndarray, marks: np.ndarray, shape: tuple[int, int], size_weight: float, largest: float
 ) -> np.ndarray:
@@ -38,20 +37,25 @@ def grow(
     -------
     Shape (h, w), int32, from 1 in the order of the nodes, 0 outside.
     """
-    height, width = shape
-    row = width + 2
-    highest = np.empty(nodes.size + 1, np.int32)  # not above the mark
-    highest[0] = -1
-    for k, t in enumerate(nodes):
-        highest[k + 1] = tree.levels[tree.order[tree.stops[t] - 1]]
-    reached = _flood(tree.levels, marks, _groups(tree.parents, nodes), row)
+    row = shape[1] + 2
+    highest = np.concatenate([[-1], tree.levels[tree.order[tree.stops[nodes] - 1]]]).astype(np.int32)
+    reached = tree.levels.copy()
+    _flood(tree.levels, marks, reached, np.empty(marks.size, np.int32), _groups(tree.parents, nodes), row)
     best = _steepest_levels(tree, marks, highest, row, size_weight, largest)
-    out = np.empty((height, width), np.int32)
-    for y in range(height):
-        for x in range(width):
-            p = (y + 1) * row + x + 1
-            out[y, x] = marks[p] if _NEVER - reached[p] >= best[marks[p]] else 0
+    out = np.empty(shape, np.int32)
+    _cut(marks, reached, best, out)
     return out
+
+
+@njit(nogil=True, cache=True)
+def _cut(basins: np.ndarray, reached: np.ndarray, best: np.ndarray, out: np.ndarray) -> None:
+    """Write what is reached from each mark without going below its best level."""
+    height, width = out.shape
+    for y in range(height):
+        inner = slice((y + 1) * (width + 2) + 1, (y + 2) * (width + 2) - 1)
+        labels, lowest, there = basins[inner], reached[inner], out[y]
+        for x in range(width):
+            there[x] = labels[x] if _NEVER - lowest[x] >= best[labels[x]] else 0
 
 
 @njit(nogil=True, cache=True)
@@ -68,20 +72,17 @@ def _groups(parents: np.ndarray, nodes: np.ndarray) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def _flood(levels: np.ndarray, marks: np.ndarray, groups: np.ndarray, row: int) -> np.ndarray:
+def _flood(
+    levels: np.ndarray, marks: np.ndarray, reached: np.ndarray, edge: np.ndarray, groups: np.ndarray, row: int
+) -> None:
     """Give each pixel the mark that reaches it first, in place; one queue for each level.
 
-    One group of marks comes after the other, which stays near in memory: no pixel is in reach of two groups.
-
-    Returns
-    -------
-    The lowest level on the way from the mark to each pixel, as `_NEVER` less that level, which is negative; as `levels`
-    where no mark gets.
+    One group of marks comes after the other, which stays near in memory: no pixel is in reach of two groups. `reached`
+    starts as the levels and becomes, in place, `_NEVER` less the lowest level on the way from the mark to each pixel,
+    which is negative. `edge` holds pixels of marks from which others are reached, then the queues.
     """
-    reached = levels.copy()
     n_groups = groups.max()
     starts = np.zeros(n_groups + 2, np.int64)
-    edge = np.empty(marks.size, np.int32)  # pixels of marks from which others are reached
     n_edge = 0
     for p in range(row, marks.size - row):
         if marks[p]:
@@ -105,7 +106,6 @@ def _flood(levels: np.ndarray, marks: np.ndarray, groups: np.ndarray, row: int) 
             level = max(level, levels[p])
             _enqueue(first, last, edge, p, levels[p])
         _flood_group(marks, reached, level, (first, last, edge), row)
-    return reached
 
 
 @njit(nogil=True, cache=True)

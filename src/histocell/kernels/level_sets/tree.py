@@ -42,7 +42,6 @@ class Tree(NamedTuple):
     sums: np.ndarray
 
 
-@njit(nogil=True, cache=True)
 def component_tree(surface: np.ndarray, floor: float, step: float, least: float = 1) -> Tree:
     """The tree of the level sets floor, floor + step, floor + 2 step, ... of a map (h, w), float32.
 
@@ -53,31 +52,43 @@ def component_tree(surface: np.ndarray, floor: float, step: float, least: float 
     ----------
     Nistér and Stewénius (2008), Linear time maximally stable extremal regions.
     """
-    height, width = surface.shape
-    row = width + 2
-    levels = np.full((height + 2) * row, FRAME, np.int16)
-    heights = np.zeros(levels.size, np.float32)
-    n = 0
-    for y in range(height):
-        inner = slice((y + 1) * row + 1, (y + 2) * row - 1)
-        here, there = surface[y], levels[inner]
-        heights[inner] = here
-        for x in range(width):
-            above = here[x] >= floor
-            there[x] = min(int((here[x] - floor) / step), N_LEVELS - 1) if above else -1
-            n += above
+    # arrays of an image are made here and not in compiled code: numpy asks for large pages, which are faster
+    row = surface.shape[1] + 2
+    levels = np.empty((surface.shape[0] + 2) * row, np.int16)
+    heights, following = np.empty(levels.size, np.float32), np.empty(levels.size, np.int32)
+    n = _to_levels(surface, floor, step, levels, heights)
     order, stops, parents = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
-    sums = np.empty((n, _N_SUMS))
-    n = _flood(Tree(levels, heights, order, stops, parents, sums), row, least)
-    return Tree(levels, heights, order, stops[:n], parents[:n], sums[:n])
+    tree = Tree(levels, heights, order, stops, parents, np.empty((n, _N_SUMS)))
+    n = _flood(tree, levels.copy(), following, row, least)
+    return tree._replace(stops=stops[:n], parents=parents[:n], sums=tree.sums[:n])
 
 
 @njit(nogil=True, cache=True)
-def _flood(tree: Tree, row: int, least: float) -> int:
-    """Fill in the nodes of a tree; returns their number."""
+def _to_levels(surface: np.ndarray, floor: float, step: float, levels: np.ndarray, heights: np.ndarray) -> int:
+    """Fill in the levels and the heights of a tree; returns the number of pixels above the floor."""
+    row = surface.shape[1] + 2
+    levels[:row] = levels[-row:] = FRAME
+    n = 0
+    for y in range(surface.shape[0]):
+        start = (y + 1) * row
+        here, there = surface[y], levels[start + 1 : start + row - 1]
+        heights[start + 1 : start + row - 1] = here
+        levels[start] = levels[start + row - 1] = FRAME
+        for x in range(here.size):
+            above = here[x] >= floor
+            there[x] = min(int((here[x] - floor) / step), N_LEVELS - 1) if above else -1
+            n += above
+    return n
+
+
+@njit(nogil=True, cache=True)
+def _flood(tree: Tree, waiting: np.ndarray, following: np.ndarray, row: int, least: float) -> int:
+    """Fill in the nodes of a tree; returns their number.
+
+    `waiting` starts as the levels and becomes -2 where the flood has been; `following` is the next of the pixels that
+    wait at a level.
+    """
     levels = tree.levels
-    waiting = levels.copy()  # -2 where the flood has been
-    following = np.empty(levels.size, np.int32)  # of the pixels that wait at a level
     first = np.full(N_LEVELS, -1, np.int32)
     # nodes not yet closed, each inside the one before: their level, last child, and the sums before their first pixel
     open_nodes = np.empty((N_LEVELS + 1, 2), np.int32)
@@ -214,7 +225,6 @@ def ellipse_fill(sums: np.ndarray) -> float:
     return area / (4 * math.pi * math.sqrt(max(vy * vx - c * c, 1e-6)))
 
 
-@njit(nogil=True, cache=True)
 def choose_nodes(
     tree: Tree,
     areas: tuple[float, float, float],
@@ -245,6 +255,19 @@ def choose_nodes(
     -------
     The chosen nodes, and which of them each pixel lies in, from 1 (0 outside of them), flat with the frame.
     """
+    marks = np.zeros(tree.levels.size, np.int32)
+    return _choose_nodes(tree, areas, slopes, fills, lump, marks), marks
+
+
+@njit(nogil=True, cache=True)
+def _choose_nodes(
+    tree: Tree,
+    areas: tuple[float, float, float],
+    slopes: tuple[float, float],
+    fills: tuple[float, float],
+    lump: float,
+    marks: np.ndarray,
+) -> np.ndarray:
     order, stops, parents, sums = tree.order, tree.stops, tree.parents, tree.sums
     n = stops.size
     inner = np.zeros(n)  # sum of the scores of the best choice below a node
@@ -259,11 +282,10 @@ def choose_nodes(
         chosen[t] = score > 0 and lump * score >= inner[t]
         if parents[t] != t:
             inner[parents[t]] += score if chosen[t] else inner[t]
-    marks = np.zeros(tree.levels.size, np.int32)
     nodes = [0 for _ in range(0)]
     for t in range(n - 1, -1, -1):
         if chosen[t] and marks[order[stops[t] - 1]] == 0:  # not inside another
             nodes.append(t)
             for k in range(stops[t] - int(sums[t, 0]), stops[t]):
                 marks[order[k]] = len(nodes)
-    return np.array(nodes, np.int64), marks
+    return np.array(nodes, np.int64)
