@@ -136,9 +136,10 @@ def _peaks(labels: np.ndarray, heights: np.ndarray, n: int, least: float) -> tup
 @njit(nogil=True, cache=True)
 def _is_peak(labels: np.ndarray, heights: np.ndarray, y: int, x: int, place: int) -> bool:
     height, width = labels.shape
+    label, lowest = labels[y, x], heights[y, x] - np.float32(_MARGIN)  # what is lower comes after it
     for v in range(max(y - 1, 0), min(y + 2, height)):
         for u in range(max(x - 1, 0), min(x + 2, width)):
-            if labels[v, u] == labels[y, x] and _place(heights[v, u], v * width + u) < place:
+            if heights[v, u] >= lowest and labels[v, u] == label and _place(heights[v, u], v * width + u) < place:
                 return False
     return True
 

@@ -88,7 +88,7 @@ def _flood(tree: Tree, waiting: np.ndarray, following: np.ndarray, row: int, lea
     `waiting` starts as the levels and becomes -2 where the flood has been; `following` is the next of the pixels that
     wait at a level.
     """
-    levels = tree.levels
+    levels, per_row = tree.levels, 1 / row
     first = np.full(N_LEVELS, -1, np.int32)
     # nodes not yet closed, each inside the one before: their level, last child, and the sums before their first pixel
     open_nodes = np.empty((N_LEVELS + 1, 2), np.int32)
@@ -126,7 +126,7 @@ def _flood(tree: Tree, waiting: np.ndarray, following: np.ndarray, row: int, lea
                 continue
             tree.order[done] = p
             done += 1
-            _add_pixel(sums, tree, p, row)
+            _add_pixel(sums, tree, p, row, per_row)
             lower = level
             while lower >= 0 and first[lower] < 0:
                 lower -= 1
@@ -141,9 +141,9 @@ def _flood(tree: Tree, waiting: np.ndarray, following: np.ndarray, row: int, lea
 
 
 @njit(nogil=True, cache=True)
-def _add_pixel(sums: np.ndarray, tree: Tree, p: int, row: int) -> None:
+def _add_pixel(sums: np.ndarray, tree: Tree, p: int, row: int, per_row: float) -> None:
     levels, heights = tree.levels, tree.heights
-    y = int((p + 0.5) * (1 / row))  # p // row is slow
+    y = int((p + 0.5) * per_row)  # p // row is slow
     x = p - y * row
     level, here, edges, steps = levels[p], heights[p], 0, 0.0
     for d in (-row, -1, 1, row):
