@@ -128,7 +128,13 @@ def _peaks(labels: np.ndarray, heights: np.ndarray, n: int, least: float) -> tup
                 continue
             place = _place(here, y * width + x)
             highest[label] = min(highest[label], place)
-            if here >= least and _is_peak(labels, heights, y, x, place):
+            up, down, left, right = max(y - 1, 0), min(y + 1, height - 1), max(x - 1, 0), min(x + 1, width - 1)
+            clearly = here + np.float32(_MARGIN)
+            is_higher = (heights[up, x] > clearly) & (labels[up, x] == label)
+            is_higher |= (heights[down, x] > clearly) & (labels[down, x] == label)
+            is_higher |= (heights[y, left] > clearly) & (labels[y, left] == label)
+            is_higher |= (heights[y, right] > clearly) & (labels[y, right] == label)
+            if here >= least and not is_higher and _is_peak(labels, heights, y, x, place):
                 peaks.append(y * width + x)
     return peaks, highest
 
