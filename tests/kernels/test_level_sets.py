@@ -49,6 +49,21 @@ def test_nodes_are_the_connected_parts_of_the_level_sets(seed):
         np.testing.assert_allclose(a, b, atol=2e-3)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tree_without_small_nodes_is_the_rest_of_the_whole(seed):
+    surface = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(40, 50)), 1.5).astype(np.float32)
+    whole, rest = (component_tree(surface, -0.1, float(np.ptp(surface)) / 20, least) for least in (1, 8))
+    large = np.flatnonzero(whole.sums[:, 0] >= 8)
+    assert 0 < len(large) < len(whole.stops)
+    np.testing.assert_allclose(rest.sums, whole.sums[large], atol=1e-6)
+    np.testing.assert_array_equal(large[rest.parents], whole.parents[large])
+    for stop, area in zip(rest.stops, rest.sums[:, 0].astype(int), strict=True):
+        part = np.zeros(rest.levels.size, bool)
+        part[rest.order[stop - area : stop]] = True
+        labels, _ = ndimage.label(rest.levels.reshape(42, 52) >= rest.levels[rest.order[stop - 1]])
+        np.testing.assert_array_equal(part, (labels == labels.ravel()[rest.order[stop - 1]]).ravel())
+
+
 def test_an_ellipse_fills_itself_and_two_circles_do_not():
     y, x = np.mgrid[:60, :60]
 
