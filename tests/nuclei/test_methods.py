@@ -182,11 +182,12 @@ def test_pen_marks_have_no_nuclei_and_leave_others_alone(example, watershed, ink
     assert outside >= len(untouched)
 
 
-def test_ink_on_glass_has_no_nuclei(watershed):
+@pytest.mark.parametrize(("ink", "named"), [((30, 40, 160), "as ink or another"), ((205, 30, 40), "red, as ink or blood")])
+def test_ink_on_glass_has_no_nuclei(watershed, ink, named):
     y, x = np.indices((300, 300))
-    image = np.where((np.abs(y - x) < 60)[..., None], (30, 40, 160), 245)
+    image = np.where((np.abs(y - x) < 60)[..., None], ink, 245)
     image = np.clip(image + np.random.default_rng(0).normal(0, 5, image.shape), 0, 255).astype(np.uint8)
-    with pytest.warns(UserWarning, match="ink"):
+    with pytest.warns(UserWarning, match=named):
         assert watershed(image, MPP).max() == 0
 
 

@@ -128,10 +128,12 @@ def _warn_of_other_stains(foreign: NDArray[np.float32], n_stained: int) -> None:
     share = len(foreign) / n_stained
     if share < _FOREIGN_SHARE:
         return
-    red, _, blue = foreign.mean(axis=0)
-    seen = (
-        "brown, as the DAB of immunohistochemistry" if blue > _BROWN_BLUE * red else "coloured as ink or another stain"
-    )
+    red, green, blue = foreign.mean(axis=0)
+    seen = "coloured as ink or another stain"
+    if red < LEAST_RED * green:
+        seen = "red, as ink or blood"
+    elif blue > _BROWN_BLUE * red:
+        seen = "brown, as the DAB of immunohistochemistry"
     warn(
         f"{share:.0%} of the stained pixels are {seen}; the method is for H&E: what has another colour than haematoxylin "
         "is not taken for a nucleus"
