@@ -182,7 +182,9 @@ def test_pen_marks_have_no_nuclei_and_leave_others_alone(example, watershed, ink
     assert outside >= len(untouched)
 
 
-@pytest.mark.parametrize(("ink", "named"), [((30, 40, 160), "as ink or another"), ((205, 30, 40), "red, as ink or blood")])
+@pytest.mark.parametrize(
+    ("ink", "named"), [((30, 40, 160), "as ink or another"), ((205, 30, 40), "red, as ink or blood")]
+)
 def test_ink_on_glass_has_no_nuclei(watershed, ink, named):
     y, x = np.indices((300, 300))
     image = np.where((np.abs(y - x) < 60)[..., None], ink, 245)

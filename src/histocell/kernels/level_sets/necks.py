@@ -151,9 +151,7 @@ def _is_peak(labels: np.ndarray, heights: np.ndarray, y: int, x: int, place: int
 
 
 @njit(nogil=True, cache=True)
-def _is_part(
-    labels: np.ndarray, heights: np.ndarray, peak: int, highest: int, depth: float, stack: np.ndarray
-) -> bool:
+def _is_part(labels: np.ndarray, heights: np.ndarray, peak: int, highest: int, depth: float, stack: np.ndarray) -> bool:
     """Whether a peak is not the highest of its label, and no way from it to a higher pixel stays within a depth."""
     height, width = labels.shape
     y, x = peak // width, peak % width

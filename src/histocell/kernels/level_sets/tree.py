@@ -150,7 +150,7 @@ def _add_pixel(sums: np.ndarray, tree: Tree, p: int, row: int, per_row: float) -
         other = levels[p + d]
         inside = other != FRAME
         edges += inside * ((other < level) - (other > level))  # edges to higher pixels are now inside
-        steps += here - heights[p + d] if inside and other != level else np.float32(0)
+        steps += float(here - heights[p + d]) if inside and other != level else 0.0
     sums[0] += 1
     sums[1] += y
     sums[2] += x
