@@ -83,16 +83,14 @@ def _flood(
     """
     n_groups = groups.max()
     starts = np.zeros(n_groups + 2, np.int64)
+    for p in range(marks.size):
+        reached[p] = _NEVER - N_LEVELS if marks[p] else reached[p]
     n_edge = 0
     for p in range(row, marks.size - row):
-        if marks[p]:
-            reached[p] = _NEVER - N_LEVELS
-            for d in (-row, -1, 1, row):
-                if marks[p + d] == 0 and levels[p + d] >= 0:
-                    edge[n_edge] = p
-                    n_edge += 1
-                    starts[groups[marks[p]] + 1] += 1
-                    break
+        if marks[p] and max(reached[p - row], reached[p - 1], reached[p + 1], reached[p + row]) >= 0:
+            edge[n_edge] = p
+            n_edge += 1
+            starts[groups[marks[p]] + 1] += 1
     starts = np.cumsum(starts)
     seeds = np.empty(n_edge, np.int32)
     for k in range(n_edge):
