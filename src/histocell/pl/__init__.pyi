@@ -11,7 +11,8 @@ from histocell.pl._maps import abundance as abundance
 from histocell.pl._niches.niches import niches as niches
 from histocell.pl._nuclei.cells import cells as cells
 from histocell.pl._nuclei.cells import nuclei as nuclei
-from histocell.pl._patches import patches as patches
+from histocell.pl._patches.patches import patches as patches
+from histocell.pl._patches.retrieval import retrieval as retrieval
 from histocell.pl._scores.calibration import calibration as calibration
 from histocell.pl._scores.costs import costs as costs
 from histocell.pl._scores.groups import group_scores as group_scores

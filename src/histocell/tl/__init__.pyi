@@ -12,3 +12,4 @@ from histocell.tl._colocalization.difference import colocalization_difference as
 from histocell.tl._colocalization.evaluation import evaluate_colocalization as evaluate_colocalization
 from histocell.tl._colocalization.result import ColocalizationResult as ColocalizationResult
 from histocell.tl._niches.niches import niches as niches
+from histocell.tl._retrieve.retrieve import retrieve as retrieve
