@@ -135,6 +135,7 @@ def retrieval(
             n,
             image,
             patch_px,
+            created=ax is None,
         )
     return finish(axes, created=ax is None, show=show)
 
@@ -155,6 +156,8 @@ def _draw_patches(
     n: int,
     image: Images | None,
     patch_px: int,
+    *,
+    created: bool,
 ) -> None:
     table = sections.table
     windows = np.asarray(get_obsm(table, keys.PATCHES, "Run hc.pp.patches(data) first."))
@@ -165,7 +168,7 @@ def _draw_patches(
     regions = sections.regions(image=image)
     check_patches(table, regions)
     images = {row: region.image for region in regions for row in region.rows if region.image is not None}
-    sheet = Sheet.lay([group for group, _ in groups], n, None, ax)
+    sheet = Sheet.lay([group for group, _ in groups], n, None, ax, created=created)
     corners = sheet.corners([group for group, _ in groups])
     for _, rows in groups:
         column = "expression" if "expression" in rows and np.isfinite(rows["expression"]).all() else "similarity"
@@ -174,7 +177,7 @@ def _draw_patches(
             sheet.draw(
                 images[row].read(*windows[row], out_shape=(patch_px, patch_px)),
                 corner,
-                table.obs_names[row],
+                "",
                 float(value),
             )
     edge = edge_um(windows, images, shown["place"].to_numpy())

@@ -52,14 +52,24 @@ class Sheet:
     edge_pt: float
 
     @classmethod
-    def lay(cls, groups: list[Group], ncols: int | None, figsize: tuple[float, float] | None, ax: Axes | None) -> Sheet:
+    def lay(
+        cls,
+        groups: list[Group],
+        ncols: int | None,
+        figsize: tuple[float, float] | None,
+        ax: Axes | None,
+        *,
+        created: bool | None = None,
+    ) -> Sheet:
+        """On axes of the user, or on those of a figure that was `created` and still has to be laid out."""
+        created = ax is None if created is None else created
         ncols = ncols or _patches_per_row([len(group.rows) for group in groups])
         width, height = ncols * (1 + GAP) + GAP, sum(_height(group, ncols) for group in groups)
         scale = text_scale()
         axis = one_axes(ax, figsize or (width * 1.1 * scale, height * 1.1 * scale + 0.3 * scale))
         hide_frame(axis)
         axis.set(xlim=(-GAP, width - GAP), ylim=(height, -GAP), aspect="equal")
-        if ax is None and (figure := axis.get_figure(root=True)) is not None:
+        if created and (figure := axis.get_figure(root=True)) is not None:
             figure.draw_without_rendering()  # the layout decides how large a patch is
         return cls(axis, ncols, points_per_unit(axis))
 
