@@ -4,6 +4,7 @@ from histocell.tl._abundance import predict_abundance as predict_abundance
 from histocell.tl._alignment.alignment import align as align
 from histocell.tl._alignment.alignment import fit_alignment as fit_alignment
 from histocell.tl._alignment.evaluation import evaluate_alignment as evaluate_alignment
+from histocell.tl._batch_effect.batch_effect import batch_effect as batch_effect
 from histocell.tl._cell_types.cell_types import evaluate_cell_types as evaluate_cell_types
 from histocell.tl._cell_types.cell_types import fit_cell_types as fit_cell_types
 from histocell.tl._cell_types.cell_types import predict_cell_types as predict_cell_types

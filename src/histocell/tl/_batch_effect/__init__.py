@@ -1,0 +1,1 @@
+"""How much an embedding shows of the scanner or site, beside how much of biology."""
