@@ -71,7 +71,7 @@ class Scanner:
 
     def scan(self, image: NDArray[np.uint8], mpp: float) -> NDArray[np.uint8]:
         """An image ``(h, w, 3)`` of `mpp` um per px as this scanner shows it."""
-        density = -np.log((image.astype(np.float32) + 1) / 256)
+        density = -np.log(np.maximum(image, 0.5, dtype=np.float32) / 255)
         out = np.exp(-density * np.float32(self.gain)) ** np.float32(self.gamma)
         out *= np.float32(self.background)
         sigma = self.blur_um / mpp
