@@ -14,3 +14,5 @@ from histocell.tl._colocalization.evaluation import evaluate_colocalization as e
 from histocell.tl._colocalization.result import ColocalizationResult as ColocalizationResult
 from histocell.tl._niches.niches import niches as niches
 from histocell.tl._retrieve.retrieve import retrieve as retrieve
+from histocell.tl._slide_summary.compare import compare_slides as compare_slides
+from histocell.tl._slide_summary.summarize import summarize_slides as summarize_slides
