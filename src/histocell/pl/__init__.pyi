@@ -14,6 +14,7 @@ from histocell.pl._nuclei.cells import cells as cells
 from histocell.pl._nuclei.cells import nuclei as nuclei
 from histocell.pl._patches.patches import patches as patches
 from histocell.pl._patches.retrieval import retrieval as retrieval
+from histocell.pl._report.report import report as report
 from histocell.pl._scores.calibration import calibration as calibration
 from histocell.pl._scores.costs import costs as costs
 from histocell.pl._scores.groups import group_scores as group_scores
