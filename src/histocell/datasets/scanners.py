@@ -72,8 +72,8 @@ class Scanner:
     def scan(self, image: NDArray[np.uint8], mpp: float) -> NDArray[np.uint8]:
         """An image ``(h, w, 3)`` of `mpp` um per px as this scanner shows it."""
         density = -np.log(np.maximum(image, 0.5, dtype=np.float32) / 255)
-        out = np.exp(-density * np.float32(self.gain)) ** np.float32(self.gamma)
-        out *= np.float32(self.background)
+        out = np.exp(-density * np.asarray(self.gain, dtype=np.float32)) ** np.float32(self.gamma)
+        out *= np.asarray(self.background, dtype=np.float32)
         sigma = self.blur_um / mpp
         coarse = 1.0 if self.mpp is None else self.mpp / mpp
         if coarse > 1:

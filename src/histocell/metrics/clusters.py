@@ -29,7 +29,7 @@ def agreement(counts: ArrayLike) -> dict[str, float]:
     Examples
     --------
     >>> import histocell as hc
-    >>> hc.metrics.agreement([[5, 0], [0, 5]])["ari"]
+    >>> hc.metrics.agreement([[5, 0], [0, 5]])["ari"].item()
     1.0
     """
     table = np.asarray(counts, dtype=np.float64)
@@ -80,6 +80,13 @@ def neighbor_purity(labels: Ints, neighbors: Ints, candidates: NDArray[np.floati
     Returns
     -------
     Shape ``(n,)``, NaN where a row has no neighbour or all that may be have its label.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import histocell as hc
+    >>> hc.metrics.neighbor_purity(np.array([0, 0, 1]), np.array([[1], [2], [-1]]), np.array([0.5, 0.5, 0.5]))
+    array([ 1., -1., nan])
     """
     known = neighbors >= 0
     same = ((labels[np.maximum(neighbors, 0)] == labels[:, None]) & known).sum(axis=1)
@@ -94,9 +101,28 @@ def robustness_index(biology: Ints, batch: Ints, neighbors: Ints) -> tuple[Ints,
     Those of the biology of a row and another batch, and those of its batch and another biology. The robustness index is
     the sum of the first by that of both: above one half biology brings rows together more than the batch does.
 
+    Parameters
+    ----------
+    biology, batch
+        Labels of each row, from 0, shape ``(n,)``.
+    neighbors
+        Rows that are most similar to each row, shape ``(n, k)``; -1 for none.
+
+    Returns
+    -------
+    Number of neighbours for biology, and for the batch.
+
     References
     ----------
     Koemen et al.: Towards robust foundation models for digital pathology, Nat Commun 17 (2026), arXiv:2507.17845.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import histocell as hc
+    >>> biology, batch = np.array([0, 0, 1]), np.array([0, 1, 0])
+    >>> hc.metrics.robustness_index(biology, batch, np.array([[1, 2], [0, -1], [0, 1]]))
+    (array([1, 1, 0]), array([1, 0, 1]))
     """
     known, others = neighbors >= 0, np.maximum(neighbors, 0)
     same_biology, same_batch = biology[others] == biology[:, None], batch[others] == batch[:, None]

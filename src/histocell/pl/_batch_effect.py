@@ -1,4 +1,4 @@
-"""What embeddings show of the batch, beside what they show of biology."""
+"""Plot of what embeddings show of the batch, beside what they show of biology."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def batch_effect(
 def _read(data: Data | Mapping[str, pd.DataFrame], key: str, table_key: str | None) -> pd.DataFrame:
     result: object = data
     if not isinstance(data, dict):
-        table = get_table(data, table_key)  # type: ignore[arg-type]
+        table = get_table(data, table_key)
         if key not in table.uns:
             raise missing_key("uns", key, table.uns, "Run hc.tl.batch_effect(data, ...) first.")
         result = table.uns[key]

@@ -9,7 +9,7 @@ from sklearn.metrics import adjusted_rand_score
 import histocell as hc
 from histocell.models.alignment.search import unit
 
-SETTINGS = {"batch_key": "scanner", "biology_key": "tissue", "clustering": "kmeans", "n_bootstrap": 30, "n_seeds": 2}
+SETTINGS = {"batch_key": "scanner", "biology_key": "tissue", "clustering": "kmeans", "n_seeds": 2}
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_what_shows_tissue_wins(table):
 
 
 def test_figures_by_naive_loops(table):
-    found = scores(table, "X_tissue", n_seeds=1, n_bootstrap=0, n_neighbors=5)
+    found = scores(table, "X_tissue", n_seeds=1, n_neighbors=5)
     X = table.obsm["X_tissue"].astype(np.float32)
     names = {key: table.obs[key].to_numpy() for key in ("scanner", "tissue", "section")}
     similar = unit(X) @ unit(X).T

@@ -103,7 +103,7 @@ def test_survives_writing(cells, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
-        ({}, ValueError, "one of genes=, rows= and vectors="),
+        ({}, ValueError, "one of genes=, rows=, vectors="),
         ({"genes": "A", "rows": "cell0"}, ValueError, "one of genes="),
         ({"genes": "ZZZ"}, KeyError, "ZZZ"),
         ({"genes": []}, ValueError, "no gene"),

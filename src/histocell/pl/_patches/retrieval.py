@@ -1,4 +1,4 @@
-"""What a search found: the patches with what they scored, and where they lie on the tissue."""
+"""Result of a search: the patches with what they scored, and where they lie on the tissue."""
 
 from __future__ import annotations
 

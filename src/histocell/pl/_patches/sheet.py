@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.typing import ColorType
     from numpy.typing import NDArray
 
     from histocell.images.slide_image import SlideImage
@@ -32,7 +33,7 @@ class Group:
 
     heading: str
     rows: NDArray[np.intp]
-    color: str | None = None
+    color: ColorType | None = None
 
 
 def _patches_per_row(numbers: Sequence[int]) -> int:

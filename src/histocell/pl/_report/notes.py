@@ -1,4 +1,4 @@
-"""What a reader of results has to know, read from the slots of a table."""
+"""Reasons for caution that a reader of results has to know, read from the slots of a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from histocell._core import keys
-from histocell.tables.access import split_parts
+from histocell.tables.access import resolutions, split_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ def notes(table: AnnData) -> Iterator[str]:
             yield from _of_scores(key, scores)
     for column in table.obs.columns:
         if str(column).endswith(keys.NOVELTY):
-            values = table.obs[column].to_numpy(dtype=np.float64)
+            values = np.asarray(table.obs[column], dtype=np.float64)
             if share := float(np.nanmean(values > NOVEL)) if np.isfinite(values).any() else 0.0:
                 yield (
                     f"{_percent(share)} of the rows lie further from what the model was fitted on than {NOVEL:g} times a typical new "
@@ -41,7 +41,7 @@ def notes(table: AnnData) -> Iterator[str]:
             and (lost := int((~np.isfinite(value)).any(axis=1).sum()))
         ):
             yield f'{lost} of {table.n_obs} rows have no embedding in obsm["{key}"].'
-    if keys.MPP not in table.obs or not np.isfinite(pd.to_numeric(table.obs[keys.MPP], errors="coerce")).all():
+    if keys.MPP not in table.obs or not np.isfinite(resolutions(table)).all():
         yield "The resolution of some rows is unknown: their lengths are in pixels."
     if keys.MODEL in table.uns and split_parts(table, keys.SPLIT) is None:
         yield f'There is no split (obs["{keys.SPLIT}"]): rows that were fitted may be among those that are shown.'

@@ -1,1 +1,1 @@
-"""How much an embedding shows of the scanner or site, beside how much of biology."""
+"""Scores of what an embedding shows of the scanner or site, beside what it shows of biology."""

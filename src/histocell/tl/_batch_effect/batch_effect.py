@@ -1,4 +1,4 @@
-"""Whether embeddings group rows by scanner or site, beside whether they group them by biology."""
+"""Scores of embeddings that group rows by scanner or site, beside whether they group them by biology."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from histocell import metrics
 from histocell._core import keys as _keys
 from histocell._core.arguments import as_names, check_count, check_switch
 from histocell._core.errors import listing, warn
@@ -23,7 +23,7 @@ from histocell.tl._batch_effect.statistics import (
     statistics,
 )
 from histocell.tl.engine.features import dense
-from histocell.tl.engine.intervals import LEAST_GROUPS, NONE, name_interval
+from histocell.tl.engine.intervals import LEAST_GROUPS, LEVEL, NONE, name_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,6 @@ def batch_effect(
     n_neighbors: int = 15,
     n_seeds: int = 10,
     max_rows: int = 20_000,
-    n_bootstrap: int = 200,
     group_key: str | None = None,
     library_key: str | None = None,
     key_added: str = _keys.BATCH_EFFECT,
@@ -63,8 +62,9 @@ def batch_effect(
     """Score how much embeddings show of the scanner or site, and how much of biology.
 
     An encoder that collapses shows nothing of the scanner, and nothing else either, so each score stands beside the same
-    score of biology: ``biology - batch`` is 0 for a constant embedding, below 0 where colour decides. Groups that are resampled
-    for intervals are the same for all embeddings, so differences are paired.
+    score of biology: ``biology - batch`` is 0 for a constant embedding, below 0 where colour decides. Intervals are from a
+    jackknife, which leaves out each group in turn: a bootstrap draws groups twice, and clusters agree with the labels of copies.
+    The groups are the same for all embeddings, so differences are paired.
 
     Parameters
     ----------
@@ -91,8 +91,6 @@ def batch_effect(
         Starts of k-means.
     max_rows
         Of more rows a random sample is taken.
-    n_bootstrap
-        Resamples of groups.
     group_key
         Column of ``obs`` of the replicates; by default ``patient``, else the section.
     library_key
@@ -127,7 +125,7 @@ def batch_effect(
 
     References
     ----------
-    Hubert and Arabie, J Classif 2 (1985): adjusted Rand index. Vinh, Epps and Bailey, JMLR 11 (2010): adjusted mutual
+    Tukey, Ann Math Stat 29 (1958): jackknife. Hubert and Arabie, J Classif 2 (1985): adjusted Rand index. Vinh, Epps and Bailey, JMLR 11 (2010): adjusted mutual
     information. Koemen et al., arXiv:2507.17845: robustness index.
 
     Examples
@@ -140,9 +138,7 @@ def batch_effect(
     >>> table.obs["section"] = table.obs["scanner"] + np.repeat(np.arange(6), 20).astype(str)
     >>> centre = rng.normal(size=(3, 8))[np.repeat([0, 1, 2], 40)]
     >>> table.obsm["X_good"] = 5 * centre + rng.normal(size=(120, 8))
-    >>> hc.tl.batch_effect(
-    ...     table, "X_good", batch_key="scanner", biology_key="tissue", clustering="kmeans", n_bootstrap=20
-    ... )
+    >>> hc.tl.batch_effect(table, "X_good", batch_key="scanner", biology_key="tissue", clustering="kmeans")
     >>> scores = table.uns["batch_effect"]["scores"].set_index(["metric", "against"])["value"]
     >>> bool(scores["ari", "biology"] > 0.9), bool(abs(scores["ari", "batch"]) < 0.1)
     (True, True)
@@ -156,39 +152,10 @@ def batch_effect(
         "n_neighbors": check_count(n_neighbors, "n_neighbors", least=1),
         "n_seeds": check_count(n_seeds, "n_seeds", least=1),
     }
-    check_count(max_rows, "max_rows", least=10), check_count(n_bootstrap, "n_bootstrap"), check_switch(croma, "croma")
+    check_count(max_rows, "max_rows", least=10), check_switch(croma, "croma")
     sections, generator = Sections(data, table_key=table_key, library_key=library_key, group_key=group_key), as_rng(rng)
     values, labels = _read(sections, names, batch_key, biology_key, pool_by, max_rows, generator)
-    seed = int(generator.integers(2**63 - 1))
-    found: dict[str, list[Statistic]] = {}
-    frames = []
-    weights = _weights(int(labels.group.max()) + 1, n_bootstrap, generator)
-    interval = (
-        name_interval(weights.shape[1], "groups") if weights.shape[1] >= LEAST_GROUPS and len(weights) > 1 else NONE
-    )
-    replicates: dict[str, Floats] = {}
-    for name in progress_bar(names, desc="Comparing embeddings", unit="embedding"):
-        if constant(values[name]):
-            warn(f'obsm["{name}"] is the same in all rows: it shows neither batch nor biology')
-            values[name] = np.random.default_rng(0).normal(size=values[name].shape).astype(np.float32)
-        found[name] = list(statistics(values[name], labels, methods, rng=np.random.default_rng(seed), **settings))
-        replicates[name] = np.array([[each.score(weight) for each in found[name]] for weight in weights])
-        frames.append(_frame(name, found[name], replicates[name], interval))
-        if croma:
-            extra = croma_scores(values[name], labels, n_neighbors)
-            rows = [(name, metric, "", BOTH, value, np.nan, np.nan, NONE) for metric, value in extra.items()]
-            frames.append(pd.DataFrame(rows, columns=_COLUMNS))
-    first = names[0]
-    differences = [
-        _frame(name, found[name], replicates[name] - replicates[first], interval).assign(reference=first)
-        for name in names[1:]
-    ]
-    result = {
-        "scores": pd.concat(frames, ignore_index=True),
-        "differences": pd.concat(differences, ignore_index=True)
-        if differences
-        else pd.DataFrame(columns=[*_COLUMNS, "reference"]),
-    }
+    result = _scores(values, labels, methods, croma=croma, rng=generator, **settings)
     if not inplace:
         return result
     sections.table.uns[key_added] = result
@@ -201,6 +168,46 @@ def batch_effect(
     }
     _keys.write_provenance(sections.table, key_added, embeddings=names, **facts)
     return None
+
+
+def _scores(
+    values: dict[str, NDArray[np.floating]],
+    labels: Labels,
+    methods: Sequence[str],
+    *,
+    croma: bool,
+    rng: np.random.Generator,
+    **settings: int,
+) -> dict[str, pd.DataFrame]:
+    """Scores of each embedding, and their differences to those of the first, over the same groups."""
+    seed, n_groups = int(rng.integers(2**63 - 1)), int(labels.group.max()) + 1
+    weights = np.concatenate([np.ones((1, n_groups)), 1 - np.eye(n_groups)])  # all groups, and all but one
+    interval = name_interval(n_groups, "groups") if n_groups >= LEAST_GROUPS else NONE
+    frames, differences, first = [], [], None
+    for name in progress_bar(list(values), desc="Comparing embeddings", unit="embedding"):
+        each = values[name]
+        if constant(each):
+            warn(
+                f'obsm["{name}"] is the same in all rows: it shows neither batch nor biology, and scores as random numbers do'
+            )
+            each = np.random.default_rng(0).normal(size=each.shape).astype(np.float32)
+        found = list(statistics(each, labels, methods, rng=np.random.default_rng(seed), **settings))
+        replicates = np.array([[one.score(weight) for one in found] for weight in weights])
+        frames.append(_frame(name, found, replicates, interval))
+        if croma:
+            extra = croma_scores(each, labels, settings["n_neighbors"])
+            rows = [(name, metric, "", BOTH, value, np.nan, np.nan, NONE) for metric, value in extra.items()]
+            frames.append(pd.DataFrame(rows, columns=_COLUMNS))
+        if first is None:
+            first = name, replicates
+        else:
+            less = _frame(name, found, replicates - first[1], interval)
+            differences.append(less.assign(reference=first[0]))
+    empty = pd.DataFrame(columns=[*_COLUMNS, "reference"])
+    return {
+        "scores": pd.concat(frames, ignore_index=True),
+        "differences": pd.concat(differences, ignore_index=True) if differences else empty,
+    }
 
 
 def _read(
@@ -267,20 +274,17 @@ def _check(labels: Labels, batch_key: str, biology_key: str) -> None:
         warn(f'{alone} of {table.shape[1]} values of obs["{biology_key}"] are of one obs["{batch_key}"] only')
 
 
-def _weights(n_groups: int, n_bootstrap: int, rng: np.random.Generator) -> Floats:
-    """How often each group counts: once, and as often as each resample holds it."""
-    drawn = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_bootstrap)
-    return np.concatenate([np.ones((1, n_groups)), drawn]).astype(np.float64)
-
-
 def _frame(name: str, found: Sequence[Statistic], replicates: Floats, interval: str) -> pd.DataFrame:
-    """Scores of the groups as they are, and their intervals."""
+    """Scores of all groups, the first of the replicates, and their intervals from those that leave one out."""
+    value, n = replicates[0], len(replicates) - 1
     low = high = np.full(len(found), np.nan)
     if interval != NONE:
-        low, high = metrics.percentile_interval(replicates[1:])
-    bounds = np.where(np.isfinite(low) & np.isfinite(high), interval, NONE)
+        error = np.sqrt((n - 1) / n * ((replicates[1:] - replicates[1:].mean(axis=0)) ** 2).sum(axis=0))
+        reach = stats.t.ppf((1 + LEVEL) / 2, n - 1) * error
+        low, high = value - reach, value + reach
+    bounds = np.where(np.isfinite(low), interval, NONE)
     rows = [
         (name, each.metric, each.clusters, each.against, *values)
-        for each, *values in zip(found, replicates[0], low, high, bounds, strict=True)
+        for each, *values in zip(found, value, low, high, bounds, strict=True)
     ]
     return pd.DataFrame(rows, columns=_COLUMNS)

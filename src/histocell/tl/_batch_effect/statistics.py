@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     type Score = Callable[[Floats], float]  # of the weight of each group
 
 BATCH, BIOLOGY, BALANCE, BOTH = "batch", "biology", "biology - batch", "biology over batch"
-_LEIDEN = {"resolution": 1.0, "n_seeds": 1, "max_cells": 50_000, "n_niches": 2}
+_MAX_ROWS = 50_000
 
 
 class Labels(NamedTuple):
@@ -131,7 +131,7 @@ def _clusters(
 ) -> list[Ints]:
     """Clusterings of the rows: k-means with as many clusters as classes, from several seeds; Leiden once."""
     if method == "leiden":
-        clustering = Clustering("leiden", n_neighbors=n_neighbors, **_LEIDEN)
+        clustering = Clustering("leiden", 1.0, n_neighbors, n_niches=n_clusters, n_seeds=1, max_cells=_MAX_ROWS)
         return [clustering.run(space, np.random.default_rng(0)).labels]
     seeds = [draw_seed(rng) for _ in range(n_seeds)]
     return [KMeans(n_clusters, n_init=1, random_state=seed).fit_predict(space).astype(np.intp) for seed in seeds]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from histocell._core.arguments import as_names
 from histocell._core.errors import MissingKeyError, listing, warn
@@ -95,7 +96,7 @@ def gene_queries(
 def row_queries(table: AnnData, vectors: NDArray[np.floating], names: str | Sequence[str]) -> Queries:
     """Rows by name."""
     wanted = as_names(names)
-    rows = table.obs_names.get_indexer(np.asarray(wanted, dtype=object))
+    rows = table.obs_names.get_indexer(pd.Index(wanted))
     if (rows < 0).any():
         absent = [name for name, row in zip(wanted, rows, strict=True) if row < 0]
         msg = f"rows {listing(absent)} not found in obs_names; there are {listing(table.obs_names, 4)}"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from histocell._core import keys
 from histocell._core.arguments import check_count
-from histocell._core.errors import missing_key, warn
+from histocell._core.errors import listing, missing_key, warn
 from histocell._core.rng import as_rng
 from histocell.models.alignment.search import Nearest, nearest, unit
 from histocell.tables.access import get_obsm, get_table, split_parts
@@ -143,14 +143,8 @@ def retrieve(
     >>> bool(cells.uns["retrieval"]["scores"]["value"].item() > 1.5)
     True
     """
-    (
-        check_count(k, "k", least=1),
-        check_count(n_reference, "n_reference", least=1),
-        check_count(n_random, "n_random", least=1),
-    )
-    if sum(each is not None for each in (genes, rows, vectors)) != 1:
-        msg = "give one of genes=, rows= and vectors=: what is looked for"
-        raise ValueError(msg)
+    _check(k=k, n_reference=n_reference, n_random=n_random)
+    _check_one(genes=genes, rows=rows, vectors=vectors)
     sections = Sections(data, table_key=table_key, library_key=library_key)
     table = sections.table
     searched = _embedding(table, key)
@@ -158,19 +152,14 @@ def retrieve(
     learnt = np.zeros(table.n_obs, dtype=bool)
     if wanted is not None:
         source = table if reference is None else get_table(reference)
-        learnt_rows = _reference_rows(source, split_key)
-        queries = gene_queries(
-            source, dense(_embedding(source, query_key or key), query_key or key), wanted, learnt_rows, n_reference
-        )
-        if source is table:
-            learnt[learnt_rows] = True
+        known = _reference_rows(source, split_key)
+        learnt[known if source is table else []] = True
+        queries = gene_queries(source, _matrix(source, query_key or key), wanted, known, n_reference)
     elif rows is not None:
-        queries = row_queries(table, dense(_embedding(table, query_key or key), query_key or key), rows)
+        queries = row_queries(table, _matrix(table, query_key or key), rows)
     else:
         queries = _vectors(vectors)
-    if queries.vectors.shape[1] != searched.shape[1]:
-        msg = f'queries have {queries.vectors.shape[1]} columns, obsm["{key}"] has {searched.shape[1]}: they lie in no space together'
-        raise ValueError(msg)
+    _check_width(queries, searched, key)
     allowed = _gallery(table, gallery, split_key, learnt)
     own = _own(sections, queries, other_sections=other_sections, same=query_key in (None, key))
     found = nearest(queries.vectors, searched, k, allowed=allowed, own=own, method=method)
@@ -184,18 +173,40 @@ def retrieve(
     if label_key is not None:
         scores.append(label_precision(_labels(table, label_key), queries, found.rows, allowed, own, k))
     result = {"hits": hits[hits["row"] != ""].reset_index(drop=True), "scores": _joined(scores)}
-    if not inplace:
-        return result
-    table.uns[key_added] = result
-    keys.write_provenance(
-        table, key_added, key=key, query_key=query_key or key, k=k, method=method, n_candidates=int(allowed.sum())
-    )
-    return None
+    if inplace:
+        table.uns[key_added] = result
+        keys.write_provenance(
+            table, key_added, key=key, query_key=query_key or key, k=k, n_candidates=int(allowed.sum())
+        )
+    return None if inplace else result
+
+
+def _check(**counts: int) -> None:
+    for name, count in counts.items():
+        check_count(count, name, least=1)
+
+
+def _check_one(**queries: object) -> None:
+    if sum(each is not None for each in queries.values()) != 1:
+        msg = f"give one of {listing(f'{name}=' for name in queries)}: what is looked for"
+        raise ValueError(msg)
+
+
+def _check_width(queries: Queries, searched: NDArray[np.floating], key: str) -> None:
+    if queries.vectors.shape[1] != searched.shape[1]:
+        widths = f'{queries.vectors.shape[1]} columns, obsm["{key}"] has {searched.shape[1]}'
+        msg = f"queries have {widths}: they lie in no space together"
+        raise ValueError(msg)
 
 
 def _embedding(table: AnnData, key: str) -> NDArray[np.floating]:
+    """An embedding as it lies there, which may be in a file."""
     value = get_obsm(table, key, _HINT)
-    return dense(value, key) if isinstance(value, np.ndarray | pd.DataFrame) else value
+    return dense(value, key) if isinstance(value, np.ndarray | pd.DataFrame) or hasattr(value, "toarray") else value
+
+
+def _matrix(table: AnnData, key: str) -> NDArray[np.floating]:
+    return dense(_embedding(table, key), key)
 
 
 def _reference_rows(table: AnnData, split_key: str) -> Ints:

@@ -1,4 +1,4 @@
-"""How good the rows are that a search found: enrichment of genes, recall of partners, precision of labels, beside chance."""
+"""Scores of the rows that a search found: enrichment of genes, recall of partners, precision of labels, beside chance."""
 
 from __future__ import annotations
 
@@ -122,6 +122,6 @@ def _levels(table: AnnData, wanted: Mapping[str, Sequence[str]]) -> Floats:
     )
 
 
-def _frame(rows: list[tuple[object, ...]]) -> pd.DataFrame:
+def _frame(rows: Sequence[tuple[object, ...]]) -> pd.DataFrame:
     names = ["query", "metric", "k", "value", "chance", "chance_low", "chance_high", "n_candidates"]
     return pd.DataFrame(rows, columns=names)

@@ -142,8 +142,8 @@ def _slides(slides: Slides) -> list[tuple[str, Data | Path]]:
             raise FileNotFoundError(msg)
         return [(path.stem, path) for path in found]
     if hasattr(slides, "obs_names") or is_spatialdata(slides):
-        return [("", slides)]  # type: ignore[list-item]
-    return [pair for each in slides for pair in _slides(each)]  # type: ignore[union-attr]
+        return [("", slides)]
+    return [pair for each in slides for pair in _slides(each)]
 
 
 def _open(data: Data | Path) -> Data:
