@@ -6,6 +6,9 @@ from histocell.metrics.classes import f1 as f1
 from histocell.metrics.classes import precision as precision
 from histocell.metrics.classes import recall as recall
 from histocell.metrics.classes import reliability as reliability
+from histocell.metrics.clusters import agreement as agreement
+from histocell.metrics.clusters import neighbor_purity as neighbor_purity
+from histocell.metrics.clusters import robustness_index as robustness_index
 from histocell.metrics.values import absolute_error as absolute_error
 from histocell.metrics.values import bootstrap_mean as bootstrap_mean
 from histocell.metrics.values import bootstrap_pearson as bootstrap_pearson

@@ -90,6 +90,21 @@ def test_rows_left_out_one_by_one(shape):
         np.testing.assert_allclose(found[index], np.mean(np.square(missed), axis=0), rtol=1e-9)
 
 
+@pytest.mark.parametrize("n_features", [20, 200])  # fewer and more than rows
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_single_precision_of_wide_features_is_enough(n_features, noise, monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, n_features)) @ np.diag(0.9 ** np.arange(n_features))
+    Y = X[:, :3] + noise * rng.normal(size=(120, 3))
+    groups, new = np.repeat(list("abcd"), 30), rng.normal(size=(50, n_features))
+    double = Ridge(target_transform="none", nonnegative=False).fit(X, Y, groups=groups, rng=0)
+    monkeypatch.setattr(ridge, "_WIDE", 1)
+    single = Ridge(target_transform="none", nonnegative=False).fit(X, Y, groups=groups, rng=0)
+    if noise:  # without it the least penalty is best, and rounding asks for a little more
+        np.testing.assert_array_equal(single.weights["alpha"], double.weights["alpha"])
+    np.testing.assert_allclose(single.predict(new), double.predict(new), atol=(1e-3 if noise else 1e-2) * Y.std())
+
+
 def test_penalty_by_rows_and_groups_together(cohort):
     model = Ridge(target_transform="none").fit(cohort.X, cohort.Y, groups=cohort.groups)
     X = (cohort.X - cohort.X.mean(0)) / cohort.X.std(0)

@@ -22,7 +22,7 @@ from histocell._core.device import one_blas_thread
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from histocell._core.types import Arrays, Floats
+    from histocell._core.types import Arrays, Floats, Ints
     from histocell.models.folds import Fold
 
 _SHARE = 0.95  # of the variance that the components hold
@@ -47,9 +47,9 @@ def fit_novelty(X: Floats, folds: Sequence[Fold]) -> tuple[Arrays, Floats]:
     ``novelty_axes`` ``(k, n_features)``, ``novelty_center`` ``(n_features,)``, ``novelty_variance`` ``(k + 1,)`` and
     ``novelty_unit`` ``(1,)``; and shape ``(n,)``, NaN for rows that are never held out.
     """
-    distance = np.full(len(X), np.nan)
+    squared, distance = np.einsum("ij,ij->i", X, X), np.full(len(X), np.nan)
     for fold in folds:
-        space = _space(X[fold.fit])
+        space = _space(X, squared, fold.fit)
         if len(fold.held):
             distance[fold.held] = _distance(X[fold.held], space)
     unit = float(np.median(distance[np.isfinite(distance)])) if np.isfinite(distance).any() else 1.0
@@ -67,11 +67,13 @@ def widening(values: Floats) -> Floats:
     return np.maximum(values, 1.0)
 
 
-def _space(X: Floats) -> Arrays:
-    """Principal components of the rows, and the variance along each of them and beside all of them."""
-    center = X.mean(axis=0)
-    centred = X - center
-    some = centred[np.linspace(0, len(X) - 1, min(len(X), _ROWS)).round().astype(np.intp)]
+def _space(X: Floats, squared: Floats, rows: Ints) -> Arrays:
+    """Principal components of some rows, and their variance along each of them and beside all of them.
+
+    `squared` are the squared lengths of all rows. No copy of the rows is made, for they may be most of `X`.
+    """
+    center = np.bincount(rows, minlength=len(X)).astype(X.dtype) @ X / len(rows)
+    some = X[rows[np.linspace(0, len(rows) - 1, min(len(rows), _ROWS)).round().astype(np.intp)]] - center
     with one_blas_thread():
         values, left = np.linalg.eigh(some @ some.T / len(some))
     values, left = np.maximum(values[::-1], 0.0), left[:, ::-1]
@@ -80,8 +82,11 @@ def _space(X: Floats) -> Arrays:
         int(np.searchsorted(np.cumsum(values), _SHARE * total)) + 1, _MOST, int((values > _LEAST_AXIS * total).sum())
     )
     axes = (left[:, :n_axes] / np.sqrt(len(some) * np.maximum(values[:n_axes], np.finfo(float).tiny))).T @ some
-    along, whole = ((centred @ axes.T) ** 2).mean(axis=0), float(np.vdot(centred, centred)) / len(X)
-    beside = max(whole - along.sum(), _LEAST_BESIDE * whole) or 1.0  # of a single row; scaled features have variance 1
+    along = ((X @ axes.T - center @ axes.T)[rows] ** 2).mean(axis=0)
+    length = float(squared[rows].mean())
+    whole = length - float(center @ center)
+    whole = whole if whole > _LEAST_AXIS * length else 0.0  # of equal rows, but for rounding
+    beside = max(whole - along.sum(), _LEAST_BESIDE * whole) or 1.0  # scaled features have variance 1
     return {"novelty_center": center, "novelty_axes": axes, "novelty_variance": np.append(along, beside)}
 
 

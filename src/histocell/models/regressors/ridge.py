@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _ENTRIES = 2_000_000  # predictions that are scored at once
 _LEAST_FREE = 1e-6  # share of a row below which what it leaves to the others is rounding
 _ROWS = 4096  # that are left out one by one at most
+_WIDE = 1024  # features from which on single precision is enough, and half the time
 _BLOCK = 64  # columns that LAPACK works on at once
 
 
@@ -103,7 +104,7 @@ class Ridge(Regressor):
     r"""Ridge regression in closed form, its penalty chosen on rows and on whole groups that were left out.
 
     Minimises :math:`\|Y - XB\|^2 / n + \alpha \|B\|^2` on centred data by one decomposition per fold, which serves all
-    penalties and all targets; in float64, so that predictions repeat bit by bit. Of several views of the features
+    penalties and all targets; in single precision where there are 1,024 features or more. Of several views of the features
     (`n_views`) each has a fit and a penalty of its own, and the prediction is their mean.
 
     References
@@ -130,21 +131,25 @@ class Ridge(Regressor):
     _output = "intercept"
 
     def _fit_scaled(self, X: Floats, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> Floats:
+        precision = np.float32 if X.shape[1] // self.config.n_views >= _WIDE else np.float64
         alphas = np.asarray(self.config.alphas, dtype=np.float64)
         if not alphas.size:
             msg = "alphas is empty; give at least one penalty"
             raise ValueError(msg)
-        views = [self._fit_view(view, Y, rows, alphas) for view in np.split(X, self.config.n_views, axis=1)]
+        split = (view.astype(precision, copy=False) for view in np.split(X, self.config.n_views, axis=1))
+        views = [
+            self._fit_view(view, Y.astype(precision, copy=False), rows, alphas.astype(precision)) for view in split
+        ]
         held, coefficients, intercept, best, score = (np.stack(each) for each in zip(*views, strict=True))
         self.weights |= {
-            "coefficients": coefficients.reshape(X.shape[1], -1) / len(views),
-            "intercept": intercept.mean(axis=0),
-            "alpha": best if len(views) > 1 else best[0],
+            "coefficients": coefficients.reshape(X.shape[1], -1).astype(np.float64) / len(views),
+            "intercept": intercept.mean(axis=0, dtype=np.float64),
+            "alpha": alphas[best if len(views) > 1 else best[0]],
         }
         self.history = {"alphas": alphas, "cv_score": score.mean(axis=0)}
         return held.mean(axis=0)
 
-    def _fit_view(self, X: Floats, Y: Floats, rows: FitRows, alphas: Floats) -> tuple[Floats, ...]:
+    def _fit_view(self, X: np.ndarray, Y: np.ndarray, rows: FitRows, alphas: np.ndarray) -> tuple[np.ndarray, ...]:
         """Held-out predictions, coefficients, intercept, penalties and the scores of all penalties."""
         folds = _folds(rows, max_folds=self.config.max_folds)
         known = _Known.of(X, Y, np.flatnonzero(rows.train))
@@ -160,7 +165,7 @@ class Ridge(Regressor):
         held = np.full(Y.shape, np.nan)
         for path, fold in zip(paths, folds, strict=True):
             held[fold.held] = path.best(best)
-        return held, *_solve(parts, alphas[best]), alphas[best], score
+        return held, *_solve(parts, alphas[best]), best, score
 
     def _predict(self, X: Floats, device: str | None) -> Floats:
         return X @ self.weights["coefficients"] + self.weights["intercept"]
@@ -278,24 +283,31 @@ class Path(NamedTuple):
 def _solve_all(matrix: Floats, right: Floats, alphas: Floats) -> Floats:
     """Solutions of ``(matrix + alpha) solution = right``, shape ``(len(matrix), n_alphas, n_right)``."""
     size, n_right = right.shape
-    least = float(np.trace(matrix)) * size * np.finfo(float).eps  # the smallest penalty that rounding leaves a meaning
+    least = _rounding(matrix)
     if (missing := 3 - size) > 0:  # LAPACK wants something to reflect
         matrix, right = np.pad(matrix, (0, missing)), np.pad(right, ((0, missing), (0, 0)))
-    solved = np.empty((len(matrix), len(alphas) * n_right), order="F")
+    solved = np.empty((len(matrix), len(alphas) * n_right), order="F", dtype=matrix.dtype)
+    sytrd, ormqr, ptsv = lapack.get_lapack_funcs(("sytrd", "ormqr", "ptsv"), (matrix,))
     with one_blas_thread():
-        reflected, diagonal, beside, scales, _ = lapack.dsytrd(matrix, lower=1, lwork=len(matrix) * _BLOCK)
+        reflected, diagonal, beside, scales, _ = sytrd(matrix, lower=1, lwork=len(matrix) * _BLOCK)
 
         def rotate(columns: Floats, trans: str) -> Floats:
             out = np.array(columns, order="F")
             lwork = max(columns.shape) * _BLOCK
-            out[1:] = lapack.dormqr("L", trans, reflected[1:, :-1], scales, out[1:], lwork=lwork)[0]
+            out[1:] = ormqr("L", trans, reflected[1:, :-1], scales, out[1:], lwork=lwork)[0]
             return out
 
         rotated = rotate(right, "T")
         for index, alpha in enumerate(np.maximum(alphas, least)):
             columns = slice(index * n_right, (index + 1) * n_right)
-            solved[:, columns] = lapack.dptsv(diagonal + alpha, beside, rotated)[2]
+            solved[:, columns] = ptsv(diagonal + alpha, beside, rotated)[2]
         return rotate(solved, "N")[:size].reshape(size, len(alphas), n_right)
+
+
+def _rounding(matrix: Floats) -> float:
+    """The smallest eigenvalue, or penalty, of a covariance that rounding leaves a meaning."""
+    precision = np.finfo(matrix.dtype)
+    return float(np.trace(matrix) * precision.eps) * (len(matrix) if precision.bits > 32 else 1)
 
 
 def _sums(X: Floats, Y: Floats) -> list[Floats]:
@@ -322,8 +334,8 @@ def _decompose(known: _Known) -> tuple[Floats, ...]:
     with one_blas_thread():
         values, vectors = eigh(matrix / n, driver="evd")
     if known.total is None:
-        vectors = X.T @ (vectors / np.sqrt(n * np.maximum(values, np.finfo(float).tiny)))
-    keep = values > max(values[-1], 0.0) * max(X.shape) * np.finfo(float).eps
+        vectors = X.T @ (vectors / np.sqrt(n * np.maximum(values, np.finfo(matrix.dtype).tiny)))
+    keep = values > _rounding(matrix / n)
     vectors = vectors[:, keep]
     return known.x_mean, known.y_mean, vectors, vectors.T @ (X.T @ Y) / n, values[keep]
 
@@ -346,7 +358,7 @@ def _row_errors(known: _Known, parts: tuple[Floats, ...], alphas: Floats) -> Flo
     scores, truth = known.X[rows] @ vectors, known.Y[rows]
     free = 1 - np.square(scores) @ (1 / np.add.outer(values, alphas)) / n - 1 / n
     errors = np.full((len(alphas), truth.shape[1]), np.inf)
-    usable = np.flatnonzero(free.min(axis=0) > _LEAST_FREE)
+    usable = np.flatnonzero(free.min(axis=0) > max(_LEAST_FREE, np.finfo(free.dtype).eps ** 0.5))
     for some in (usable[part] for part in _parts(len(usable), truth.size)):
         coefficients = projected[:, None] / np.add.outer(values, alphas[some])[:, :, None]
         predicted = (scores @ coefficients.reshape(len(values), -1)).reshape(len(rows), len(some), -1)
