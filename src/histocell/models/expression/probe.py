@@ -73,9 +73,7 @@ class Moments:
         if not np.isfinite(xx[np.diag_indices(d)]).all() or not np.isfinite(mean_y).all():
             msg = "features or targets hold NaN or infinite values; leave such rows out"
             raise ValueError(msg)
-        return cls(
-            len(X), mean_x, mean_y, _symmetric(xx), xy, (centred**2).sum(axis=0), Y.min(axis=0), Y.max(axis=0)
-        )
+        return cls(len(X), mean_x, mean_y, _symmetric(xx), xy, (centred**2).sum(axis=0), Y.min(axis=0), Y.max(axis=0))
 
     @classmethod
     def pooled(cls, parts: Sequence[Moments]) -> Moments:
@@ -285,9 +283,7 @@ def _basis(train: Moments, n_components: int | None) -> _Basis:
     k = min(n_components, d, max(train.n - 1, 1))
     scale = _scale(train)
     matrix = train.xx / np.outer(scale, scale)
-    squares, vectors = eigh(
-        matrix, subset_by_index=(d - k, d - 1), driver="evr", overwrite_a=True, check_finite=False
-    )
+    squares, vectors = eigh(matrix, subset_by_index=(d - k, d - 1), driver="evr", overwrite_a=True, check_finite=False)
     directions = vectors / scale[:, None]
     return _Basis(directions, np.maximum(squares, 0), directions.T @ train.xy, train.mean_x)
 
