@@ -138,7 +138,7 @@ class Problem:
             return np.concatenate([np.arange(ends[i], ends[i + 1]) for i in samples])
 
         folds = [(of(fold.train), of(fold.test)) for fold in self.folds]
-        return list(probe_folds(units, folds, n_components=n_components, alpha=alpha))
+        return probe_folds(units, folds, n_components=n_components, alpha=alpha)
 
     def _table(
         self, protocol: str, encoder: str, scores: Sequence[FoldScore], *, n_bootstrap: int, seed: int

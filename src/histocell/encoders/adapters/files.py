@@ -171,7 +171,7 @@ def save_adapter(
     if bad := [key for key, value in tensors.items() if not value.isfinite().all()]:
         msg = f"the updates hold NaN or infinite values ({listing(bad, 3)}), so the adapter is not saved"
         raise ValueError(msg)
-    folder = make_folder(Path(folder).expanduser())
+    folder = Path(folder).expanduser()
     record: JSON = {
         "format": _FORMAT,
         "kind": _KIND,
@@ -181,6 +181,7 @@ def save_adapter(
         "trainable_parameters": sum(value.numel() for value in tensors.values()),
         "metadata": _plain(dict(metadata), "metadata"),
     }
+    make_folder(folder)
     check_outputs([folder / file for file in (TENSORS, CONFIG, RECORD, CARD)])
     # The record comes last and knows the others: a kill in between is noticed when the adapter is read.
     with replacing(folder / TENSORS) as partial:
