@@ -45,18 +45,17 @@ class Checkpoints:
         Exists already; partial files of a run that was killed are removed.
     identity
         All that the result depends on.
+    overwrite
+        Whether to forget the training before.
     """
 
-    def __init__(self, folder: Path, identity: JSON) -> None:
+    def __init__(self, folder: Path, identity: JSON, *, overwrite: bool = False) -> None:
         self.folder = folder
         self.identity: JSON = json.loads(json.dumps(identity))
         for left in folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
-
-    def discard(self) -> None:
-        """Forget the run before."""
-        for name in (LAST, BEST):
-            (self.folder / name).unlink(missing_ok=True)
+        for name in (LAST, BEST) if overwrite else ():
+            (folder / name).unlink(missing_ok=True)
 
     def save(self, checkpoint: Checkpoint, name: str = LAST) -> None:
         """Replace the checkpoint of this name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +52,8 @@ class ImageTower:
     ----------
     parameters
         Those that are trained, by name.
+    pool, bf16
+        As they are used.
     """
 
     def __init__(
@@ -65,7 +68,8 @@ class ImageTower:
         checkpointing: bool = False,
     ) -> None:
         self.backbone = backbone.eval().to(device)
-        self.device, self._pool, self._bf16 = device, backbone.check_pool(pool), bf16
+        self.device, self.pool, self.bf16 = device, backbone.check_pool(pool), bf16
+        self._edge = spec.input_px
         self._prepare = Preprocessing(spec, device, torch.float32)
         self._prefix, self._first = _frozen_blocks(backbone, targets)
         self.parameters = {name: value for name, value in backbone.named_parameters() if value.requires_grad}
@@ -85,10 +89,16 @@ class ImageTower:
         """Embeddings, float32 ``(n, dim)``, of uint8 patches ``(n, h, h, 3)``."""
         images = self._prepare(patches.to(self.device))
         with self._autocast():
-            return self.backbone(images, pool=self._pool).float()
+            return self.backbone(images, pool=self.pool).float()
+
+    @cached_property
+    def dim(self) -> int:
+        """Width of the embedding."""
+        with torch.no_grad():
+            return self.embed(torch.zeros(1, self._edge, self._edge, 3, dtype=torch.uint8)).shape[1]
 
     def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
     @contextmanager
     def keeping(self, tokens: list[Tensor]) -> Iterator[None]:
