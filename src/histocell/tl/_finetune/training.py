@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,7 +103,7 @@ def write(
     save_adapter(
         result.folder,
         tuned.network,
-        spec=tuned.spec,
+        spec=replace(tuned.spec, pooling=tower.pool),
         metadata=metadata,
         version=tuned.version,
         allow_restricted=allow_restricted,
