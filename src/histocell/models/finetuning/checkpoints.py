@@ -77,7 +77,7 @@ class Checkpoints:
         except (OSError, SafetensorError) as error:
             if isinstance(error, FileExistsError):
                 raise
-            kept = f"that of step {step} is kept" if (step := self.step(name)) is not None else "there is none before it"
+            kept = f"that of {place} is kept" if (place := self.place(name)) else "there is none before it"
             msg = f"{path} could not be written ({error}); {kept}. Make room and call again: the training goes on from there"
             raise OSError(msg) from error
 
@@ -109,7 +109,7 @@ class Checkpoints:
             raise ValueError(msg)
         return Checkpoint(tensors, facts)
 
-    def step(self, name: str = LAST) -> int | None:
-        """The step of a checkpoint, for messages."""
+    def place(self, name: str = LAST) -> str | None:
+        """Where a checkpoint stands, for messages; `None` where there is none."""
         checkpoint = self.load(name)
-        return None if checkpoint is None else int(checkpoint.facts.get("step", 0))
+        return checkpoint and f"stage {checkpoint.facts['stage'] + 1}, step {checkpoint.facts['step']}"

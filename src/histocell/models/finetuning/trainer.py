@@ -159,7 +159,7 @@ class Trainer:
                 found = None
                 self.progress.stage += 1
                 self.progress.step = 0
-        self._save({})
+                self._save({})
         self.processes.barrier()
         best = self.checkpoints.load(BEST)
         if best is not None:
@@ -237,9 +237,9 @@ class Trainer:
         norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
         if math.isfinite(sum(losses.values())) and math.isfinite(norm):
             return
-        stage, last = self.stages[self.progress.stage], self.checkpoints.step()
+        stage, last = self.stages[self.progress.stage], self.checkpoints.place()
         found = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        kept = "no checkpoint was written yet" if last is None else f"the checkpoint of step {last} is kept"
+        kept = "no checkpoint was written yet" if last is None else f"the checkpoint of {last} is kept"
         msg = (
             f"the training is no longer finite in stage {stage.name!r}, epoch {step // self.n_batches + 1}, step {step + 1} "
             f"({found}; norm of the gradient {norm:.4g}); {kept} in {self.checkpoints.folder}. Try a smaller lr, or "
@@ -262,7 +262,7 @@ class Trainer:
             self.progress.best = values["val_loss"]
             self.progress.best_epoch = len(self.progress.history["train_loss"]) - 1
             if self.processes.rank == 0:
-                self.checkpoints.save(Checkpoint(self._weights(), {"step": self.progress.step}), BEST)
+                self.checkpoints.save(Checkpoint(self._weights(), {"stage": self.progress.stage, "step": self.progress.step}), BEST)
 
     @torch.no_grad()
     def _validate(self, stage: Stage) -> dict[str, float]:
