@@ -57,6 +57,7 @@ ALIGNMENT = "alignment"  # whether nuclei lie on their image
 CELL_TYPE_MODEL = "cell_type_model"
 CELL_TYPE_EVALUATION = "cell_type_evaluation"
 ALIGNMENT_MODEL = "alignment_model"
+FINETUNING = "finetuning"
 ALIGNMENT_EVALUATION = "alignment_evaluation"
 
 # models that stand beside every other one, the simplest first
