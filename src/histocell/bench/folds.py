@@ -168,7 +168,15 @@ def one_fold(
     fitted = make_model("mean", {})  # stands for all models, which fit the same rows
     remember(task, fitted, dataset, train, reach_um=reach_um)
     arrays = FoldRows(
-        dataset.X, dataset.truth.array, train, goal.X, held, seed, places=dataset.places, places_new=goal.places
+        dataset.X,
+        dataset.truth.array,
+        train,
+        goal.X,
+        held,
+        seed,
+        places=dataset.places,
+        places_new=goal.places,
+        weights=dataset.truth.weights,
     )
     return Fold(name, arrays, seen_rows(sections, goal.hashes, fitted, reach_um=reach_um)[:, held])
 

@@ -32,19 +32,26 @@ class Values(NamedTuple):
         Of the targets, as they can be written.
     renamed
         Original names of the targets whose names had to change.
+    weights
+        How much is known of each row, ``(n,)``, where rows differ; see `histocell.models.base.Model.fit`.
     """
 
     array: Floats
     names: list[str]
     renamed: dict[str, str] = {}
+    weights: Floats | None = None
 
     def select(self, names: Sequence[str]) -> Values:
         """The columns called `names`."""
-        return Values(self.array[:, [self.names.index(name) for name in names]], list(names), self.renamed)
+        if list(names) == self.names:
+            return self
+        place = {name: index for index, name in enumerate(self.names)}
+        return self._replace(array=self.array[:, [place[name] for name in names]], names=list(names))
 
     def rows(self, rows: Ints) -> Values:
         """Some of the rows."""
-        return Values(self.array[rows], self.names, self.renamed)
+        weights = None if self.weights is None else self.weights[rows]
+        return self._replace(array=self.array[rows], weights=weights)
 
 
 @dataclass(frozen=True)
