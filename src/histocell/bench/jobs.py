@@ -95,7 +95,9 @@ class FoldRows:
         groups = np.unique(self.rows.groups, return_inverse=True)[1]
         index, seed = self.rows.index, np.array(self.seed)
         weights = () if self.weights is None else (self.weights[index],)
-        return _digest(self.X[index], self.Y[index], groups, self.rows.validation, self.X_new[self.held], seed, *weights)
+        return _digest(
+            self.X[index], self.Y[index], groups, self.rows.validation, self.X_new[self.held], seed, *weights
+        )
 
     @cached_property
     def digest_with_places(self) -> str:

@@ -151,9 +151,7 @@ class Model(ABC):
             When shapes do not agree, no row is usable, all features are constant, or the model needs places and does
             not get them.
         """
-        usable = self._begin(
-            Problem(X, Y, index, groups=groups, validation=validation, places=places, weights=weights)
-        )
+        usable = self._begin(Problem(X, Y, index, groups=groups, validation=validation, places=places, weights=weights))
         self._fit_usable(usable, as_rng(rng), device)
         self._end(usable)
         return self

@@ -80,7 +80,9 @@ class ComponentRidge(Regressor):
     >>> import numpy as np
     >>> import histocell as hc
     >>> X = np.random.default_rng(0).normal(size=(60, 4))
-    >>> model = hc.models.ComponentRidge(n_components=2).fit(X, X[:, :3] + 5, groups=np.repeat(["a", "b", "c"], 20), rng=0)
+    >>> model = hc.models.ComponentRidge(n_components=2).fit(
+    ...     X, X[:, :3] + 5, groups=np.repeat(["a", "b", "c"], 20), rng=0
+    ... )
     >>> model.predict(X).shape
     (60, 3)
     """
@@ -160,7 +162,11 @@ class ComponentRidge(Regressor):
         scaled = scaling.forward_target(Y, self.config.target_transform, self.weights)
         Z = (scaled - self.weights["center"]) @ self.weights["loadings"].T
         spread = power @ Z**2
-        grown = {name: [self.weights[name]] for name in ("center", "loadings", "target_mean", "target_std") if name in self.weights}
+        grown = {
+            name: [self.weights[name]]
+            for name in ("center", "loadings", "target_mean", "target_std")
+            if name in self.weights
+        }
         for block in more:
             arrays = scaling.fit_target(block, self.config.target_transform)
             z = scaling.forward_target(block, self.config.target_transform, arrays)
@@ -191,7 +197,10 @@ class ComponentRidge(Regressor):
         }
         if self.config.kernel_share:
             n_landmarks = sizes.get("landmarks", (0,))[0]
-            shapes |= {"landmarks": (n_landmarks, n_features // self.config.n_views), "kernel": (n_landmarks, n_components)}
+            shapes |= {
+                "landmarks": (n_landmarks, n_features // self.config.n_views),
+                "kernel": (n_landmarks, n_components),
+            }
         return shapes
 
 
@@ -221,7 +230,10 @@ class _Kernel(NamedTuple):
 
     def features(self, X: Floats) -> Floats:
         return np.concatenate(
-            [_gaussian(X[start : start + _ROWS], self.landmarks, self.width) @ self.map for start in range(0, len(X), _ROWS)]
+            [
+                _gaussian(X[start : start + _ROWS], self.landmarks, self.width) @ self.map
+                for start in range(0, len(X), _ROWS)
+            ]
         )
 
 
@@ -282,7 +294,9 @@ class _Basis(NamedTuple):
         return out
 
 
-def _fit_view(X: Floats, Z: Floats, weights: Floats, train: Ints, folds: list[Fold], config: ComponentRidgeConfig) -> _View:
+def _fit_view(
+    X: Floats, Z: Floats, weights: Floats, train: Ints, folds: list[Fold], config: ComponentRidgeConfig
+) -> _View:
     alphas = np.asarray(config.alphas)
     whole = _Basis.of(X[train], Z[train], weights[train])
     parts = [_Basis.of(X[fold.fit], Z[fold.fit], weights[fold.fit]) for fold in folds]

@@ -61,7 +61,9 @@ class Hest(Regressor):
     """
 
     name = "hest"
-    summary = "The probe of HEST-Bench: standardised features, 256 principal components, ridge with a fixed small penalty."
+    summary = (
+        "The probe of HEST-Bench: standardised features, 256 principal components, ridge with a fixed small penalty."
+    )
     tasks = ("expression",)
     limits = 'linear; the fixed penalty is far too small for many genes and features: alpha="cv" chooses one'
     cost = "one eigendecomposition on a processor"

@@ -74,7 +74,9 @@ class Bleep(NetRegressor):
     """
 
     name = "bleep"
-    summary = "Image and expression in one space by contrast (soft targets); the mean of the most similar training spots."
+    summary = (
+        "Image and expression in one space by contrast (soft targets); the mean of the most similar training spots."
+    )
     limits = "predicts nothing beyond what training spots had; keeps their expression in the model"
     cost = "minutes on a processor; the model holds the expression of all training rows"
     reference = "Xie et al. 2023, arXiv:2306.01859"
@@ -194,7 +196,9 @@ class Similarity(Regressor):
             for fold in folds:
                 held[fold.held] = _weighted_mean(X[fold.held], X[fold.fit], Y[fold.fit], temperature)
             errors = metrics.nan_mean((held - Y) ** 2)
-            tries.append((float(np.mean(errors[variance > 0] / variance[variance > 0])) if variance.any() else 0.0, held))
+            tries.append(
+                (float(np.mean(errors[variance > 0] / variance[variance > 0])) if variance.any() else 0.0, held)
+            )
         best = int(np.argmin([error for error, _ in tries]))
         self.weights |= {
             "features": X[train].astype(np.float32),

@@ -9,7 +9,7 @@ from histocell import metrics
 from histocell._core.errors import listing, warn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -127,6 +127,8 @@ class Task:
         Of the truth and a prediction, to the truth of targets that the prediction has.
     has_blocks
         Whether intervals of a single group are over blocks of tissue, not over rows.
+    settings
+        Settings of models that are given by name, by that name, where the user says nothing else.
     """
 
     name: str
@@ -137,6 +139,7 @@ class Task:
     column: str = field(default="target", kw_only=True)
     match: Callable[[Values, Values], Values] = field(default=lambda *both: match_shared(*both), kw_only=True)
     has_blocks: bool = field(default=False, kw_only=True)
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict, kw_only=True)
 
     def __repr__(self) -> str:
         return f"Task({self.name!r}, metrics: {listing(metric.name for metric in self.metrics)})"
