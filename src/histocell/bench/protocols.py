@@ -149,7 +149,7 @@ def leave_one_group_out(
     """
     _check(n_bootstrap, n_workers, length_scale_um, cache, rng)
     sections = Sections(data, table_key=table_key)
-    named = named_models(models, config)
+    named = named_models(models, config, task)
     places = places_for(named.values(), sections)
     datasets = {
         name: replace(Dataset.read(task, sections.table, names, target, standardize_by), places=places)
@@ -336,7 +336,7 @@ def cross_dataset(
     """
     _check(n_bootstrap, n_workers, length_scale_um, cache, rng)
     source, goal = (Sections(data, table_key=table_key) for data in (train, test))
-    named = named_models(models, config)
+    named = named_models(models, config, task)
     generator = as_rng(rng)
     places = [places_for(named.values(), sections) for sections in (source, goal)]
     reach = reach_um(named.values(), places[0])
