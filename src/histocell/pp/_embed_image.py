@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from histocell._core import geometry, keys
+from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.settings import progress_bar
 from histocell.encoders.inference.slides import describe, embed_slide
 from histocell.encoders.loading import resolve_encoder
-from histocell.tables.access import get_obsm, is_spatialdata
+from histocell.tables.access import is_spatialdata
 from histocell.tables.regions import Region, record_mpp
 from histocell.tables.sections import Sections
 from histocell.tables.slides import stain_of
@@ -177,6 +177,7 @@ def write_embedding(
     """Write an embedding into ``obsm``, with its provenance."""
     key = key or f"X_{keys.safe_key(encoder.name)}"
     table.obsm[key] = embedding
+    adapter = encoder.spec.adapter
     keys.write_provenance(
         table,
         key,
@@ -188,9 +189,9 @@ def write_embedding(
         mpp=encoder.spec.mpp if encoder.spec.library == "builtin" else round(size_um / encoder.spec.input_px, 6),
         dim=encoder.dim,
         feature_names=list(getattr(encoder, "feature_names", [])) or None,
+        trained_on=None if adapter is None else list(adapter.groups) or None,
         **facts,
     )
-
 
 
 def _folders(store: str | PathLike[str] | None, regions: list[Region]) -> list[Path | None]:
@@ -229,8 +230,6 @@ def _normalization(
         msg = f"{listing(map(repr, done))} are {what}: choose slides as they were scanned with image_key=, and stain= for all"
         raise ValueError(msg)
     return first
-
-
 
 
 def _in_table_order(parts: list[tuple[NDArray[np.intp], Features]], n: int, dim: int, *, lazy: bool) -> Features:

@@ -10,10 +10,10 @@ import pandas as pd
 
 from histocell import metrics
 from histocell._core.arguments import as_names, check_count
-from histocell._core.errors import listing
+from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng
 from histocell.bench.probing.cohort import cohort_problem
-from histocell.bench.probing.embeddings import cohort_embeddings, folder_sources
+from histocell.bench.probing.embeddings import cohort_keys, folder_sources, matrix, seen_groups
 from histocell.bench.probing.hest_folder import hest_problems
 from histocell.bench.probing.problem import check_protocols
 from histocell.tables.sections import Sections
@@ -96,7 +96,7 @@ def probe(
     One row per ``task, model`` (the protocol), ``features`` (the encoder), ``group`` (the fold, and ``all``) and ``gene``
     (and ``mean``): ``metric`` (``pearson``), ``value``, ``low, high, interval``, ``n_undefined`` (correlations that are not
     defined, as gene or prediction is constant; they are NaN, and means are over the others), ``n_spots, n_training,
-    n_components, alpha``. With several tasks the task ``all`` has their mean.
+    n_components, alpha``. Writes ``obsm["X_<encoder>"]`` of encoders that embedded the patches of a table. With several tasks the task ``all`` has their mean.
 
     Raises
     ------
@@ -142,7 +142,12 @@ def probe(
     else:
         _check_none({"tasks": tasks, "patients": patients}, "a folder of HEST-Bench")
         sections = Sections(data, table_key=table_key, group_key=group_key)
-        embeddings = cohort_embeddings(data, sections.table, encoders, device=device, table_key=table_key)
+        found = cohort_keys(data, sections.table, encoders, device=device, table_key=table_key)
+        for name, seen in seen_groups(sections.table, found, sections.groups()).items():
+            warn(
+                f"{name!r} was tuned with the expression of {listing(seen)}: its scores there are of tissue that it knows"
+            )
+        embeddings = {name: matrix(sections.table, key) for name, key in found.items()}
         wanted = 50 if genes is None else genes
         problems = [cohort_problem(sections, embeddings, target=target, genes=wanted, fold_key=fold_key, layer=layer)]
         columns = list(embeddings)

@@ -91,6 +91,16 @@ class Adapter:
             "bias": "none",
         }
 
+    def groups(self) -> list[str]:
+        """Patients or sections whose expression the training has seen, where it recorded them."""
+        training = self.metadata.get("training")
+        lists = (
+            [training.get(f"{part} groups", []) for part in ("training", "validation")]
+            if isinstance(training, dict)
+            else []
+        )
+        return list(dict.fromkeys(str(name) for names in lists if isinstance(names, list) for name in names))
+
     def origin(self) -> str:
         """The weights that it was trained on, for messages."""
         return f"its base is {self.base.name!r} in the version {self.base_version or 'unknown'!r}"
