@@ -13,7 +13,7 @@ from histocell._core.errors import listing
 from histocell.encoders.adapters.files import is_adapter
 from histocell.encoders.loading import load, resolve_encoder
 from histocell.encoders.registry import get_spec, list_encoders
-from histocell.pp._embed_image import embed_image
+from histocell.pp import embed_image
 from histocell.tables.access import get_obsm
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def cohort_keys(
     for name, encoder in _named(encoders).items():
         key = _key_there(table, encoder)
         if key is None:
-            loaded = resolve_encoder(str(encoder) if isinstance(encoder, Path) else encoder, device=device)
+            loaded = load(str(encoder), device=device) if isinstance(encoder, str | Path) else resolve_encoder(encoder)
             key = f"X_{keys.safe_key(name)}"
             if key in table.obsm:
                 msg = f'obsm["{key}"] is there already, of another encoder; give {loaded.name!r} another name'
@@ -115,6 +115,12 @@ def seen_groups(table: AnnData, embeddings: Mapping[str, str], groups: Sequence[
         if both := [group for group in dict.fromkeys(groups) if group in trained_on]:
             seen[name] = both
     return seen
+
+
+def trained_on(source: Source) -> set[str]:
+    """Samples or patients whose expression was seen when an encoder was tuned."""
+    adapter = None if isinstance(source, Path) else source.spec.adapter
+    return set() if adapter is None else set(adapter.groups)
 
 
 def _named(encoders: Encoders) -> dict[str, OneEncoder]:

@@ -15,11 +15,12 @@ from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng
 from histocell.bench.comparison import compare
 from histocell.bench.costs import COSTS
+from histocell.bench.probing.cohort import cohort_problem
 from histocell.bench.probing.embeddings import cohort_keys, seen_groups
-from histocell.bench.probing.run import probe
+from histocell.bench.probing.run import finished
 from histocell.bench.protocols import leave_one_group_out
 from histocell.tables.sections import Sections
-from histocell.tl._expression.expression import expression_task
+from histocell.tl import expression_task
 from histocell.tl.engine.abundance import ABUNDANCE
 from histocell.tl.engine.evaluate import ALL, MEAN
 from histocell.tl.engine.intervals import over_groups
@@ -174,7 +175,8 @@ def compare_encoders(
     scores, differences = [], []
     for task in names:
         if task == "probe":
-            table = probe(data, found, protocol="hest-cv", genes=genes, group_key=group_key, layer=layer, **options)  # type: ignore[arg-type]
+            problem = cohort_problem(sections, found, target=None, genes=genes, fold_key=None, layer=layer)
+            table = finished([problem.scores(["hest-cv"], list(found), n_bootstrap=n_bootstrap, seed=seed)])
         else:
             of_task = (
                 ABUNDANCE if task == "abundance" else expression_task(data, genes, layer=layer, table_key=table_key)
