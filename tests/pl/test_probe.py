@@ -33,9 +33,8 @@ def labels(ax):
     return [[label.get_text() for label in each] for each in (ax.get_yticklabels(), ax.get_xticklabels())]
 
 
-def test_looks(check_picture):
-    hc.pl.probe(table())
-    check_picture("probe")
+def test_looks(looks_like):
+    looks_like(hc.pl.probe(table()), "probe")
 
 
 def test_values_bounds_and_the_best():

@@ -127,7 +127,8 @@ def _named(encoders: Encoders) -> dict[str, OneEncoder]:
     """Encoders by the name that the table gives them."""
     if isinstance(encoders, Mapping):
         return dict(encoders)
-    several = [encoders] if isinstance(encoders, str | Path) or hasattr(encoders, "embed_chunks") else list(encoders)
+    is_one = isinstance(encoders, str | Path) or hasattr(encoders, "embed_chunks")
+    several = [cast("OneEncoder", encoders)] if is_one else list(cast("Sequence[OneEncoder]", encoders))
     if not several:
         msg = "encoders= is empty"
         raise ValueError(msg)

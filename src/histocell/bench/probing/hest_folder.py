@@ -68,14 +68,14 @@ def hest_problems(
 def _problem(name: str, folder: Path, sources: Mapping[str, Source], genes: Sequence[str] | None) -> Problem:
     panel = GenePanel(list(genes) if genes is not None else _genes(folder), scale="log1p")
     files: dict[str, Files] = {}
-    folds = []
+    folds: list[tuple[int, list[str], list[str]]] = []
     numbers = sorted(int(path.stem.removeprefix("train_")) for path in (folder / "splits").glob("train_*.csv"))
     if not numbers:
         msg = f"{folder / 'splits'} holds no train_<i>.csv"
         raise FileNotFoundError(msg)
     for number in numbers:
-        sides = [_side(folder, f"{side}_{number}.csv", files) for side in ("train", "test")]
-        folds.append((number, *sides))
+        train, test = (_side(folder, f"{side}_{number}.csv", files) for side in ("train", "test"))
+        folds.append((number, train, test))
     names = list(files)
     for sample, paths in files.items():
         for path in paths:
@@ -139,7 +139,7 @@ def _read(
         }
     with reading(files[sample].expression, "the table of expression"):
         table = read_h5ad(files[sample].expression)
-    positions = pd.Index(table.obs_names).get_indexer(barcodes)
+    positions = pd.Index(table.obs_names).get_indexer(pd.Index(barcodes))
     if absent := int((positions < 0).sum()):
         msg = (
             f"{absent} of the {len(barcodes)} barcodes of the patches of {sample!r} are not in {files[sample].expression.name} "
@@ -201,7 +201,7 @@ def _stored(folder: Path, encoder: str, task: str, sample: str, barcodes: Sequen
     if len(values) != len(known):
         msg = f"{path} has {len(values)} embeddings and {len(known)} barcodes"
         raise ValueError(msg)
-    rows = pd.Index(known).get_indexer(barcodes)
+    rows = pd.Index(known).get_indexer(pd.Index(barcodes))
     if absent := int((rows < 0).sum()):
         msg = f"{path} has no embedding of {absent} of the {len(barcodes)} patches of sample {sample!r} (such as {barcodes[int(np.argmin(rows))]!r})"
         raise ValueError(msg)

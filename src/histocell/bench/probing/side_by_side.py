@@ -26,7 +26,7 @@ from histocell.tl.engine.evaluate import ALL, MEAN
 from histocell.tl.engine.intervals import over_groups
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from histocell._core.rng import RNGLike, SeedLike
     from histocell.bench.probing.embeddings import Encoders
@@ -162,13 +162,7 @@ def compare_encoders(
     sections = Sections(data, table_key=table_key, group_key=group_key)
     groups = sections.groups()
     found = cohort_keys(data, sections.table, encoders, device=device, table_key=table_key)
-    if len(found) < 2:
-        msg = f"a comparison needs two encoders, not {listing(found)}"
-        raise ValueError(msg)
-    first = next(iter(found)) if reference is None else reference
-    if first not in found:
-        msg = f"reference {first!r} is none of the encoders: {listing(found)}"
-        raise ValueError(msg)
+    first = _reference(found, reference)
     dropped = _dropped(seen_groups(sections.table, found, groups), groups)
     seed = int(as_rng(rng).integers(2**31 - 1))
     options = {"n_bootstrap": n_bootstrap, "rng": seed, "table_key": table_key}
@@ -197,7 +191,19 @@ def compare_encoders(
         column = "gene" if "gene" in table else "cell_type"
         scores.append(table.rename(columns={column: "target"}))
         differences.append(tests.rename(columns={column: "target"}).assign(task=task))
-    return EncoderComparison(*(pd.concat(each, ignore_index=True) for each in (scores, differences)), first)
+    both = [pd.concat(each, ignore_index=True) for each in (scores, differences)]
+    return EncoderComparison(both[0], both[1], first)
+
+
+def _reference(found: Mapping[str, str], reference: str | None) -> str:
+    if len(found) < 2:
+        msg = f"a comparison needs two encoders, not {listing(found)}"
+        raise ValueError(msg)
+    first = next(iter(found)) if reference is None else reference
+    if first not in found:
+        msg = f"reference {first!r} is none of the encoders: {listing(found)}"
+        raise ValueError(msg)
+    return first
 
 
 def _dropped(seen: dict[str, list[str]], groups: Sequence[str]) -> set[str]:

@@ -33,7 +33,7 @@ _DARK = 0.55  # of the colour map, from which on numbers are white
 
 
 def probe(
-    result: pd.DataFrame | HasScores,
+    data: pd.DataFrame | HasScores,
     *,
     metric: str | None = None,
     tasks: str | Sequence[str] | None = None,
@@ -49,7 +49,7 @@ def probe(
 
     Parameters
     ----------
-    result
+    data
         The table of `histocell.bench.probe`, the result of `histocell.bench.compare_encoders`, or several of them in one
         data frame.
     metric
@@ -89,7 +89,7 @@ def probe(
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['morphology, hest-no-pca', 'morphology, hest-cv-no-pca']
     """
-    table = _means(result, metric)
+    table = _means(data, metric)
     rows, columns = _choices(table, encoders, tasks)
     with styled(ax is None):
         size = ((1.1 * len(columns) + 2.4) * text_scale(), (0.42 * len(rows) + 1.1) * text_scale())
@@ -103,9 +103,9 @@ def probe(
     return finish(axis, created=ax is None, show=show)
 
 
-def _means(result: pd.DataFrame | HasScores, metric: str | None) -> pd.DataFrame:
+def _means(data: pd.DataFrame | HasScores, metric: str | None) -> pd.DataFrame:
     """One row for each run and task, with the column ``run``."""
-    table = result if isinstance(result, pd.DataFrame) else getattr(result, "scores", None)
+    table = data if isinstance(data, pd.DataFrame) else getattr(data, "scores", None)
     absent = list(_NEEDED) if not isinstance(table, pd.DataFrame) else [name for name in _NEEDED if name not in table]
     if table is None or absent or not any(name in table for name in _TARGETS):
         msg = f"this is no table of probes: column {listing(absent or _TARGETS)} not found; hc.bench.probe and hc.bench.compare_encoders make one"
@@ -170,16 +170,14 @@ def _draw(axis: Axes, table: pd.DataFrame, rows: list[str], columns: list[str], 
         if not np.isfinite(value):
             continue
         low, high = numbers[y, x, 1:]
-        is_best = len(rows) > 1 and round(value, 3) == round(best[x], 3)
+        is_best = len(rows) > 1 and np.round(value, 3) == np.round(best[x], 3)
         red, green, blue, _ = colors((value - least + 0.1 * room) / (1.2 * room))
         ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < _DARK else "black"
+        weight = "bold" if is_best else "normal"
         bounded = intervals and np.isfinite(low)
-        style = {"ha": "center", "color": ink}
-        axis.text(
-            x, y, f"{value:.3f}", va="bottom" if bounded else "center", weight="bold" if is_best else "normal", **style
-        )
+        axis.text(x, y, f"{value:.3f}", va="bottom" if bounded else "center", ha="center", color=ink, weight=weight)
         if bounded:
-            axis.text(x, y, f"{low:.2f} to {high:.2f}", va="top", gid="bounds", **style)
+            axis.text(x, y, f"{low:.2f} to {high:.2f}", va="top", gid="bounds", ha="center", color=ink)
     axis.set_xticks(range(len(columns)), columns)
     axis.set_yticks(range(len(rows)), rows)
     axis.tick_params(length=0)
