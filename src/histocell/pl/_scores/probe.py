@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         scores: pd.DataFrame
 
 
-METRICS = {"pearson": "Pearson correlation", "cc": "correlation"}
+METRICS = dict.fromkeys(("pearson", "cc"), "Pearson correlation")
 _NEEDED = ("task", "model", "features", "group", "metric", "value", "low", "high")
 _TARGETS = ("gene", "target", "cell_type")
 _DARK = 0.55  # of the colour map, from which on numbers are white
@@ -95,7 +95,7 @@ def probe(
         size = ((1.1 * len(columns) + 2.4) * text_scale(), (0.42 * len(rows) + 1.1) * text_scale())
         axis = one_axes(ax, figsize or size)
         _draw(axis, table, rows, columns, cmap, intervals=intervals)
-        names = [METRICS.get(name, name) for name in dict.fromkeys(table["metric"])]
+        names = list(dict.fromkeys(METRICS.get(name, name) for name in table["metric"]))
         axis.set_title(" or ".join(names) if title is None else title, loc="left")
         if intervals and (bounds := interval_names(table)):
             axis.set_xlabel(bounds)
