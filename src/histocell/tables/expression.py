@@ -94,8 +94,8 @@ class GenePanel:
 
     def select(self, genes: Sequence[str]) -> Self:
         """The panel of some of its genes, in the order given."""
-        place = {name: index for index, name in enumerate(self.genes)}
-        index = [place[name] for name in genes]
+        place = {name.upper(): index for index, name in enumerate(self.genes)}
+        index = [place[name.upper()] for name in genes]
         of_rows = {name: [getattr(self, name)[i] for i in index] for name in ("mean", "std") if getattr(self, name)}
         return replace(self, genes=list(genes), **of_rows)
 
