@@ -74,7 +74,9 @@ def test_further_targets_are_those_of_a_fit_to_all():
     again = ComponentRidge(**settings).fit(X, Y, groups=GROUPS, rng=0)
     before = again.predict(X)
     again.extend(Y, [Y])
-    np.testing.assert_allclose(again.predict(X), np.hstack([before, before]), atol=1e-10)  # the same from the components
+    np.testing.assert_allclose(
+        again.predict(X), np.hstack([before, before]), atol=1e-10
+    )  # the same from the components
     with pytest.raises(ValueError, match="target_transform='root' cannot be extended"):
         ComponentRidge(target_transform="root").fit(X, Y, groups=GROUPS).extend(Y, [Y])
 
@@ -87,7 +89,9 @@ def test_noise_of_rows_with_few_counts_is_kept_out():
     noisy = truth + rng.normal(size=truth.shape) * np.where(counts > 100, 1, 30)[:, None]
     groups = np.repeat(list("abcdef"), 50)
     errors = [
-        np.square(ComponentRidge(nonnegative=False).fit(features, noisy, groups=groups, weights=w).predict(features) - truth).mean()
+        np.square(
+            ComponentRidge(nonnegative=False).fit(features, noisy, groups=groups, weights=w).predict(features) - truth
+        ).mean()
         for w in (counts, None)
     ]
     assert errors[0] < 0.8 * errors[1]

@@ -29,9 +29,7 @@ def rows():
 @pytest.mark.parametrize("name", MODELS)
 def test_learns_and_comes_back(name, rows, tmp_path):
     X, Y, groups = rows
-    model = make_model(name, MODELS[name], "expression").fit(
-        X[:200], Y[:200], groups=groups[:200], rng=0
-    )
+    model = make_model(name, MODELS[name], "expression").fit(X[:200], Y[:200], groups=groups[:200], rng=0)
     predicted = model.predict(X[200:])
     assert hc.metrics.pearson(Y[200:], predicted).mean() > 0.5
     assert np.abs(predicted.mean(axis=0) - Y[200:].mean(axis=0)).max() < 0.6
@@ -46,9 +44,13 @@ def test_learns_and_comes_back(name, rows, tmp_path):
 class TestHest:
     @pytest.mark.parametrize("fold", [0, 1])
     def test_parity(self, parity_dir, fold):
-        inputs, expected = (np.load(parity_dir / "hest_probe" / f"fold{fold}_{name}.npz") for name in ("inputs", "expected"))
+        inputs, expected = (
+            np.load(parity_dir / "hest_probe" / f"fold{fold}_{name}.npz") for name in ("inputs", "expected")
+        )
         train, test = (inputs[f"X_{part}"].astype(np.float32) for part in ("train", "test"))
-        Y, truth = (np.log1p(inputs[f"{name}_{part}"]) for name, part in ((_counts(inputs), "train"), (_counts(inputs), "test")))
+        Y, truth = (
+            np.log1p(inputs[f"{name}_{part}"]) for name, part in ((_counts(inputs), "train"), (_counts(inputs), "test"))
+        )
         predicted = Hest(interval=None).fit(train, Y).predict(test)
         found = hc.metrics.pearson(truth, predicted)
         np.testing.assert_allclose(found, expected["pearson_per_gene_exact_svd_fp64"], atol=1e-6)
@@ -95,8 +97,6 @@ def test_bleep_averages_training_rows(rows):
 @pytest.mark.parametrize("cls", [STNet, SealDecoder, Bleep])
 def test_the_same_seed_gives_the_same_net(cls, rows):
     X, Y, groups = rows
-    first, second, other = (
-        cls(max_epochs=2).fit(X, Y, groups=groups, rng=seed).predict(X[:5]) for seed in (0, 0, 1)
-    )
+    first, second, other = (cls(max_epochs=2).fit(X, Y, groups=groups, rng=seed).predict(X[:5]) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, other)

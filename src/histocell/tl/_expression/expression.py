@@ -14,12 +14,13 @@ from histocell._core.rng import as_rng
 from histocell.models.base import Model
 from histocell.models.registry import load
 from histocell.tables.access import get_table, row_labels, split_parts
-from histocell.tables.expression import GenePanel, choose_panel
+from histocell.tables.expression import choose_panel
 from histocell.tables.sections import Sections
 from histocell.tl._expression.fitting import Given, fit_panel
 from histocell.tl._expression.patterns import pattern_scores
 from histocell.tl._expression.task import (
     MOST_IN_FRAME,
+    NAME,
     ExpressionWriter,
     expression_task_of,
     layer_slots,
@@ -436,9 +437,16 @@ def expression_task(
 
 
 def _task_of(model: Model) -> Task:
-    """The task that a model was fitted for."""
-    if model.facts.get("task", "expression") != "expression":  # the engine says so
-        return expression_task_of(GenePanel(["-"]))
+    """The task of a model's panel.
+
+    Raises
+    ------
+    ValueError
+        When it was fitted for another task.
+    """
+    if (fitted := model.facts.get("task", NAME)) != NAME:
+        msg = f"this model predicts {fitted}, not {NAME}; use hc.tl.predict_{fitted}"
+        raise ValueError(msg)
     return expression_task_of(panel_of(model.facts, "this model"), model.facts.get(_LAYER))
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.errors import warn
 from histocell._core.settings import logger
 from histocell.models.expression.component_ridge import ComponentRidge
 from histocell.models.places import Places
@@ -107,8 +106,6 @@ def _totals(table: AnnData, given: Given) -> Values:
     totals = total_counts(table, given.layer)
     if given.scale != "log1p_cp10k":
         return Values(totals[:, None], ["counts"])
-    if empty := int((totals == 0).sum()):
-        warn(f"{empty} of {len(totals)} rows have no counts; left out of the fit")
     return Values(np.where(totals > 0, totals, np.nan)[:, None], ["counts"], {}, totals)
 
 

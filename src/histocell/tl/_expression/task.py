@@ -56,8 +56,19 @@ def expression_task_of(panel: GenePanel, layer: str | None = None) -> Task:
         writer=ExpressionWriter("Run hc.tl.predict_expression(data) first.", panel),
         baselines=keys.BASELINES,
         column="gene",
+        match=match_genes,
         settings=_SETTINGS,
     )
+
+
+def match_genes(truth: Values, predicted: Values) -> Values:
+    """The truth of the genes that were predicted, too; which the table lacks was said before."""
+    known = set(predicted.names)
+    shared = [name for name in truth.names if name in known]
+    if not shared:
+        msg = f"truth and predictions share no gene: {listing(truth.names)} against {listing(predicted.names)}"
+        raise ValueError(msg)
+    return truth.select(shared)
 
 
 @dataclass(frozen=True)
