@@ -317,9 +317,9 @@ class TestBadInput:
 
     def test_spots_without_counts(self, table):
         counts = table.X.toarray()
-        counts[:2] = 0
+        counts[:20] = 0
         table.X = csr_matrix(counts)
-        with pytest.warns(UserWarning, match="2 training or validation rows have a target that is not finite"):
+        with pytest.warns(UserWarning, match="20 of 1.. rows have no counts: they are left out of the fit"):
             fitted(table)
 
 

@@ -33,6 +33,7 @@ _LEAST_COUNTS = 3  # of a gene
 _BINS = 20
 _ROWS = 2048  # read at once
 _FEW_SPOTS = 2
+_FEW_EMPTY = 0.05  # share of rows
 
 
 @dataclass(frozen=True)
@@ -206,9 +207,15 @@ def read_expression(
         out[some] = values.toarray()
         out[some][~known] = np.nan
         empty += int((~known).sum())
-    if empty:
-        warn(f"{empty} of {len(wanted)} rows have no counts, so their expression is not known (NaN)")
+    report_empty(empty, len(wanted), "their expression is not known (NaN)")
     return out
+
+
+def report_empty(n: int, n_rows: int, so: str) -> None:
+    """Say how many rows have no counts: a few lie beside the tissue, many are worth a warning."""
+    if n:
+        say = warn if n > _FEW_EMPTY * n_rows else logger.info
+        say(f"{n} of {n_rows} rows have no counts: {so}")
 
 
 def total_counts(table: AnnData, layer: str | None = None) -> Floats:

@@ -24,7 +24,7 @@ def test_one_penalty_is_a_weighted_ridge():
 
 
 def test_kernel_in_closed_form():
-    settings = ALL | {"kernel_share": 1.0}
+    settings = ALL | {"kernel_share": 1.0, "kernel_width": 0.3}
     model = ComponentRidge(alphas=(0.3,), row_weight=0.0, **settings).fit(X, Y, groups=GROUPS)
     scaled = (X - X.mean(axis=0)) / X.std(axis=0)
     distance = ((scaled[:, None] - scaled[None]) ** 2).sum(axis=2)

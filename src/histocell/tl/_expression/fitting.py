@@ -13,7 +13,7 @@ from histocell.models.expression.component_ridge import ComponentRidge
 from histocell.models.places import Places
 from histocell.models.registry import make_model
 from histocell.tables.access import coordinates, split_parts
-from histocell.tables.expression import GenePanel, choose_panel, read_expression, total_counts
+from histocell.tables.expression import GenePanel, choose_panel, read_expression, report_empty, total_counts
 from histocell.tl._expression.task import MOST_IN_FRAME, NAME, expression_task_of
 from histocell.tl.engine import fit as _fit
 from histocell.tl.engine import rows as _rows
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from histocell._core.rng import RNGLike, SeedLike
-    from histocell._core.types import Floats
+    from histocell._core.types import Bools, Floats
     from histocell.models.base import Model
     from histocell.tables.sections import Sections
     from histocell.tl.engine.fit import Dataset
@@ -70,9 +70,9 @@ def fit_panel(
     unfitted = dataset.views.tell(_make(model, given))
     dataset = replace(dataset, places=places_for([unfitted], sections))
     reach = max(reach_um([unfitted], dataset.places), _context_um(sections) if given.spot_context else 0.0)
-    rows = _rows.training_rows(
-        sections, dataset.known, split_key=given.split_key, features=dataset.names, reach_um=reach
-    )
+    everything = np.ones(table.n_obs, dtype=bool)
+    rows = _rows.training_rows(sections, everything, split_key=given.split_key, features=dataset.names, reach_um=reach)
+    rows = _with_counts(rows, dataset.known)
     panel = choose_panel(
         sections,
         rows.index[~rows.validation],
@@ -99,6 +99,16 @@ def fit_panel(
         panel = _extend(fitted, dataset, rows, core, panel, given.layer)
     fitted.facts |= {"panel": panel.to_dict(), "layer": given.layer}
     return fitted, dataset.names
+
+
+def _with_counts(rows: Rows, known: Bools) -> Rows:
+    """The rows that have counts."""
+    keep = known[rows.index]
+    report_empty(int((~keep).sum()), len(keep), "they are left out of the fit")
+    if not (keep & ~rows.validation).any():
+        msg = "no training row has counts"
+        raise ValueError(msg)
+    return replace(rows, index=rows.index[keep], validation=rows.validation[keep], groups=rows.groups[keep])
 
 
 def _totals(table: AnnData, given: Given) -> Values:
