@@ -12,7 +12,7 @@ from histocell.tables.expression import GenePanel, read_expression
 from histocell.tl._expression import expression as expression_module
 from histocell.tl._expression import fitting
 from histocell.tl._expression.patterns import morans_i
-from histocell.tl._expression.task import bootstrap_top_variable, top_variable
+from histocell.tl.tasks.expression import bootstrap_top_variable, top_variable
 
 FAST = {"model": "ridge", "genes": 12}
 
@@ -326,7 +326,7 @@ class TestBadInput:
 class TestBench:
     def test_protocol(self, table):
         del table.obs["split"]
-        task = hc.tl.expression_task(table, 12)
+        task = hc.bench.expression_task(table, 12)
         scores = hc.bench.leave_one_group_out(
             table, task=task, models=["mean", "ridge", "component_ridge"], n_bootstrap=0
         )

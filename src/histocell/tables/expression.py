@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from histocell._core.types import JSON, Bools, Floats, Ints
 
+    type Stored = np.ndarray | csr_matrix
+
 SCALES = ("log1p_cp10k", "log1p")
 FLAVORS = ("seurat", "variance", "mean")
 TOTALS = ("all", "counted")
@@ -33,7 +35,7 @@ _LEAST_COUNTS = 3  # of a gene
 _BINS = 20
 _ROWS = 2048  # read at once
 _FEW_SPOTS = 2
-_FEW_EMPTY = 0.05  # share of rows
+_FEW_EMPTY = 0.1  # share of rows
 
 
 @dataclass(frozen=True)
@@ -339,7 +341,7 @@ class _Moments(NamedTuple):
         return cls(mean, variances[0], raw, variances[1], counts, shares)
 
 
-def raw_counts(table: AnnData, layer: str | None = None) -> Any:
+def raw_counts(table: AnnData, layer: str | None = None) -> Stored:
     """Raw counts of a table, as they are stored.
 
     Raises
@@ -379,14 +381,14 @@ def raw_counts(table: AnnData, layer: str | None = None) -> Any:
     return stored.tocsr() if issparse(stored) and stored.format != "csr" else stored
 
 
-def as_csr(values: Any) -> csr_matrix:
+def as_csr(values: Stored) -> csr_matrix:
     """Rows of counts, sparse."""
     if not issparse(values) and not isinstance(values, np.ndarray):
         values = values.to_memory() if hasattr(values, "to_memory") else np.asarray(values)
     return csr_matrix(values)
 
 
-def _parts(stored: Any, rows: Ints) -> Iterator[tuple[Ints, csr_matrix]]:
+def _parts(stored: Stored, rows: Ints) -> Iterator[tuple[Ints, csr_matrix]]:
     if issparse(stored) and stored.format == "csc":
         stored = stored.tocsr()
     for start in range(0, len(rows), _ROWS):

@@ -14,7 +14,7 @@ from histocell.models.places import Places
 from histocell.models.registry import make_model
 from histocell.tables.access import coordinates, split_parts
 from histocell.tables.expression import GenePanel, choose_panel, read_expression, report_empty, total_counts
-from histocell.tl._expression.task import MOST_IN_FRAME, NAME, expression_task_of
+from histocell.tl.tasks.expression import MOST_IN_FRAME, NAME, expression_task_of
 from histocell.tl.engine import fit as _fit
 from histocell.tl.engine import rows as _rows
 from histocell.tl.engine.layout import places_for, reach_um
