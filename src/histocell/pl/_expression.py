@@ -113,9 +113,9 @@ def expression(
 
 def _predicted(table: AnnData, key: str, names: list[str], known: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """The prediction of some genes, from ``obsm`` or ``layers``, and their names."""
-    layers = [str(name) for name in table.layers if name is not None]
+    layers = [str(name) for name in table.layers.keys() if name is not None]
     if key in table.obsm:
-        frame = table.obsm[key]
+        frame: Any = table.obsm[key]
         names = names or list(frame.columns[:_FEW])
         columns = [name.replace("/", "_") for name in names]
         if absent := [name for name, column in zip(names, columns, strict=True) if column not in frame]:

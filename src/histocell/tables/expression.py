@@ -99,8 +99,8 @@ class GenePanel:
         """The panel of some of its genes, in the order given."""
         place = {name.upper(): index for index, name in enumerate(self.genes)}
         index = [place[name.upper()] for name in genes]
-        of_rows = {name: [getattr(self, name)[i] for i in index] for name in ("mean", "std") if getattr(self, name)}
-        return replace(self, genes=list(genes), **of_rows)
+        mean, std = ([values[i] for i in index] if values else [] for values in (self.mean, self.std))
+        return replace(self, genes=list(genes), mean=mean, std=std)
 
 
 def choose_panel(
@@ -149,7 +149,7 @@ def choose_panel(
     """
     given = [data] if isinstance(data, Sections | AnnData) else list(data)
     sections = [each if isinstance(each, Sections) else Sections(each) for each in given]
-    of_each = [rows] if len(sections) == 1 and not _is_nested(rows) else list(rows) if rows is not None else None  # type: ignore[call-overload]
+    of_each: Any = rows if len(sections) > 1 or _is_nested(rows) else [rows]
     of_each = [None] * len(sections) if of_each is None else of_each
     training = [_positions(each, some.table.n_obs) for each, some in zip(of_each, sections, strict=True)]
     _check_choice(flavor, "flavor", FLAVORS)
@@ -351,7 +351,7 @@ def raw_counts(table: AnnData, layer: str | None = None) -> Stored:
     ValueError
         When values are negative, not finite or no whole numbers.
     """
-    layers = [str(name) for name in table.layers if name is not None]
+    layers = [str(name) for name in table.layers.keys() if name is not None]
     if layer is not None and layer not in layers:
         raise missing_key("layers", layer, layers, "layer= names the layer with raw counts.")
     stored: Any = table.X if layer is None else table.layers[layer]
@@ -389,7 +389,7 @@ def as_csr(values: Stored) -> csr_matrix:
 
 
 def _parts(stored: Stored, rows: Ints) -> Iterator[tuple[Ints, csr_matrix]]:
-    if issparse(stored) and stored.format == "csc":
+    if not isinstance(stored, np.ndarray) and getattr(stored, "format", "csr") != "csr":
         stored = stored.tocsr()
     for start in range(0, len(rows), _ROWS):
         some = rows[start : start + _ROWS]

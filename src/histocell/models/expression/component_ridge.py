@@ -162,7 +162,7 @@ class ComponentRidge(Regressor):
         scaled = scaling.forward_target(Y, self.config.target_transform, self.weights)
         Z = (scaled - self.weights["center"]) @ self.weights["loadings"].T
         spread = power @ Z**2
-        grown = {
+        grown: dict[str, list[Floats]] = {
             name: [self.weights[name]]
             for name in ("center", "loadings", "target_mean", "target_std")
             if name in self.weights

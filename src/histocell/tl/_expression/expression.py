@@ -17,6 +17,10 @@ from histocell.tables.access import get_table, row_labels
 from histocell.tables.sections import Sections
 from histocell.tl._expression.fitting import Given, fit_panel
 from histocell.tl._expression.patterns import pattern_scores
+from histocell.tl.engine import evaluate as _evaluate
+from histocell.tl.engine import predict as _predict
+from histocell.tl.engine.layout import places_for
+from histocell.tl.engine.views import AUTO
 from histocell.tl.tasks.expression import (
     MOST_IN_FRAME,
     NAME,
@@ -26,10 +30,6 @@ from histocell.tl.tasks.expression import (
     panel_of,
     shared_panel,
 )
-from histocell.tl.engine import evaluate as _evaluate
-from histocell.tl.engine import predict as _predict
-from histocell.tl.engine.layout import places_for
-from histocell.tl.engine.views import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -364,8 +364,9 @@ def evaluate_expression(
     task = expression_task_of(panel, layer)
     check_count(n_bootstrap, "n_bootstrap")
     seed = int(as_rng(rng).integers(2**63 - 1))
-    options = {"split_key": split_key, "n_bootstrap": n_bootstrap, "rng": seed}
-    scores = _evaluate.evaluate(task, sections, key=key, target="X", **options)
+    scores = _evaluate.evaluate(
+        task, sections, key=key, target="X", split_key=split_key, n_bootstrap=n_bootstrap, rng=seed
+    )
     if check_switch(patterns, "patterns"):
         parts = [scores, _patterns(task, sections, key, split_key, n_bootstrap=n_bootstrap, rng=seed)]
         scores = pd.concat([part for part in parts if len(part)], ignore_index=True)[scores.columns]

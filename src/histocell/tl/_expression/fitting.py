@@ -14,11 +14,11 @@ from histocell.models.places import Places
 from histocell.models.registry import make_model
 from histocell.tables.access import coordinates, split_parts
 from histocell.tables.expression import GenePanel, choose_panel, read_expression, report_empty, total_counts
-from histocell.tl.tasks.expression import MOST_IN_FRAME, NAME, expression_task_of
 from histocell.tl.engine import fit as _fit
 from histocell.tl.engine import rows as _rows
 from histocell.tl.engine.layout import places_for, reach_um
 from histocell.tl.engine.task import Task, Values
+from histocell.tl.tasks.expression import MOST_IN_FRAME, NAME, expression_task_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -124,7 +124,7 @@ def _read_rows(table: AnnData, panel: GenePanel, rows: Rows, layer: str | None, 
     array = np.full((table.n_obs, len(panel)), np.nan, dtype=np.float32)
     array[rows.index] = read_expression(table, panel, layer=layer, rows=rows.index)
     names, renamed = keys.safe_names(panel.genes, quiet=True)
-    return Values(array, names, renamed, weights)
+    return Values(array, names, renamed, weights)  # type: ignore[arg-type]
 
 
 def _extend(

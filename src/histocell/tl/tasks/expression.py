@@ -85,7 +85,7 @@ class ExpressionWriter(Frames):
 
     def read(self, table: AnnData, key: str) -> Values:
         """The prediction called `key`: of a panel in a layer, the genes that the table has."""
-        if key in table.obsm or key not in [name for name in table.layers if name is not None]:
+        if key in table.obsm or key not in [name for name in table.layers.keys() if name is not None]:
             return super().read(table, key)
         genes, columns = _in_table(table, self.panel.genes if self.panel else list(table.var_names))
         names, renamed = keys.safe_names(genes, quiet=True)
