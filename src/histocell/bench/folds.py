@@ -155,7 +155,7 @@ def _tells_genes(model: Model) -> bool:
 
 
 def named_models(models: Models, config: Mapping[str, Mapping[str, object]] | None, task: Task) -> dict[str, Model]:
-    """Unfitted models by the name that they have in the table, all for the task where models are made for it."""
+    """Unfitted models by the name that they have in the table, for the task where models are made for it, with its settings."""
     known = task.name if has_models(task.name) else None
     if isinstance(models, str | Model):
         models = [models]
@@ -169,7 +169,10 @@ def named_models(models: Models, config: Mapping[str, Mapping[str, object]] | No
         if name in named:
             msg = f"two models are called {name!r}; give a mapping from names of your own to models"
             raise ValueError(msg)
-        named[name] = make_model(model, (config or {}).get(model, {}) if isinstance(model, str) else {}, known)
+        settings: dict[str, object] = {}
+        if isinstance(model, str):
+            settings = {**task.settings.get(model, {}), **(config or {}).get(model, {})}
+        named[name] = make_model(model, settings, known)
     if not named:
         msg = "models is empty; name at least one"
         raise ValueError(msg)
@@ -220,7 +223,15 @@ def one_fold(
     fitted = make_model("mean", {})  # stands for all models, which fit the same rows
     remember(task, fitted, dataset, train, reach_um=reach_um)
     arrays = FoldRows(
-        dataset.X, dataset.truth.array, train, goal.X, held, seed, places=dataset.places, places_new=goal.places
+        dataset.X,
+        dataset.truth.array,
+        train,
+        goal.X,
+        held,
+        seed,
+        places=dataset.places,
+        places_new=goal.places,
+        weights=dataset.truth.weights,
     )
     return Fold(name, arrays, seen_rows(sections, goal.hashes, fitted, reach_um=reach_um)[:, held])
 

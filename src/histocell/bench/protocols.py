@@ -179,11 +179,7 @@ def leave_one_group_out(
         folds = left_out_folds(task, sections, dataset, labels, group_key, seeds=seeds[:-1], reach_um=reach)
         plans.append(Plan(name or set_name(dataset.names), dataset, folds))
     maps = map_coordinates(
-        data,
-        sections,
-        len(known.truth.names),
-        wanted=_wanted(colocalization, task),
-        length_scale_um=length_scale_um,
+        data, sections, len(known.truth.names), wanted=_wanted(task, colocalization), length_scale_um=length_scale_um
     )
     scoring = Scoring(task, sections, labels, maps, n_bootstrap, seeds[-1])
     return _run(plans, named, scoring, cache, n_workers, device)
@@ -375,7 +371,7 @@ def cross_dataset(
         fold = one_fold(task, ALL, (known, rows), (goal, new, known_rows(new)), seed=seed, reach_um=reach)
         plans.append(Plan(name or set_name(known.names), new, [fold]))
     maps = map_coordinates(
-        test, goal, len(shared), wanted=_wanted(colocalization, task), length_scale_um=length_scale_um
+        test, goal, len(shared), wanted=_wanted(task, colocalization), length_scale_um=length_scale_um
     )
     has_groups = group_key in goal.table.obs
     labels = row_labels(goal.table, group_key) if has_groups else np.full(goal.table.n_obs, ALL)
@@ -392,9 +388,9 @@ def _defaults(task: Task | str, target: str | None, models: Models | None) -> tu
     return task, usual if target is None else target, some if models is None else models
 
 
-def _wanted(colocalization: bool | None, task: Task) -> bool | None:
-    """Maps of classes are only compared where that is asked for."""
-    return False if colocalization is None and task.classes else colocalization
+def _wanted(task: Task, colocalization: bool | None) -> bool | None:
+    """Maps of classes and of genes are only compared where that is asked for."""
+    return False if colocalization is None and (task.classes or task.column == "gene") else colocalization
 
 
 def _shared(task: Task, truth: Values, names: Sequence[str]) -> Values:

@@ -4,6 +4,7 @@ from histocell.encoders.loading import load as load
 from histocell.encoders.registry import get_spec as get_spec
 from histocell.encoders.registry import list_encoders as list_encoders
 from histocell.encoders.registry import register as register
+from histocell.encoders.registry import register_adapter as register_adapter
 from histocell.encoders.spec import EncoderSpec as EncoderSpec
 from histocell.images.stain.normalize import StainNormalizer as StainNormalizer
 from histocell.images.stain.normalize import StainTarget as StainTarget

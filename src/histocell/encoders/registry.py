@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histocell._core.errors import MissingKeyError, listing
@@ -45,14 +46,63 @@ def register(spec: EncoderSpec, *, overwrite: bool = False) -> None:
     _registry()[spec.name] = spec
 
 
+def register_adapter(folder: str | Path, *, name: str | None = None, overwrite: bool = False) -> str:
+    """Make an encoder with an adapter known by its name.
+
+    Loading it takes the weights of the base, checks that they are those that the adapter was trained on, and adds its
+    updates to them. Features record base, adapter and the checksum of its content.
+
+    Parameters
+    ----------
+    folder
+        Folder of a tuned encoder.
+    name
+        Name of the encoder; by default the one that the adapter was saved under.
+    overwrite
+        Whether another encoder of that name may be replaced; else `ValueError`.
+
+    Returns
+    -------
+    The name, for :func:`histocell.pp.embed_image`, :func:`histocell.encoders.load` and all others that take one;
+    ``obsm["X_<name>"]`` holds the embeddings.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a file is missing.
+    ValueError
+        When the folder is not whole, or another encoder has the name.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> name = hc.encoders.register_adapter("runs/uni-breast")  # doctest: +SKIP
+    >>> hc.pp.embed_image(sdata, name)  # doctest: +SKIP
+    >>> hc.encoders.load(name, weights="uni/pytorch_model.bin")  # doctest: +SKIP
+    """
+    from histocell.encoders.adapters.files import read_adapter
+    from histocell.encoders.adapters.tuned import adapter_spec
+
+    spec = adapter_spec(read_adapter(folder), name)
+    there = _registry().get(spec.name)
+    # trained again into the same folder: features that exist know the checksum of the one before
+    is_again = there is not None and _folder(there) == _folder(spec)
+    register(spec, overwrite=overwrite or is_again)
+    return spec.name
+
+
+def _folder(spec: EncoderSpec) -> str | None:
+    return None if spec.adapter is None else spec.adapter.folder
+
+
 def get_spec(name: str) -> EncoderSpec:
     """The spec of an encoder.
 
     Parameters
     ----------
     name
-        A registered name (also with capitals or underscores), ``"timm/<model>"`` for any model of timm, or
-        ``"lazyslide:<key>"`` for a model of lazyslide-models.
+        A registered name (also with capitals or underscores), ``"timm/<model>"`` for any model of timm,
+        ``"lazyslide:<key>"`` for a model of lazyslide-models, or the folder of an adapter, which is then registered.
 
     Raises
     ------
@@ -78,6 +128,8 @@ def get_spec(name: str) -> EncoderSpec:
         from histocell.encoders.networks.lazyslide import lazyslide_spec
 
         return lazyslide_spec(name.removeprefix("lazyslide:"))
+    if "/" in name or "\\" in name or Path(name).is_dir():
+        return _adapter_spec(name)
     canonical = name.lower().replace("_", "-")
     canonical = ALIASES.get(canonical, canonical)
     if canonical in _registry():
@@ -87,9 +139,18 @@ def get_spec(name: str) -> EncoderSpec:
         f"encoder {name!r} is not known; "
         + (f"did you mean {listing(near)}? " if near else "")
         + f'Registered: {listing(_registry(), 40)}. Any model of timm works as "timm/<model>", any of lazyslide-models as '
-        '"lazyslide:<key>"'
+        '"lazyslide:<key>", a tuned encoder by the folder of its adapter'
     )
     raise MissingKeyError(msg)
+
+
+def _adapter_spec(folder: str) -> EncoderSpec:
+    from histocell.encoders.adapters.files import is_adapter
+
+    if not is_adapter(folder):
+        msg = f"{folder!r} is neither an encoder's name nor the folder of an adapter, which holds histocell.json"
+        raise MissingKeyError(msg)
+    return _registry()[register_adapter(folder)]
 
 
 def _timm_spec(name: str) -> EncoderSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -27,6 +28,29 @@ _CHOICES = {
     "interpolation": ("bicubic", "bilinear"),
     "precision": ("fp32", "fp16", "bf16"),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterOf:
+    """The adapter that makes an encoder of another one.
+
+    Attributes
+    ----------
+    folder
+        Where it lies.
+    digest
+        Checksum of its content.
+    base, base_version
+        Name of the other encoder, and the version of its weights in the training.
+    groups
+        Patients or sections that the training has seen, where it recorded them.
+    """
+
+    folder: str
+    digest: str
+    base: str
+    base_version: str
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +99,8 @@ class EncoderSpec:
         The publication.
     summary
         One line.
+    adapter
+        The adapter whose updates are added to the weights; `None` for an encoder as it was published.
 
     Raises
     ------
@@ -113,6 +139,7 @@ class EncoderSpec:
     gated: bool | None = None
     citation: str = ""
     summary: str = ""
+    adapter: AdapterOf | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -130,6 +157,11 @@ class EncoderSpec:
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of patch tokens; `None` for a network without tokens."""
         return None if self.patch_px is None else (self.input_px // self.patch_px,) * 2
+
+    @property
+    def forbids_derivatives(self) -> bool:
+        """Whether its licence forbids to pass on what is derived from the weights, as those of CC with ND do."""
+        return re.search(r"\bND\b|no.?deriv|derivatives only with permission", self.license, re.IGNORECASE) is not None
 
     def field_of_view(self, size_um: float) -> float:
         """Edge, in um, of the square of the slide that the embedding of a patch of `size_um` depends on."""

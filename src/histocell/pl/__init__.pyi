@@ -7,6 +7,7 @@ from histocell.pl._cells.reliability import reliability as reliability
 from histocell.pl._colocalization.map import colocalization as colocalization
 from histocell.pl._colocalization.network import colocalization_network as colocalization_network
 from histocell.pl._colocalization.pair import colocalization_pair as colocalization_pair
+from histocell.pl._expression import expression as expression
 from histocell.pl._history import history as history
 from histocell.pl._maps import abundance as abundance
 from histocell.pl._niches.niches import niches as niches
@@ -18,4 +19,5 @@ from histocell.pl._report.report import report as report
 from histocell.pl._scores.calibration import calibration as calibration
 from histocell.pl._scores.costs import costs as costs
 from histocell.pl._scores.groups import group_scores as group_scores
+from histocell.pl._scores.probe import probe as probe
 from histocell.pl._scores.types import scores as scores

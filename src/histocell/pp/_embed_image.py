@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from histocell._core import geometry, keys
+from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.settings import progress_bar
 from histocell.encoders.inference.slides import describe, embed_slide
 from histocell.encoders.loading import resolve_encoder
-from histocell.tables.access import get_obsm, is_spatialdata
+from histocell.tables.access import is_spatialdata
 from histocell.tables.regions import Region, record_mpp
 from histocell.tables.sections import Sections
 from histocell.tables.slides import stain_of
-from histocell.tables.windows import RECORD, check_patches, patches_record
+from histocell.tables.windows import RECORD, check_patches, patch_size_um, patch_windows, patches_record, rows_inside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,11 +134,11 @@ def embed_image(
         raise ValueError(msg)
     sections = Sections(data, table_key=table_key, library_key=library_key)
     table = sections.table
-    windows = _windows(table)
+    windows = patch_windows(table)
     regions = sections.regions(image=image, image_key=image_key)
     check_patches(table, regions)
     mpp = record_mpp(table, regions)
-    size_um = _patch_size(table, windows, mpp)
+    size_um = patch_size_um(table, windows, mpp)
     resolved = resolve_encoder(
         encoder, weights=weights, pool=pool, precision=precision, batch_size=batch_size, device=device
     )
@@ -149,7 +149,7 @@ def embed_image(
     fits: dict[str, dict[str, object]] = {}
     with progress_bar(total=len(windows), desc=f"embedding with {resolved.name}", unit="patch") as bar:
         for region, folder in zip(regions, _folders(store, regions), strict=True):
-            rows = _rows_inside(region, centers)
+            rows = rows_inside(region, centers)
             if not len(rows):
                 continue
             slide, slide_mpp = cast("SlideImage", region.image), float(mpp[rows[0]])
@@ -177,6 +177,7 @@ def write_embedding(
     """Write an embedding into ``obsm``, with its provenance."""
     key = key or f"X_{keys.safe_key(encoder.name)}"
     table.obsm[key] = embedding
+    adapter = encoder.spec.adapter
     keys.write_provenance(
         table,
         key,
@@ -188,17 +189,9 @@ def write_embedding(
         mpp=encoder.spec.mpp if encoder.spec.library == "builtin" else round(size_um / encoder.spec.input_px, 6),
         dim=encoder.dim,
         feature_names=list(getattr(encoder, "feature_names", [])) or None,
+        trained_on=None if adapter is None else list(adapter.groups) or None,
         **facts,
     )
-
-
-def _windows(table: AnnData) -> NDArray[np.float64]:
-    """Patches of the rows, shape ``(n, 4)``: y0, x0, y1, x1."""
-    windows = np.asarray(get_obsm(table, keys.PATCHES, "Run hc.pp.patches(data) first."), dtype=np.float64)
-    if not len(windows):
-        msg = "the table has no rows, so there is nothing to embed"
-        raise ValueError(msg)
-    return windows
 
 
 def _folders(store: str | PathLike[str] | None, regions: list[Region]) -> list[Path | None]:
@@ -237,39 +230,6 @@ def _normalization(
         msg = f"{listing(map(repr, done))} are {what}: choose slides as they were scanned with image_key=, and stain= for all"
         raise ValueError(msg)
     return first
-
-
-def _patch_size(table: AnnData, windows: NDArray[np.float64], mpp: NDArray[np.float64]) -> float:
-    """Edge of the patches in um: as recorded, else a whole number that the windows round, else what they are.
-
-    Raises
-    ------
-    ValueError
-        When they are of several sizes.
-    """
-    recorded = keys.read_provenance(table, keys.PATCHES).get("size_um")
-    sizes = (windows[:, 2] - windows[:, 0]) * mpp
-    size_um = float(recorded or np.median(sizes))
-    if recorded is None and (np.abs(sizes - round(size_um)) <= 0.51 * mpp).all():  # windows are of whole px
-        size_um = float(round(size_um))
-    differ = np.abs(sizes - size_um) > 1.01 * mpp
-    if differ.any():
-        msg = (
-            f'obsm["{keys.PATCHES}"] holds patches of {listing(dict.fromkeys(f"{size:.4g}" for size in sizes), 4)} um, and an '
-            "embedding is of one size: lay them again with hc.pp.patches(data, size_um=...)"
-        )
-        raise ValueError(msg)
-    return size_um
-
-
-def _rows_inside(region: Region, centers: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The rows of a region whose patches are centred on its image."""
-    shape = cast("SlideImage", region.image).shape
-    xy = centers[region.rows]
-    # a window in whole px may be centred on the very border
-    clipped = np.clip(xy, 0, np.nextafter(shape[::-1], 0))
-    xy = np.where(np.abs(xy - clipped) <= 0.5, clipped, xy)
-    return region.rows[geometry.check_inside(xy, shape, region.name)]
 
 
 def _in_table_order(parts: list[tuple[NDArray[np.intp], Features]], n: int, dim: int, *, lazy: bool) -> Features:

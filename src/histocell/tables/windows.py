@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from histocell._core import keys
+from histocell._core import geometry, keys
 from histocell._core.errors import listing, warn
+from histocell.tables.access import get_obsm
 from histocell.tables.regions import recorded_mpp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from anndata import AnnData
+    from numpy.typing import NDArray
 
+    from histocell.images.slide_image import SlideImage
     from histocell.tables.regions import Region
 
 RECORD = "patches"
@@ -85,3 +88,45 @@ def warn_of_other_patches(table: AnnData, embeddings: Iterable[str]) -> None:
             f'{listing(stale)} was computed before obsm["{keys.PATCHES}"] changed, so it shows other tissue; '
             "run hc.pp.embed_image again"
         )
+
+
+def patch_windows(table: AnnData) -> NDArray[np.float64]:
+    """Patches of the rows, shape ``(n, 4)``: y0, x0, y1, x1."""
+    windows = np.asarray(get_obsm(table, keys.PATCHES, "Run hc.pp.patches(data) first."), dtype=np.float64)
+    if not len(windows):
+        msg = "the table has no rows, so there is nothing to embed"
+        raise ValueError(msg)
+    return windows
+
+
+def patch_size_um(table: AnnData, windows: NDArray[np.float64], mpp: NDArray[np.float64]) -> float:
+    """Edge of the patches in um: as recorded, else a whole number that the windows round, else what they are.
+
+    Raises
+    ------
+    ValueError
+        When they are of several sizes.
+    """
+    recorded = keys.read_provenance(table, keys.PATCHES).get("size_um")
+    sizes = (windows[:, 2] - windows[:, 0]) * mpp
+    size_um = float(recorded or np.median(sizes))
+    if recorded is None and (np.abs(sizes - round(size_um)) <= 0.51 * mpp).all():  # windows are of whole px
+        size_um = float(round(size_um))
+    differ = np.abs(sizes - size_um) > 1.01 * mpp
+    if differ.any():
+        msg = (
+            f'obsm["{keys.PATCHES}"] holds patches of {listing(dict.fromkeys(f"{size:.4g}" for size in sizes), 4)} um, and an '
+            "embedding is of one size: lay them again with hc.pp.patches(data, size_um=...)"
+        )
+        raise ValueError(msg)
+    return size_um
+
+
+def rows_inside(region: Region, centers: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The rows of a region whose patches are centred on its image."""
+    shape = cast("SlideImage", region.image).shape
+    xy = centers[region.rows]
+    # a window in whole px may be centred on the very border
+    clipped = np.clip(xy, 0, np.nextafter(shape[::-1], 0))
+    xy = np.where(np.abs(xy - clipped) <= 0.5, clipped, xy)
+    return region.rows[geometry.check_inside(xy, shape, region.name)]

@@ -41,6 +41,16 @@ class Preprocessing:
 
     def __call__(self, patches: torch.Tensor, stain: StainTransform | None = None) -> torch.Tensor:
         """Normalised images, shape ``(n, 3, edge, edge)``, of uint8 patches, shape ``(n, h, h, 3)``."""
+        images = self.resize(patches)
+        if stain is not None:
+            images = stain(images)
+        pixels = images.permute(0, 2, 3, 1).float().contiguous()
+        rows = pixels.flatten(2)
+        torch.addcmul(self._shift, rows, self._scale, out=rows)
+        return pixels.permute(0, 3, 1, 2).to(self.dtype)
+
+    def resize(self, patches: torch.Tensor) -> torch.Tensor:
+        """Patches of the size of the input, shape ``(n, 3, edge, edge)``, values 0-255, of uint8 ones ``(n, h, h, 3)``."""
         images = patches.permute(0, 3, 1, 2)  # channels last in memory, as convolutions like it
         if images.shape[-2:] != (self._edge, self._edge):
             if images.device.type != "cpu":  # only the processor resizes bytes
@@ -48,12 +58,7 @@ class Preprocessing:
             size = (self._edge, self._edge)
             images = functional.interpolate(images, size, mode=self._mode, antialias=True, align_corners=False)
             images = images if images.dtype == torch.uint8 else images.round_().clamp_(0, 255)
-        if stain is not None:
-            images = stain(images)
-        pixels = images.permute(0, 2, 3, 1).float().contiguous()
-        rows = pixels.flatten(2)
-        torch.addcmul(self._shift, rows, self._scale, out=rows)
-        return pixels.permute(0, 3, 1, 2).to(self.dtype)
+        return images
 
 
 def fit_to_input(images: NDArray[np.uint8], spec: EncoderSpec) -> NDArray[np.uint8]:

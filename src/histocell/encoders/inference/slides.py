@@ -109,8 +109,10 @@ def embed_slide(
 
 
 def describe(encoder: Encoder) -> dict[str, str | int]:
-    """The settings of an encoder that its values depend on, for provenance."""
-    return {
+    """The settings of an encoder that its values depend on, for provenance; with base and content of an adapter."""
+    about = encoder.spec.adapter
+    of_adapter: dict[str, str | int] = {} if about is None else {"base": about.base, "adapter": about.digest}
+    return of_adapter | {
         "encoder": encoder.name,
         "revision": encoder.version,
         "pool": encoder.pool,
@@ -122,6 +124,8 @@ def describe(encoder: Encoder) -> dict[str, str | int]:
 def definition(spec: EncoderSpec) -> str:
     """A checksum of all in a spec that the values of the encoder depend on, beside its weights."""
     facts = {name: getattr(spec, name) for name in _DEFINING}
+    if spec.adapter is not None:
+        facts["adapter"] = spec.adapter.digest
     return _checksum(json.dumps(facts, sort_keys=True, default=_name).encode())
 
 

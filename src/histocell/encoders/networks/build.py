@@ -39,6 +39,16 @@ def network_of_spec(spec: EncoderSpec, weights: str | Path | None, rng: int) -> 
     weights, rng
         As in :func:`histocell.encoders.load`.
     """
+    if spec.adapter is None:
+        return _network(spec, weights, rng)
+    from histocell.encoders.adapters.tuned import random_seed, with_adapter
+
+    if weights is None and (seed := random_seed(spec.adapter.base_version)) is not None:
+        weights, rng = "random", seed
+    return with_adapter(*_network(spec, weights, rng))
+
+
+def _network(spec: EncoderSpec, weights: str | Path | None, rng: int) -> tuple[Backbone, EncoderSpec, str]:
     if spec.library == "lazyslide":
         from histocell.encoders.networks.lazyslide import load_lazyslide
 

@@ -32,7 +32,7 @@ from histocell.pl._style import (
     text_scale,
 )
 from histocell.tables.access import get_obsm, get_table
-from histocell.tables.genes import normalized_genes
+from histocell.tables.genes.normalized import normalized_genes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix, issparse
 from histocell._core import keys
 from histocell._core.errors import listing, missing_key, warn
 from histocell._core.settings import logger
-from histocell.tables.genes import ENSEMBL
+from histocell.tables.genes.normalized import ENSEMBL
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix, issparse
 
 from histocell._core.errors import listing, missing_key, warn
-from histocell.tables.genes import ENSEMBL
+from histocell.tables.genes.normalized import ENSEMBL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from histocell._core.arguments import as_names, check_positive
 from histocell._core.errors import listing, missing_key, warn
 from histocell._core.settings import logger
 from histocell.kernels.neighbors import typical_spacing
-from histocell.tables.genes import normalized_genes
+from histocell.tables.genes.normalized import normalized_genes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

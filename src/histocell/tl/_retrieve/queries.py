@@ -11,7 +11,7 @@ import pandas as pd
 from histocell._core.arguments import as_names
 from histocell._core.errors import MissingKeyError, listing, warn
 from histocell.models.alignment.search import unit
-from histocell.tables.genes import normalized_genes
+from histocell.tables.genes.normalized import normalized_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -10,7 +10,7 @@ import pandas as pd
 from histocell._core.errors import warn
 from histocell.models.alignment.ranks import partner_ranks
 from histocell.models.alignment.search import unit
-from histocell.tables.genes import normalized_genes
+from histocell.tables.genes.normalized import normalized_genes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # What two embeddings must agree on to be the same kind of number, where it is known of both.
 IDENTITY = ("dim", "encoder", "revision", "pool", "size_um", "mpp", "stain")
-_DESCRIPTION = ("library", "license", "version")
+_DESCRIPTION = ("library", "license", "version", "base", "adapter")
 _CHUNK = 16_384
 _PREFIX = "X_"
 _OF_GENES = ("X_scgpt", "X_pca_genes", "X_scvi")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -125,7 +125,9 @@ def fit(
     validation = rows.validation if rows.validation.any() else None
     index, groups = rows.index, rows.groups
     known = None if dataset.places is None else dataset.places.rows(index)
-    fit_rows = partial(model.fit, X, Y, index=index, groups=groups, validation=validation, device=device)
+    weights = None if dataset.truth.weights is None else dataset.truth.weights[index]
+    settings: dict[str, Any] = {"index": index, "groups": groups, "validation": validation, "weights": weights}
+    fit_rows = partial(model.fit, X, Y, **settings, device=device)
     if model.needs_places:
         fit_rows(places=known, rng=as_rng(rng))
     else:
@@ -134,7 +136,7 @@ def fit(
         with warnings.catch_warnings():  # rows left out and constant targets were warned of already
             warnings.simplefilter("ignore", UserWarning)
             baseline = model_class(name).baseline_for(model)
-            model.baselines[name] = baseline.fit(X, Y, index=index, groups=groups, validation=validation)
+            model.baselines[name] = baseline.fit(X, Y, **settings)
     for each in model.baselines.values():
         _describe(task, each, dataset, rows)
     remember(task, model, dataset, rows)

@@ -1,4 +1,4 @@
-"""The tasks that come with histocell, by name."""
+"""Tasks that protocols outside of the package predict and score; that of expression is made for a panel of genes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,10 @@
+from histocell.encoders.adapters.files import Adapter as Adapter
+from histocell.encoders.adapters.files import check_licence as check_licence
+from histocell.encoders.adapters.files import read_adapter as read_adapter
+from histocell.encoders.adapters.files import save_adapter as save_adapter
+from histocell.encoders.adapters.lora import LoraReport as LoraReport
+from histocell.encoders.adapters.lora import add_lora as add_lora
+from histocell.encoders.adapters.lora import apply_adapter as apply_adapter
+from histocell.encoders.adapters.lora import load_adapter as load_adapter
+from histocell.encoders.adapters.lora import merge as merge
+from histocell.encoders.adapters.targets import lora_targets as lora_targets
