@@ -259,7 +259,7 @@ def predict_expression(
     if len(panel) <= MOST_IN_FRAME or fitted.needs_places:
         slots = _predict.predict(task, table, fitted, key=key_added, device=device, baselines=baselines, places=places)
     else:
-        X = _predict.inputs(task, table, fitted)
+        X = np.asarray(_predict.inputs(task, table, fitted))  # joined only for classes
         models = {"": fitted} | ({f"_{name}": each for name, each in fitted.baselines.items()} if baselines else {})
         slots = layer_slots(table, X, models, panel, key=key_added, device=device)
         novelty = fitted.novelty(X)  # type: ignore[attr-defined]
