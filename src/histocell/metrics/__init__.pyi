@@ -1,11 +1,17 @@
 from histocell.metrics.classes import accuracy as accuracy
+from histocell.metrics.classes import balanced_accuracy as balanced_accuracy
 from histocell.metrics.classes import bootstrap_classes as bootstrap_classes
 from histocell.metrics.classes import calibration_error as calibration_error
 from histocell.metrics.classes import confusion_matrix as confusion_matrix
 from histocell.metrics.classes import f1 as f1
 from histocell.metrics.classes import precision as precision
+from histocell.metrics.classes import quadratic_kappa as quadratic_kappa
 from histocell.metrics.classes import recall as recall
 from histocell.metrics.classes import reliability as reliability
+from histocell.metrics.ranks import auc as auc
+from histocell.metrics.ranks import bootstrap_auc as bootstrap_auc
+from histocell.metrics.ranks import bootstrap_concordance as bootstrap_concordance
+from histocell.metrics.ranks import concordance as concordance
 from histocell.metrics.values import absolute_error as absolute_error
 from histocell.metrics.values import bootstrap_mean as bootstrap_mean
 from histocell.metrics.values import bootstrap_pearson as bootstrap_pearson

@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 
 # Name in files and arguments to the class, or to where it is. Adding a model = one file + one row.
 MODELS: dict[str, str | type[Model]] = {
+    "abmil": "histocell.models.slides.abmil:ABMIL",
     "cca": "histocell.models.alignment.cca:CCA",
     "cell_transformer": "histocell.models.cells.transformer:CellTransformer",
+    "common_class": "histocell.models.slides.pooled:CommonClass",
     "contrastive": "histocell.models.alignment.projectors:Contrastive",
     "hist2cell": "histocell.models.regressors.hist2cell.regressor:Hist2Cell",
     "knn": "histocell.models.cells.baselines:Nearest",
     "logistic": "histocell.models.cells.baselines:Logistic",
     "majority": "histocell.models.cells.baselines:Majority",
     "mean": "histocell.models.regressors.ridge:Mean",
+    "mean_pooling": "histocell.models.slides.pooled:MeanPooling",
     "mlp": "histocell.models.regressors.mlp:MLP",
     "ridge": "histocell.models.regressors.ridge:Ridge",
     "spatial_mlp": "histocell.models.regressors.spatial_mlp:SpatialMLP",
