@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocell.kernels.resampling import resamples
+from histocell.metrics.values import resamples
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from histocell.models.base import Model
     from histocell.models.files import JSON
     from histocell.models.places import Places
+    from histocell.models.slides.bags import Bag
     from histocell.tl.engine.rows import Rows
     from histocell.tl.engine.task import Task, Values
 
@@ -115,14 +116,20 @@ def fit(
     rng: SeedLike | RNGLike | None,
     device: str | None,
     baselines: bool = True,
+    bags: Sequence[Bag] | None = None,
 ) -> Model:
-    """Fit a model and, on the same rows, the task's baselines; it then knows its features, targets and rows."""
+    """Fit a model and, on the same rows, the task's baselines; it then knows its features, targets and rows.
+
+    `bags` are the tiles of each row, for a model that needs them.
+    """
     X, Y = dataset.X, dataset.truth.array
     validation = rows.validation if rows.validation.any() else None
     index, groups = rows.index, rows.groups
     known = None if dataset.places is None else dataset.places.rows(index)
     fit_rows = partial(model.fit, X, Y, index=index, groups=groups, validation=validation, device=device)
-    if model.needs_places:
+    if model.needs_bags:
+        fit_rows(bags=bags, rng=as_rng(rng))
+    elif model.needs_places:
         fit_rows(places=known, rng=as_rng(rng))
     else:
         fit_rows(rng=as_rng(rng))

@@ -17,6 +17,8 @@ from histocell.tl.engine.task import Values
 from histocell.tl.engine.views import Views
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from histocell.models.base import Model
     from histocell.models.files import JSON
     from histocell.models.places import Places
+    from histocell.models.slides.bags import Bag
     from histocell.tl.engine.task import Slots, Task
 
 
@@ -39,15 +42,17 @@ def predict(
     device: str | None,
     baselines: bool = True,
     places: Places | None = None,
+    bags: Sequence[Bag] | None = None,
 ) -> Slots:
     """Slots of the prediction called `key`, of what else the model says of the rows, and of its baselines.
 
     A warning tells of sections that are unlike those of the fit.
 
-    `places` says where the rows lie, for a model that needs it.
+    `places` says where the rows lie, and `bags` are their tiles, for a model that needs them.
     """
     X = _inputs(task, table, model)
-    outputs = model.outputs(X, device=device, **({"places": places} if model.needs_places else {}))
+    needed = ({"places": places} if model.needs_places else {}) | ({"bags": bags} if model.needs_bags else {})
+    outputs = model.outputs(X, device=device, **needed)
     slots: Slots = {}
     if (novelty := outputs.pop(keys.NOVELTY, None)) is not None:
         slots["obs", key + keys.NOVELTY] = pd.Series(novelty, index=table.obs_names)
