@@ -44,6 +44,6 @@ def fit_cox(X: Floats, time: Floats, event: Floats, *, penalty: float) -> Floats
         beta = torch.tensor(values, dtype=torch.float64, requires_grad=True)
         total = cox_loss(features @ beta, times, events) + penalty / 2 * beta.square().sum()
         (gradient,) = torch.autograd.grad(total, beta)
-        return float(total), gradient.numpy()
+        return total.item(), gradient.numpy()
 
     return minimize(loss, np.zeros(X.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 1000}).x
