@@ -16,3 +16,4 @@ from histocell.pl._scores.calibration import calibration as calibration
 from histocell.pl._scores.costs import costs as costs
 from histocell.pl._scores.groups import group_scores as group_scores
 from histocell.pl._scores.types import scores as scores
+from histocell.pl._slides.attention import attention as attention
