@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
 
 _MPP, _EDGE_PX = 0.5, 224
-_OF_PATIENT = 0.3  # standard deviation of what the tiles of a patient have in common; that of tiles is 1
+_OF_PATIENT = 0.2  # standard deviation of what the tiles of a patient have in common; that of tiles is 1
 _HAZARD = 5.0  # of patients with a positive slide, times that of others
 _SEEN = 2.0  # censored at most so many mean times of the others
 
@@ -29,7 +29,7 @@ def synthetic_slides(
     n_tiles: int = 400,
     n_features: int = 32,
     region: float = 0.06,
-    effect: float = 3.0,
+    effect: float = 4.0,
     planted: bool = True,
     rng: SeedLike | RNGLike | None = 0,
 ) -> AnnData:

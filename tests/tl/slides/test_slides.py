@@ -126,7 +126,7 @@ def test_the_record_survives_files(few, tmp_path):
     hc.tl.predict_slides(slides, tiles)
     slides.write_h5ad(tmp_path / "slides.h5ad")
     again = ad.read_h5ad(tmp_path / "slides.h5ad")
-    with pytest.warns(UserWarning, match="10 of the 10 scored slides were used to fit"):
+    with pytest.warns(UserWarning, match="10 of the 10 scored rows were used to fit"):
         hc.tl.evaluate_slides(again[again.obs["split"] == "train"].copy(), inplace=False)
     predicted = hc.tl.predict_slides(again, tiles, inplace=False)
     assert np.allclose(predicted["predicted_slide_confidence"], slides.obs["predicted_slide_confidence"])
@@ -208,9 +208,8 @@ class TestBadInput:
         with pytest.warns(UserWarning, match="no training slide is of class rare"):
             hc.tl.fit_slides(slides, model="mean")
         hc.tl.predict_slides(slides)
-        with pytest.warns(UserWarning) as caught:
+        with pytest.warns(UserWarning, match="types that the model does not know: rare"):
             hc.tl.evaluate_slides(slides, inplace=False)
-        assert any("types that the model does not know: rare" in str(each.message) for each in caught)
 
     def test_missing_labels(self, few):
         tiles, slides = few
@@ -300,11 +299,11 @@ class TestBadInput:
     def test_labels_beside_tiles(self, few):
         tiles, _ = few
         labels = pd.DataFrame({"stage": ["a", "b"]}, index=["S1", "S99"])
-        with pytest.warns(UserWarning) as caught:
+        with (
+            pytest.warns(UserWarning, match="1 rows of labels have no slide: S99"),
+            pytest.warns(UserWarning, match="11 slides have no labels"),
+        ):
             slides = hc.io.slide_table(tiles, labels)
-        text = " ".join(str(each.message) for each in caught)
-        assert "1 rows of labels have no slide: S99" in text
-        assert "11 slides have no labels" in text
         assert slides.obs.loc["S1", "stage"] == "a"
         with pytest.raises(ValueError, match="names no slide"):
             hc.io.slide_table(tiles, labels.set_axis(["x", "y"]))
