@@ -32,7 +32,7 @@ def few():
 
 def test_planted_regions_are_found(cohort):
     tiles, slides = cohort[0].copy(), cohort[1].copy()
-    hc.tl.fit_slides(slides, tiles, config=SMALL)
+    hc.tl.fit_slides(slides, tiles, config=SMALL | {"lr": 2e-3, "max_epochs": 30})
     hc.tl.predict_slides(slides, tiles, attention=True)
     scores = hc.tl.evaluate_slides(slides, inplace=False)
     value = scores.query("metric == 'auc' and `class` == 'mean'").set_index("model")["value"]
