@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
@@ -18,12 +18,12 @@ from histocell._core.rng import as_rng, draw_seed
 from histocell._core.settings import logger, progress_bar
 from histocell.models.base import Model
 from histocell.tables.access import get_table
-from histocell.tl._slides.rows import contents, patients
-from histocell.tl._slides.scores import scores_of
-from histocell.tl._slides.slides import bags_of, unfitted_model
-from histocell.tl._slides.task import RISK, Outcome
 from histocell.tl.engine.fit import Dataset
 from histocell.tl.engine.task import Values
+from histocell.tl.slide_level.rows import contents, patients
+from histocell.tl.slide_level.scores import scores_of
+from histocell.tl.slide_level.slides import bags_of, unfitted_model
+from histocell.tl.slide_level.task import RISK, Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,9 +62,11 @@ class _Study:
     def predict(self, model: Model, fitted: Ints, held: Ints, seed: int) -> Floats:
         """Predictions of slides by a model fitted on others."""
         made = type(model)(**vars(model.config))
-        options = {"bags": self.bags} if made.needs_bags else {}
+        options: dict[str, Any] = {"bags": self.bags} if made.needs_bags else {}
         made.fit(self.X, self.Y, index=fitted, groups=self.patients[fitted], rng=seed, device=self.device, **options)
-        new = {"bags": [self.bags[i] for i in held]} if made.needs_bags and self.bags is not None else {}
+        new: dict[str, Any] = (
+            {"bags": [self.bags[i] for i in held]} if made.needs_bags and self.bags is not None else {}
+        )
         return made.predict(self.X[held], device=self.device, **new)
 
     def choose(self, models: Sequence[Model], fitted: Ints, seed: int) -> Model:

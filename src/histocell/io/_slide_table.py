@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -84,7 +84,8 @@ def slide_table(
             counts.append(count)
             bar.update()
     _warn_of_empty(names, obs[keys.N_TILES].to_numpy(), np.array(counts))
-    table = AnnData(obs=obs, obsm={bags.key: means})
+    table = AnnData(obs=obs)
+    table.obsm[bags.key] = means
     if bags.facts:
         facts = {name: value for name, value in bags.facts.items() if name != "histocell"}
         keys.write_provenance(table, bags.key, **facts)
@@ -99,9 +100,10 @@ def _constant(bags: Bags, slide_key: str) -> tuple[pd.DataFrame, list[str]]:
         return pd.DataFrame(), []
     slides = row_labels(table, slide_key)
     first = [int(bag.rows[0]) for bag in bags.of.values() if bag.rows is not None]
-    numbers = table.obs.groupby(slides.astype(str), observed=True).nunique(dropna=False).max()
-    constant = [str(name) for name in table.obs.columns if numbers[name] == 1]
-    obs = table.obs.iloc[first][constant].copy()
+    columns = cast("pd.DataFrame", table.obs)
+    numbers = columns.groupby(slides.astype(str), observed=True).nunique(dropna=False).max()
+    constant = [str(name) for name in columns.columns if numbers[name] == 1]
+    obs = columns.iloc[first][constant].copy()
     obs.index = pd.Index(list(bags.of))
     return obs, [str(name) for name in table.obs.columns if name not in constant]
 

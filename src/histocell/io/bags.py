@@ -63,7 +63,7 @@ class Bags:
             When there is no slide, or slides were embedded by several encoders.
         """
         if is_spatialdata(source) or hasattr(source, "obsm"):
-            return _of_table(get_table(source, table_key), features, slide_key)  # type: ignore[arg-type]
+            return _of_table(get_table(source, table_key), features, slide_key)
         if isinstance(source, str | Path):
             source = _results(Path(source))
         if not isinstance(source, Mapping) or not source:

@@ -12,6 +12,6 @@ from histocell.tl._colocalization.difference import colocalization_difference as
 from histocell.tl._colocalization.evaluation import evaluate_colocalization as evaluate_colocalization
 from histocell.tl._colocalization.result import ColocalizationResult as ColocalizationResult
 from histocell.tl._niches.niches import niches as niches
-from histocell.tl._slides.slides import evaluate_slides as evaluate_slides
-from histocell.tl._slides.slides import fit_slides as fit_slides
-from histocell.tl._slides.slides import predict_slides as predict_slides
+from histocell.tl.slide_level.slides import evaluate_slides as evaluate_slides
+from histocell.tl.slide_level.slides import fit_slides as fit_slides
+from histocell.tl.slide_level.slides import predict_slides as predict_slides

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import Arrays, Bools, Floats
     from histocell.models.places import Places
+    from histocell.models.slides.bags import Rows
 
 _FOR_SCALE, _OF_EACH = 16_384, 1024  # tiles that set the scale of the features, and at most so many of a slide
 
@@ -268,7 +269,10 @@ class ABMIL(SlideModel):
                 f"ABMIL reads the tiles of each slide: bags= must hold {n}, not {'none' if bags is None else len(bags)}"
             )
             raise ValueError(msg)
-        return [bag if isinstance(bag, Bag) else Bag(bag if hasattr(bag, "shape") else np.asarray(bag)) for bag in bags]
+        return [
+            bag if isinstance(bag, Bag) else Bag(cast("Rows", bag) if hasattr(bag, "shape") else np.asarray(bag))
+            for bag in bags
+        ]
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes that weights must have by settings, features and targets."""

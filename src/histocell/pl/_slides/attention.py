@@ -122,7 +122,7 @@ def attention(
         msg = f"{len(sections)} slides; choose one with section=: {listing(each.name for each in sections)}"
         raise ValueError(msg)
     (shown,) = sections
-    values = table.obs[key].to_numpy(dtype=np.float64)[shown.rows]
+    values = np.asarray(table.obs[key], dtype=np.float64)[shown.rows]
     if not (np.isfinite(values).any() and np.nansum(values) > 0):
         msg = f'no tile of slide {shown.name!r} has a value in obs["{key}"]; predict it with attention=True'
         raise ValueError(msg)

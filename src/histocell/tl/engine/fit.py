@@ -20,7 +20,7 @@ from histocell.tl.engine.rows import row_hashes
 from histocell.tl.engine.views import Views
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -126,7 +126,9 @@ def fit(
     validation = rows.validation if rows.validation.any() else None
     index, groups = rows.index, rows.groups
     known = None if dataset.places is None else dataset.places.rows(index)
-    fit_rows = partial(model.fit, X, Y, index=index, groups=groups, validation=validation, device=device)
+    fit_rows: Callable[..., object] = partial(
+        model.fit, X, Y, index=index, groups=groups, validation=validation, device=device
+    )
     if model.needs_bags:
         fit_rows(bags=bags, rng=as_rng(rng))
     elif model.needs_places:

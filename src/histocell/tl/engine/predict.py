@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -51,7 +51,9 @@ def predict(
     `places` says where the rows lie, and `bags` are their tiles, for a model that needs them.
     """
     X = _inputs(task, table, model)
-    needed = ({"places": places} if model.needs_places else {}) | ({"bags": bags} if model.needs_bags else {})
+    needed: dict[str, Any] = ({"places": places} if model.needs_places else {}) | (
+        {"bags": bags} if model.needs_bags else {}
+    )
     outputs = model.outputs(X, device=device, **needed)
     slots: Slots = {}
     if (novelty := outputs.pop(keys.NOVELTY, None)) is not None:

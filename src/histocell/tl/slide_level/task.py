@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -63,7 +63,7 @@ def read_survival(table: AnnData, time_key: str, event_key: str) -> Values:
     columns = []
     for key in (time_key, event_key):
         _check_column(table, key)
-        column = pd.to_numeric(table.obs[key].astype(object), errors="coerce")
+        column = pd.to_numeric(cast("pd.Series[object]", table.obs[key]).astype(object), errors="coerce")
         if (wrong := column.isna() & table.obs[key].notna()).any():
             msg = f'obs["{key}"] must hold numbers; it holds {listing(table.obs[key][wrong].unique(), 3)}'
             raise ValueError(msg)
@@ -93,7 +93,7 @@ class RiskWriter:
         """The risk; a `KeyError` where there is none."""
         if key not in table.obs:
             raise missing_key("obs", key, table.obs.columns, _RUN)
-        return Values(table.obs[key].to_numpy(dtype=np.float64)[:, None], [RISK])
+        return Values(np.asarray(table.obs[key], dtype=np.float64)[:, None], [RISK])
 
 
 def classes_task(*, ordered: bool) -> Task:

@@ -9,8 +9,8 @@ import numpy as np
 from histocell._core import keys
 from histocell._core.errors import warn
 from histocell.tables.access import split_parts
-from histocell.tl._slides.task import FOLD
 from histocell.tl.engine.evaluate import ALL, score_table
+from histocell.tl.slide_level.task import FOLD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

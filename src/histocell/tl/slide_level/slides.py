@@ -17,12 +17,12 @@ from histocell.models.registry import load, make_model
 from histocell.models.slides.base import SlideModel
 from histocell.tables.access import get_table
 from histocell.tables.sections import Sections
-from histocell.tl._slides.rows import patients, slide_rows, with_known_classes
-from histocell.tl._slides.scores import scored_slides, scores_of
-from histocell.tl._slides.task import RISK, Outcome
 from histocell.tl.engine import fit as _fit
 from histocell.tl.engine import predict as _predict
 from histocell.tl.engine.rows import recall_training_rows
+from histocell.tl.slide_level.rows import patients, slide_rows, with_known_classes
+from histocell.tl.slide_level.scores import scored_slides, scores_of
+from histocell.tl.slide_level.task import RISK, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
