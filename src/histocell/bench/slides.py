@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from histocell._core.rng import RNGLike, SeedLike
     from histocell._core.types import Floats, Ints
-    from histocell.io.bags import Source
+    from histocell.io.tile_bags.bags import Source
     from histocell.models.slides.bags import Bag
     from histocell.tables.access import Data
     from histocell.tl.engine.task import Task

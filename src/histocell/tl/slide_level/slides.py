@@ -11,7 +11,7 @@ import pandas as pd
 from histocell._core import keys
 from histocell._core.arguments import check_count, check_switch
 from histocell._core.errors import listing, warn
-from histocell.io.bags import Bags
+from histocell.io.tile_bags.bags import Bags
 from histocell.models.base import Model
 from histocell.models.registry import load, make_model
 from histocell.models.slides.base import SlideModel
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from histocell._core.rng import RNGLike, SeedLike
-    from histocell.io.bags import Source
+    from histocell.io.tile_bags.bags import Source
     from histocell.models.slides.abmil import ABMIL
     from histocell.models.slides.bags import Bag
     from histocell.tables.access import Data

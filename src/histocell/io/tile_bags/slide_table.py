@@ -10,13 +10,13 @@ import pandas as pd
 from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.settings import progress_bar
-from histocell.io.bags import Bags
+from histocell.io.tile_bags.bags import Bags
 from histocell.tables.access import row_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from histocell.io.bags import Source
+    from histocell.io.tile_bags.bags import Source
 
 
 def slide_table(
