@@ -65,6 +65,15 @@ ALIGNMENT_EVALUATION = "alignment_evaluation"
 RETRIEVAL = "retrieval"
 BATCH_EFFECT = "batch_effect"
 
+SLIDE_MODEL = "slide_model"
+SLIDE_EVALUATION = "slide_evaluation"
+PREDICTED_SLIDE = "predicted_slide"  # column of obs of a table of slides
+N_TILES = "n_tiles"
+ATTENTION = "attention"  # column of obs of tiles
+
+# what two embeddings must agree on to be the same kind of number, where it is known of both
+IDENTITY = ("dim", "encoder", "revision", "pool", "size_um", "mpp", "stain")
+
 # models that stand beside every other one, the simplest first
 BASELINES = ("mean", "ridge")
 

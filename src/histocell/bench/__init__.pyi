@@ -6,4 +6,5 @@ from histocell.bench.probing.side_by_side import compare_encoders as compare_enc
 from histocell.bench.protocols import ablation as ablation
 from histocell.bench.protocols import cross_dataset as cross_dataset
 from histocell.bench.protocols import leave_one_group_out as leave_one_group_out
+from histocell.bench.slides import cross_validate_slides as cross_validate_slides
 from histocell.bench.tables import format_table as format_table

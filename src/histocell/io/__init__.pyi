@@ -11,3 +11,4 @@ from histocell.io._lazyslide import lazyslide as lazyslide
 from histocell.io._slide import slide as slide
 from histocell.io._st import st as st
 from histocell.io._visium import visium as visium
+from histocell.io.tile_bags.slide_table import slide_table as slide_table

@@ -117,6 +117,45 @@ def accuracy(truth: ArrayLike, probability: ArrayLike) -> Floats:
     return _accuracy(confusion_matrix(truth, probability))
 
 
+def balanced_accuracy(truth: ArrayLike, probability: ArrayLike) -> Floats:
+    """Mean recall of the classes that have rows, shape ``(1,)``.
+
+    Parameters
+    ----------
+    truth, probability
+        As in `confusion_matrix`.
+
+    Examples
+    --------
+    >>> import histocell as hc
+    >>> hc.metrics.balanced_accuracy([[1, 0], [1, 0], [0, 1]], [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
+    array([0.75])
+    """
+    return _balanced_accuracy(confusion_matrix(truth, probability))
+
+
+def quadratic_kappa(truth: ArrayLike, probability: ArrayLike) -> Floats:
+    """Cohen's kappa of ordered classes, shape ``(1,)``: a mistake counts by the square of the distance of the classes.
+
+    Parameters
+    ----------
+    truth, probability
+        As in `confusion_matrix`; the columns in the order of the classes.
+
+    References
+    ----------
+    Cohen: Weighted kappa (1968).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import histocell as hc
+    >>> hc.metrics.quadratic_kappa(np.eye(3)[[0, 1, 2, 2]], np.eye(3)[[0, 1, 2, 1]]).round(3)
+    array([0.8])
+    """
+    return _quadratic_kappa(confusion_matrix(truth, probability))
+
+
 def reliability(truth: ArrayLike, probability: ArrayLike, *, n_bins: int = N_BINS) -> Floats:
     """How confident predictions are, and how often they are right, in bins of equal width.
 
@@ -184,7 +223,8 @@ def bootstrap_classes(
     Parameters
     ----------
     score
-        ``"precision"``, ``"recall"``, ``"f1"``, ``"accuracy"`` or ``"calibration_error"``.
+        ``"precision"``, ``"recall"``, ``"f1"``, ``"accuracy"``, ``"balanced_accuracy"``, ``"quadratic_kappa"`` or
+        ``"calibration_error"``.
     truth, probability
         As in `confusion_matrix`.
     n_bootstrap
@@ -196,7 +236,8 @@ def bootstrap_classes(
 
     Returns
     -------
-    Shape ``(n_bootstrap, n_classes)``, of ``accuracy`` and ``calibration_error`` ``(n_bootstrap, 1)``.
+    Shape ``(n_bootstrap, n_classes)``, of scores of all classes together, such as ``accuracy``,
+    ``(n_bootstrap, 1)``.
 
     Raises
     ------
@@ -308,6 +349,20 @@ def _accuracy(table: Floats) -> Floats:
     return _ratio(_hits(table).sum(axis=-1), table.sum(axis=(-2, -1)))[..., None]
 
 
+def _balanced_accuracy(table: Floats) -> Floats:
+    of_classes = _recall(table)
+    there = np.isfinite(of_classes)
+    return _ratio(np.where(there, of_classes, 0.0).sum(axis=-1), there.sum(axis=-1).astype(float))[..., None]
+
+
+def _quadratic_kappa(table: Floats) -> Floats:
+    place = np.arange(table.shape[-1])
+    apart = (place[:, None] - place) ** 2.0
+    total = table.sum(axis=(-2, -1))
+    chance = table.sum(axis=-1)[..., :, None] * table.sum(axis=-2)[..., None, :]
+    return 1 - _ratio((table * apart).sum(axis=(-2, -1)) * total, (chance * apart).sum(axis=(-2, -1)))[..., None]
+
+
 def _calibration_error(bins: Floats) -> Floats:
     count, confidence, right = np.moveaxis(bins, -1, 0)
     return _ratio(np.abs(confidence - right).sum(axis=-1), count.sum(axis=-1))[..., None]
@@ -318,5 +373,7 @@ _SCORES: dict[str, Callable[[Floats], Floats]] = {
     "recall": _recall,
     "f1": _f1,
     "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "quadratic_kappa": _quadratic_kappa,
     "calibration_error": _calibration_error,
 }

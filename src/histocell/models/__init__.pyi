@@ -15,3 +15,5 @@ from histocell.models.regressors.mlp import MLP as MLP
 from histocell.models.regressors.ridge import Mean as Mean
 from histocell.models.regressors.ridge import Ridge as Ridge
 from histocell.models.regressors.spatial_mlp import SpatialMLP as SpatialMLP
+from histocell.models.slides.abmil import ABMIL as ABMIL
+from histocell.models.slides.pooled import MeanPooling as MeanPooling

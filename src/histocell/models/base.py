@@ -68,6 +68,7 @@ class Model(ABC):
     name: ClassVar[str]
     config_class: ClassVar[type[Config]] = Config
     needs_places: bool = False  # whether it must know where a row lies
+    needs_bags: ClassVar[bool] = False  # whether it must see the tiles of a slide, not their mean alone
 
     # What `histocell.models.list_models` says of the class.
     summary: ClassVar[str] = ""

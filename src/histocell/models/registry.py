@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 # Name in files and arguments to the class, or to where it is. Adding a model = one file + one row.
 MODELS: dict[str, str | type[Model]] = {
+    "abmil": "histocell.models.slides.abmil:ABMIL",
     "bleep": "histocell.models.expression.retrieval:Bleep",
     "cca": "histocell.models.alignment.cca:CCA",
     "cell_transformer": "histocell.models.cells.transformer:CellTransformer",
+    "common_class": "histocell.models.slides.pooled:CommonClass",
     "component_ridge": "histocell.models.expression.component_ridge:ComponentRidge",
     "contrastive": "histocell.models.alignment.projectors:Contrastive",
     "hest": "histocell.models.expression.hest:Hest",
@@ -33,6 +35,7 @@ MODELS: dict[str, str | type[Model]] = {
     "logistic": "histocell.models.cells.baselines:Logistic",
     "majority": "histocell.models.cells.baselines:Majority",
     "mean": "histocell.models.regressors.ridge:Mean",
+    "mean_pooling": "histocell.models.slides.pooled:MeanPooling",
     "mlp": "histocell.models.regressors.mlp:MLP",
     "ridge": "histocell.models.regressors.ridge:Ridge",
     "seal_decoder": "histocell.models.expression.nets:SealDecoder",

@@ -165,7 +165,9 @@ def train(
     return train_all([run], learn, schedule=schedule, desc=desc)[0]
 
 
-def train_all(runs: Sequence[Run], learn: Learn, *, schedule: Schedule, desc: str = "train") -> list[History]:
+def train_all(
+    runs: Sequence[Run], learn: Learn, *, schedule: Schedule, desc: str = "train", rows_per_item: int = 1
+) -> list[History]:
     """Train nets side by side, each on its own clock: its own rows, order, epochs, learning rate and end.
 
     Parameters
@@ -179,13 +181,15 @@ def train_all(runs: Sequence[Run], learn: Learn, *, schedule: Schedule, desc: st
         Learning rate, batches, patience.
     desc
         Text of the progress bar.
+    rows_per_item
+        About how many rows of the net one of the rows of a step stands for.
     """
     device = next(runs[0].net.parameters()).device
     n_parameters = max(sum(parameter.numel() for parameter in run.net.parameters()) for run in runs)
     histories = [History() for _ in runs]
     n_epochs = sum(_n_epochs(run, schedule) for run in runs)
     with (
-        _one_thread(device, small=schedule.batch_size * n_parameters < _SMALL_STEP),
+        _one_thread(device, small=schedule.batch_size * rows_per_item * n_parameters < _SMALL_STEP),
         progress_bar(total=n_epochs, desc=desc, unit="epoch") as bar,
     ):
         courses = [_course(run, schedule, history, bar) for run, history in zip(runs, histories, strict=True)]

@@ -21,3 +21,4 @@ from histocell.pl._scores.costs import costs as costs
 from histocell.pl._scores.groups import group_scores as group_scores
 from histocell.pl._scores.probe import probe as probe
 from histocell.pl._scores.types import scores as scores
+from histocell.pl._slides.attention import attention as attention

@@ -21,3 +21,6 @@ from histocell.tl._niches.niches import niches as niches
 from histocell.tl._retrieve.retrieve import retrieve as retrieve
 from histocell.tl._slide_summary.compare import compare_slides as compare_slides
 from histocell.tl._slide_summary.summarize import summarize_slides as summarize_slides
+from histocell.tl.slide_level.slides import evaluate_slides as evaluate_slides
+from histocell.tl.slide_level.slides import fit_slides as fit_slides
+from histocell.tl.slide_level.slides import predict_slides as predict_slides

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from histocell._core.types import Ints
     from histocell.models.files import JSON
 
-# What two embeddings must agree on to be the same kind of number, where it is known of both.
-IDENTITY = ("dim", "encoder", "revision", "pool", "size_um", "mpp", "stain")
 _DESCRIPTION = ("library", "license", "version", "base", "adapter")
 _CHUNK = 16_384
 _PREFIX = "X_"
@@ -85,7 +83,9 @@ def describe(table: AnnData, names: Sequence[str]) -> list[JSON]:
     out = []
     for name in names:
         provenance = keys.read_provenance(table, name)
-        known = {field: provenance[field] for field in (*IDENTITY, *_DESCRIPTION) if provenance.get(field) is not None}
+        known = {
+            field: provenance[field] for field in (*keys.IDENTITY, *_DESCRIPTION) if provenance.get(field) is not None
+        }
         columns = column_names(table, name)
         named = {} if columns is None else {"columns": columns}
         out.append({"key": name, **known, "dim": int(np.shape(table.obsm[name])[1]), **named})
@@ -129,7 +129,7 @@ def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
     wrong = [
         f'obsm["{want["key"]}"]: {field} is {have[field]}, the model was fitted with {want[field]}'
         for want, have in zip(expected, actual, strict=True)
-        for field in IDENTITY
+        for field in keys.IDENTITY
         if field in want and field in have and not _equal(want[field], have[field])
     ]
     wrong += [

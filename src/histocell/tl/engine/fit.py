@@ -20,7 +20,7 @@ from histocell.tl.engine.rows import row_hashes
 from histocell.tl.engine.views import AUTO, Views
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from histocell.models.files import JSON
     from histocell.models.places import Places
     from histocell.models.problem import Joined
+    from histocell.models.slides.bags import Bag
     from histocell.tl.engine.rows import Rows
     from histocell.tl.engine.task import Task, Values
 
@@ -119,16 +120,22 @@ def fit(
     rng: SeedLike | RNGLike | None,
     device: str | None,
     baselines: bool = True,
+    bags: Sequence[Bag] | None = None,
 ) -> Model:
-    """Fit a model and, on the same rows, the task's baselines; it then knows its features, targets and rows."""
+    """Fit a model and, on the same rows, the task's baselines; it then knows its features, targets and rows.
+
+    `bags` are the tiles of each row, for a model that needs them.
+    """
     X, Y = dataset.X, dataset.truth.array
     validation = rows.validation if rows.validation.any() else None
     index, groups = rows.index, rows.groups
     known = None if dataset.places is None else dataset.places.rows(index)
     weights = None if dataset.truth.weights is None else dataset.truth.weights[index]
     settings: dict[str, Any] = {"index": index, "groups": groups, "validation": validation, "weights": weights}
-    fit_rows = partial(model.fit, X, Y, **settings, device=device)
-    if model.needs_places:
+    fit_rows: Callable[..., object] = partial(model.fit, X, Y, **settings, device=device)
+    if model.needs_bags:
+        fit_rows(bags=bags, rng=as_rng(rng))
+    elif model.needs_places:
         fit_rows(places=known, rng=as_rng(rng))
     else:
         fit_rows(rng=as_rng(rng))

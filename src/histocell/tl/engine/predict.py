@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,8 @@ from histocell.tl.engine.task import Values
 from histocell.tl.engine.views import Views
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
 
     from histocell._core.types import Floats
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from histocell.models.files import JSON
     from histocell.models.places import Places
     from histocell.models.problem import Joined
+    from histocell.models.slides.bags import Bag
     from histocell.tl.engine.task import Slots, Task
 
 
@@ -39,15 +42,19 @@ def predict(
     device: str | None,
     baselines: bool = True,
     places: Places | None = None,
+    bags: Sequence[Bag] | None = None,
 ) -> Slots:
     """Slots of the prediction called `key`, of what else the model says of the rows, and of its baselines.
 
     A warning tells of sections that are unlike those of the fit.
 
-    `places` says where the rows lie, for a model that needs it.
+    `places` says where the rows lie, and `bags` are their tiles, for a model that needs them.
     """
     X = inputs(task, table, model)
-    outputs = model.outputs(X, device=device, **({"places": places} if model.needs_places else {}))
+    needed: dict[str, Any] = ({"places": places} if model.needs_places else {}) | (
+        {"bags": bags} if model.needs_bags else {}
+    )
+    outputs = model.outputs(X, device=device, **needed)
     slots: Slots = {}
     if (novelty := outputs.pop(keys.NOVELTY, None)) is not None:
         slots["obs", key + keys.NOVELTY] = pd.Series(novelty, index=table.obs_names)

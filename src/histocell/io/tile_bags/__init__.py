@@ -1,0 +1,1 @@
+"""Tiles of slides as bags, and tables of slides."""

@@ -1,0 +1,1 @@
+"""Models of whole slides: a slide is a bag of tiles."""

@@ -1,0 +1,1 @@
+"""Outcomes of slides: fit, predict, evaluate."""
