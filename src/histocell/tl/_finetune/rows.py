@@ -14,9 +14,9 @@ from histocell.models.folds import spatial_blocks
 from histocell.tables.access import coordinates, row_labels, split_parts
 from histocell.tables.expression import raw_counts
 from histocell.tables.fields import FieldsOfView
+from histocell.tables.regions import record_mpp
 from histocell.tables.sections import Sections
 from histocell.tables.windows import check_patches, patch_size_um, patch_windows, rows_inside
-from histocell.tables.regions import record_mpp
 
 if TYPE_CHECKING:
     from histocell._core.types import Bools, Floats, Ints
@@ -99,6 +99,9 @@ def read_cohort(
         msg = f"the patches of the tables are {listing(sorted(sizes), 4)} um wide; lay them again, all of one size_um="
         raise ValueError(msg)
     _apart(members)
+    if not any(len(member.rows(keys.TRAIN)) for member in members):
+        msg = f'no row has obs["{split_key}"] == "{keys.TRAIN}", a patch on the image and counts; see hc.pp.split'
+        raise ValueError(msg)
     if not any(len(member.rows(keys.VAL)) for member in members):
         _hold_out(members)
         _apart(members)
@@ -159,7 +162,7 @@ def _hold_out(members: Sequence[Member]) -> None:
         for member in members:
             member.parts[(member.parts == keys.TRAIN) & (member.groups == chosen)] = keys.VAL
         warn(
-            f"no validation rows: {chosen!r}, {int(counts[names == chosen][0])} of {len(labels)} training rows, is held out "
+            f"no validation rows: {str(chosen)!r}, {int(counts[names == chosen][0])} of {len(labels)} training rows, is held out "
             "to choose the epoch. Choose others with hc.pp.split(data, val=...)"
         )
         return
