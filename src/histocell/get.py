@@ -36,6 +36,8 @@ _RUN = {
     ),
     keys.EVALUATION: "Run hc.tl.evaluate_abundance(data) first.",
     keys.MODEL: "Run hc.tl.fit_abundance(data) first.",
+    keys.EXPRESSION_MODEL: "Run hc.tl.fit_expression(data) first.",
+    keys.EXPRESSION_EVALUATION: "Run hc.tl.evaluate_expression(data) first.",
     keys.CELL_TYPE_MODEL: "Run hc.tl.fit_cell_types(data, genes, image) first.",
     keys.CELL_TYPE_EVALUATION: "Run hc.tl.evaluate_cell_types(data) first.",
     keys.ALIGNMENT: "Run hc.pp.check_alignment(data) first.",

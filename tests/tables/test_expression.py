@@ -109,7 +109,7 @@ class TestPanel:
 
     def test_share(self, counts: np.ndarray) -> None:
         panel = choose_panel(_table(counts, GENES), genes=None, min_share=0.9)
-        assert set(panel.genes) == {name for name, share in zip(GENES, (counts > 0).mean(axis=0)) if share >= 0.9}
+        assert set(panel.genes) == {name for name, share in zip(GENES, (counts > 0).mean(axis=0), strict=True) if share >= 0.9}
 
     def test_most_variable_genes(self, counts: np.ndarray) -> None:
         table = _table(counts, GENES)

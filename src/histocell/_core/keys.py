@@ -22,6 +22,7 @@ PATCHES = "patches"  # (n, 4) int32: y0, x0, y1, x1 in full-resolution pixels
 ABUNDANCE = "cell_abundance"  # DataFrame, one column per cell type
 ALIGNED = "X_aligned"  # with _image and _genes: both views of a cell in one space
 PREDICTED = "predicted_abundance"  # DataFrame; with _lower and _upper the interval
+PREDICTED_EXPRESSION = "predicted_expression"  # DataFrame; of many genes in layers
 MEASUREMENTS = "nucleus_measurements"  # DataFrame (n, 18) of nuclei
 
 LOWER, UPPER = "_lower", "_upper"  # endings of the slots of an interval
@@ -56,6 +57,8 @@ EVALUATION = "abundance_evaluation"
 ALIGNMENT = "alignment"  # whether nuclei lie on their image
 CELL_TYPE_MODEL = "cell_type_model"
 CELL_TYPE_EVALUATION = "cell_type_evaluation"
+EXPRESSION_MODEL = "expression_model"
+EXPRESSION_EVALUATION = "expression_evaluation"
 ALIGNMENT_MODEL = "alignment_model"
 FINETUNING = "finetuning"
 ALIGNMENT_EVALUATION = "alignment_evaluation"

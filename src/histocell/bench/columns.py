@@ -11,6 +11,7 @@ from histocell._core.errors import listing
 RUN = "run"  # the column that `read_scores` adds
 _NEEDED = ("model", "group", "metric", "value", "low", "high")
 _OTHERS = ("features", "interval", "n_spots", "n_undefined", "n_training", "n_overlapping")
+_OF_PROBES = ("task", "alpha", "n_components")
 
 
 def read_scores(scores: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -26,11 +27,14 @@ def read_scores(scores: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if not isinstance(scores, pd.DataFrame):
         msg = f"scores must be the data frame that a protocol of hc.bench returns, not {type(scores).__name__}"
         raise TypeError(msg)
-    targets = [str(name) for name in scores if name not in {*_NEEDED, *_OTHERS}]
+    targets = [str(name) for name in scores if name not in {*_NEEDED, *_OTHERS, *_OF_PROBES}]
     if absent := [name for name in _NEEDED if name not in scores] or ([] if targets else ["cell_type"]):
         msg = f"this is no table of scores: column {listing(absent)} not found; available: {listing(scores)}"
         raise ValueError(msg)
     column = "cell_type" if "cell_type" in targets else targets[0]
+    if "task" in scores and scores["task"].nunique() > 1:
+        msg = f"the table holds {scores['task'].nunique()} tasks; choose one, as in scores[scores['task'] == {scores['task'].iloc[0]!r}]"
+        raise ValueError(msg)
     table = scores.copy() if "features" in scores else scores.assign(features="")
     table = table.astype(dict.fromkeys(("model", "features", "group", "metric", column), str))
     if (twice := table.duplicated(["model", "features", "group", "metric", column])).any():

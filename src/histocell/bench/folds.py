@@ -103,8 +103,10 @@ def set_name(names: Sequence[str]) -> str:
     return " + ".join(names)
 
 
-def named_models(models: Models, config: Mapping[str, Mapping[str, object]] | None) -> dict[str, Model]:
-    """Unfitted models by the name that they have in the table."""
+def named_models(
+    models: Models, config: Mapping[str, Mapping[str, object]] | None, task: Task | None = None
+) -> dict[str, Model]:
+    """Unfitted models by the name that they have in the table, with the settings of a task where there are no others."""
     if isinstance(models, str | Model):
         models = [models]
     pairs = (
@@ -117,7 +119,10 @@ def named_models(models: Models, config: Mapping[str, Mapping[str, object]] | No
         if name in named:
             msg = f"two models are called {name!r}; give a mapping from names of your own to models"
             raise ValueError(msg)
-        named[name] = make_model(model, (config or {}).get(model, {}) if isinstance(model, str) else {})
+        settings: dict[str, object] = {}
+        if isinstance(model, str):
+            settings = {**(task.settings if task else {}).get(model, {}), **(config or {}).get(model, {})}
+        named[name] = make_model(model, settings)
     if not named:
         msg = "models is empty; name at least one"
         raise ValueError(msg)
@@ -168,7 +173,15 @@ def one_fold(
     fitted = make_model("mean", {})  # stands for all models, which fit the same rows
     remember(task, fitted, dataset, train, reach_um=reach_um)
     arrays = FoldRows(
-        dataset.X, dataset.truth.array, train, goal.X, held, seed, places=dataset.places, places_new=goal.places
+        dataset.X,
+        dataset.truth.array,
+        train,
+        goal.X,
+        held,
+        seed,
+        places=dataset.places,
+        places_new=goal.places,
+        weights=dataset.truth.weights,
     )
     return Fold(name, arrays, seen_rows(sections, goal.hashes, fitted, reach_um=reach_um)[:, held])
 

@@ -52,6 +52,8 @@ class FoldRows:
         Of the fit.
     places, places_new
         Where the rows of both tables lie, for models that see neighbours; `None` where there are no such models.
+    weights
+        How much is known of each row of the training table, where rows differ.
     """
 
     X: np.ndarray
@@ -62,6 +64,7 @@ class FoldRows:
     seed: int
     places: Places | None = None
     places_new: Places | None = None
+    weights: Floats | None = None
 
     def problem(self, model: Model) -> Problem:
         """The rows that a model is fitted on."""
@@ -69,7 +72,8 @@ class FoldRows:
         needed = model.needs_places and self.places is not None
         places = self.places.rows(rows.index) if needed else None  # type: ignore[union-attr]
         validation = rows.validation if rows.validation.any() else None
-        return Problem(self.X, self.Y, rows.index, rows.groups, validation, as_rng(self.seed), places)
+        weights = None if self.weights is None else self.weights[rows.index]
+        return Problem(self.X, self.Y, rows.index, rows.groups, validation, as_rng(self.seed), places, weights)
 
     def predict(self, model: Model, device: str | None) -> dict[str, Floats]:
         """What a model says of the rows that are held out; one that sees neighbours sees their sections whole."""
@@ -90,7 +94,10 @@ class FoldRows:
         """Hash of everything in it that the result of a model depends on which sees single rows."""
         groups = np.unique(self.rows.groups, return_inverse=True)[1]
         index, seed = self.rows.index, np.array(self.seed)
-        return _digest(self.X[index], self.Y[index], groups, self.rows.validation, self.X_new[self.held], seed)
+        weights = () if self.weights is None else (self.weights[index],)
+        return _digest(
+            self.X[index], self.Y[index], groups, self.rows.validation, self.X_new[self.held], seed, *weights
+        )
 
     @cached_property
     def digest_with_places(self) -> str:

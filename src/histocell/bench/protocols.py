@@ -149,7 +149,7 @@ def leave_one_group_out(
     """
     _check(n_bootstrap, n_workers, length_scale_um, cache, rng)
     sections = Sections(data, table_key=table_key)
-    named = named_models(models, config)
+    named = named_models(models, config, task)
     places = places_for(named.values(), sections)
     datasets = {
         name: replace(Dataset.read(task, sections.table, names, target, standardize_by), places=places)
@@ -170,7 +170,7 @@ def leave_one_group_out(
         folds = left_out_folds(task, sections, dataset, labels, group_key, seeds=seeds[:-1], reach_um=reach)
         plans.append(Plan(name or set_name(dataset.names), dataset, folds))
     maps = map_coordinates(
-        data, sections, len(known.truth.names), wanted=colocalization, length_scale_um=length_scale_um
+        data, sections, len(known.truth.names), wanted=_wanted(task, colocalization), length_scale_um=length_scale_um
     )
     scoring = Scoring(task, sections, labels, maps, n_bootstrap, seeds[-1])
     return _run(plans, named, scoring, cache, n_workers, device)
@@ -336,7 +336,7 @@ def cross_dataset(
     """
     _check(n_bootstrap, n_workers, length_scale_um, cache, rng)
     source, goal = (Sections(data, table_key=table_key) for data in (train, test))
-    named = named_models(models, config)
+    named = named_models(models, config, task)
     generator = as_rng(rng)
     places = [places_for(named.values(), sections) for sections in (source, goal)]
     reach = reach_um(named.values(), places[0])
@@ -357,13 +357,18 @@ def cross_dataset(
         rows = inner_groups(source, known, known_rows(known), group_key)
         fold = one_fold(task, ALL, (known, rows), (goal, new, known_rows(new)), seed=seed, reach_um=reach)
         plans.append(Plan(name or set_name(known.names), new, [fold]))
-    maps = map_coordinates(test, goal, len(shared), wanted=colocalization, length_scale_um=length_scale_um)
+    maps = map_coordinates(test, goal, len(shared), wanted=_wanted(task, colocalization), length_scale_um=length_scale_um)
     has_groups = group_key in goal.table.obs
     labels = row_labels(goal.table, group_key) if has_groups else np.full(goal.table.n_obs, ALL)
     if len(np.unique(labels)) > 1:
         labels = np.array(free_names(labels.tolist(), ALL, "group"), dtype=object)
     scoring = Scoring(task, goal, labels, maps, n_bootstrap, scoring_seed)
     return _run(plans, named, scoring, cache, n_workers, device)
+
+
+def _wanted(task: Task, colocalization: bool | None) -> bool | None:
+    """Maps of co-localization are of cell types: those of genes are made where they are asked for."""
+    return False if colocalization is None and task.column == "gene" else colocalization
 
 
 def _check(

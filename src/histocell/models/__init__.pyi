@@ -1,6 +1,12 @@
 from histocell.models.alignment.cca import CCA as CCA
 from histocell.models.alignment.projectors import Contrastive as Contrastive
 from histocell.models.cells.transformer import CellTransformer as CellTransformer
+from histocell.models.expression.component_ridge import ComponentRidge as ComponentRidge
+from histocell.models.expression.hest import Hest as Hest
+from histocell.models.expression.nets import SealDecoder as SealDecoder
+from histocell.models.expression.nets import STNet as STNet
+from histocell.models.expression.retrieval import Bleep as Bleep
+from histocell.models.expression.retrieval import Similarity as Similarity
 from histocell.models.places import Places as Places
 from histocell.models.registry import list_models as list_models
 from histocell.models.registry import load as load

@@ -117,6 +117,7 @@ class Model(ABC):
         groups: ArrayLike | None = None,
         validation: ArrayLike | None = None,
         places: Places | None = None,
+        weights: ArrayLike | None = None,
         rng: SeedLike | RNGLike | None = 0,
         device: str | None = None,
     ) -> Self:
@@ -137,6 +138,8 @@ class Model(ABC):
             Boolean, shape ``(n,)``: rows that are for those choices only and are never fitted.
         places
             Where the rows lie, for models that see neighbours (`needs_places`); others ignore it.
+        weights
+            How much is known of each row, such as its number of counts; most models ignore it.
         rng
             Seed or generator; the same one gives the same model, `None` another one each time.
         device
@@ -148,7 +151,7 @@ class Model(ABC):
             When shapes do not agree, no row is usable, all features are constant, or the model needs places and does
             not get them.
         """
-        usable = self._begin(Problem(X, Y, index, groups=groups, validation=validation, places=places))
+        usable = self._begin(Problem(X, Y, index, groups=groups, validation=validation, places=places, weights=weights))
         self._fit_usable(usable, as_rng(rng), device)
         self._end(usable)
         return self
@@ -200,6 +203,7 @@ class Model(ABC):
                 rng=problem.rng,
                 device=device,
                 places=problem.places,
+                weights=problem.weights,
             )
         return list(models)
 

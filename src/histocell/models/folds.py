@@ -31,11 +31,14 @@ class FitRows(NamedTuple):
         Group of each row.
     places
         Where each row lies, for models that need it.
+    weights
+        How much each row is known, relative to others, for models that use it; `None` for all alike.
     """
 
     train: Bools
     groups: np.ndarray
     places: Places | None = None
+    weights: Floats | None = None
 
     def folds(self, *, max_folds: int) -> list[Fold]:
         """Leave out each group of the training rows, or, with more than `max_folds` groups, bundles of similar size.

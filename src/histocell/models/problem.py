@@ -41,7 +41,7 @@ class Problem:
         Features ``(n, n_features)`` and targets ``(n, n_targets)`` of all rows; problems may share these arrays.
     index
         Positions of the rows of this problem, shape ``(n_rows,)``; `None` for all rows.
-    groups, validation, places
+    groups, validation, places, weights
         Of each row of `index`, as in `histocell.models.base.Model.fit`.
     rng
         Seed or generator of this problem; its model does not depend on the problems beside it.
@@ -54,6 +54,7 @@ class Problem:
     validation: ArrayLike | None = None
     rng: SeedLike | RNGLike | None = 0
     places: Places | None = None
+    weights: ArrayLike | None = None
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Features and targets of the rows of this problem."""
@@ -107,7 +108,10 @@ class Usable:
         n_rows, validation = len(index), problem.validation
         train = np.ones(n_rows, dtype=bool) if validation is None else ~np.asarray(validation, dtype=bool)
         labels = np.zeros(n_rows, dtype=int) if problem.groups is None else np.asarray(problem.groups)
-        for name, value in (("groups", labels), ("validation", train)):
+        weights = None if problem.weights is None else np.asarray(problem.weights, dtype=np.float64)
+        for name, value in (("groups", labels), ("validation", train), ("weights", weights)):
+            if value is None:
+                continue
             if value.shape != (n_rows,):
                 msg = f"{name} has shape {value.shape} for {n_rows} rows"
                 raise ValueError(msg)
@@ -119,7 +123,11 @@ class Usable:
             warn(f"{n_bad} of {n_rows} rows have features or targets that are not finite; left out of the fit")
         index = index[finite]
         known = None if places is None else places.rows(finite)
-        return cls(X, index, Y[index], FitRows(train[finite], labels[finite], known))
+        if weights is not None and not (np.isfinite(weights[finite]) & (weights[finite] > 0)).all():
+            msg = "weights of rows must be positive numbers"
+            raise ValueError(msg)
+        of_rows = None if weights is None else weights[finite]
+        return cls(X, index, Y[index], FitRows(train[finite], labels[finite], known, of_rows))
 
     @property
     def features(self) -> np.ndarray:

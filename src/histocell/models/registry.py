@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 # Name in files and arguments to the class, or to where it is. Adding a model = one file + one row.
 MODELS: dict[str, str | type[Model]] = {
+    "bleep": "histocell.models.expression.retrieval:Bleep",
     "cca": "histocell.models.alignment.cca:CCA",
     "cell_transformer": "histocell.models.cells.transformer:CellTransformer",
+    "component_ridge": "histocell.models.expression.component_ridge:ComponentRidge",
     "contrastive": "histocell.models.alignment.projectors:Contrastive",
+    "hest": "histocell.models.expression.hest:Hest",
     "hist2cell": "histocell.models.regressors.hist2cell.regressor:Hist2Cell",
     "knn": "histocell.models.cells.baselines:Nearest",
     "logistic": "histocell.models.cells.baselines:Logistic",
@@ -32,7 +35,10 @@ MODELS: dict[str, str | type[Model]] = {
     "mean": "histocell.models.regressors.ridge:Mean",
     "mlp": "histocell.models.regressors.mlp:MLP",
     "ridge": "histocell.models.regressors.ridge:Ridge",
+    "seal_decoder": "histocell.models.expression.nets:SealDecoder",
+    "similarity": "histocell.models.expression.retrieval:Similarity",
     "spatial_mlp": "histocell.models.regressors.spatial_mlp:SpatialMLP",
+    "st_net": "histocell.models.expression.nets:STNet",
 }
 
 

@@ -1,4 +1,4 @@
-"""The training loop of small torch models: AdamW, warm-up and cosine, early stopping, best weights restored."""
+"""The training loop of small torch models: AdamW or SGD, warm-up and cosine, early stopping, best weights restored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     type Learn = Callable[[Sequence[int], Sequence[Tensor]], list[float]]
     type Pair = tuple[Tensor, Tensor]  # features and targets
 
+OPTIMIZERS = ("adamw", "sgd")
 _FUSED = {"cpu", "cuda"}
+_MOMENTUM = 0.9
 _SMALL_STEP = 100_000_000  # parameters of a net times rows of a step
 
 
@@ -48,6 +50,8 @@ class Schedule:
         Share of all steps in which the learning rate rises.
     clip_norm
         Largest norm of the gradient; 0 for no limit.
+    optimizer
+        ``"adamw"``, or ``"sgd"`` with a momentum of 0.9.
     """
 
     lr: float = limited(1e-3, above=0)
@@ -58,6 +62,7 @@ class Schedule:
     patience: int = limited(8, least=0)
     warmup: float = limited(0.05, least=0, most=1)
     clip_norm: float = limited(1.0, least=0)
+    optimizer: str = limited("adamw", choices=OPTIMIZERS)
 
 
 @dataclass
@@ -251,6 +256,8 @@ def _optimizer(net: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     vectors = [p for p in net.parameters() if p.ndim <= 1]  # biases and normalisation weights do not decay
     matrices = [p for p in net.parameters() if p.ndim > 1]
     groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=schedule.lr, momentum=_MOMENTUM)
     return torch.optim.AdamW(groups, lr=schedule.lr, fused=next(net.parameters()).device.type in _FUSED)
 
 

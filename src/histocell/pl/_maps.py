@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from textwrap import fill
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -140,11 +140,62 @@ def abundance(
     slots = _slots(table, key)
     predicted, measured, label = _read(table, slots, truth)
     names = _choose_types(list(predicted.values()), cell_types)
+    maps = Maps(predicted, measured, label, names, _veiled(table, slots, veil_novelty))
+    look = {"image_alpha": image_alpha, "alpha": alpha, "cmap": cmap, "vmax": vmax, "size": size}
+    layout = {"ncols": ncols, "scalebar": scalebar, "title": title, "figsize": figsize, "ax": ax, "show": show}
+    return draw_maps(data, maps, section=section, image=image, table_key=table_key, **look, **layout)  # type: ignore[arg-type]
+
+
+class Maps(NamedTuple):
+    """What is mapped.
+
+    Attributes
+    ----------
+    predicted
+        Values by what they are called, one column per cell type or gene.
+    measured
+        The truth, if it is shown.
+    label
+        Of the colour bars.
+    names
+        Columns to show.
+    veiled
+        Rows to veil, by what the values are called.
+    """
+
+    predicted: dict[str, pd.DataFrame]
+    measured: pd.DataFrame | None
+    label: str
+    names: list[str]
+    veiled: dict[str, NDArray[np.bool_]] = {}
+
+
+def draw_maps(
+    data: Data,
+    maps: Maps,
+    *,
+    section: str | Sequence[str] | None,
+    image: Images | bool,
+    image_alpha: float | None,
+    alpha: float | None,
+    cmap: str | Colormap,
+    vmax: float | str | Mapping[str, float],
+    size: float,
+    ncols: int | None,
+    scalebar: bool,
+    title: str | None,
+    figsize: tuple[float, float] | None,
+    ax: Axes | Sequence[Axes] | None,
+    show: bool | None,
+    table_key: str | None,
+) -> Axes | NDArray[np.object_] | None:
+    """Draw maps; the arguments are those of `abundance`."""
+    table = get_table(data, table_key)
+    predicted, measured, label, names, veiled = maps
     sections = find_sections(data, section, table_key=table_key, image=image)
     _check_number(sections)
     heading = title if title is not None else sections[0].title if len(sections) == 1 else ""
     single = len(names) == 1 and len(sections) == 1 and measured is None and len(predicted) == 1
-    veiled = _veiled(table, slots, veil_novelty)
     panels = _panels(sections, predicted, measured, heading if ax is not None else "", veiled)
     split = np.asarray(table.obs[keys.SPLIT] if keys.SPLIT in table.obs else [""] * table.n_obs, dtype=np.str_)
     views, one_scale = views_of(panels)

@@ -211,6 +211,13 @@ def read_expression(
     return out
 
 
+def total_counts(table: AnnData, layer: str | None = None) -> Floats:
+    """Counts of each row over all genes but controls, ``(n,)``."""
+    stored, counted = raw_counts(table, layer), np.zeros(table.n_vars)
+    counted[genes_of(table).to_numpy()] = 1
+    return np.concatenate([part @ counted for _, part in _parts(stored, np.arange(table.n_obs))])
+
+
 def genes_of(table: AnnData) -> pd.Series:
     """Columns of the genes of a table by their names in capitals: without controls, of repeated names the first."""
     names = pd.Index(table.var_names.astype(str)).str.upper()

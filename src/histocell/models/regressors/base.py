@@ -62,7 +62,7 @@ class Regressor(Model):
 
     config_class = RegressorConfig
     config: RegressorConfig
-    tasks = ("abundance",)
+    tasks = ("abundance", "expression")
     _output: ClassVar[str] = ""
 
     @abstractmethod

@@ -51,7 +51,7 @@ def evaluate(
     truth = task.target(table, target)
     truth = task.match(truth, next(iter(predictions.values()))[""])
     names = truth.names
-    rows, is_test = _scored_rows(table, split_key, np.isfinite(truth.array).any(axis=1))
+    rows, is_test = scored_rows(table, split_key, np.isfinite(truth.array).any(axis=1))
     seen = recall_training_rows(table, key)
     if seen is None:
         so = "it is not known whether test rows are among them" if is_test else f"they may be scored, {_FLATTERS}"
@@ -145,10 +145,10 @@ def score_table(
             values, interval = _evaluate(metric, arrays, groups, slides, blocks, **bootstrap)
             if metric.overall:
                 of_any = {name: None if each is None else each[:, [0, -1]] for name, each in counts.items()}
-                part = _rows(values, interval, of_any, task.column, [targets[0], MEAN], np.unique(groups))
+                part = score_rows(values, interval, of_any, task.column, [targets[0], MEAN], np.unique(groups))
                 part = part[part[task.column] == MEAN]
             else:
-                part = _rows(values, interval, counts, task.column, [*targets, MEAN], np.unique(groups))
+                part = score_rows(values, interval, counts, task.column, [*targets, MEAN], np.unique(groups))
             parts.append(part.assign(model=name, metric=metric.name))
     order = ["model", "group", task.column, "metric", "value", "low", "high", "interval", "n_spots", "n_undefined"]
     return pd.concat(parts, ignore_index=True)[[*order, "n_training", "n_overlapping"]]
@@ -185,7 +185,7 @@ def _counts(rows: Bools, groups: np.ndarray) -> NDArray[np.int64]:
     return np.vstack([counts, counts.sum(axis=0)])
 
 
-def _rows(
+def score_rows(
     values: Floats,
     interval: Interval,
     counts: Mapping[str, NDArray[np.int64] | None],
@@ -228,7 +228,7 @@ def free_names(names: Sequence[str], reserved: str, column: str) -> list[str]:
     return [free if name == reserved else str(name) for name in names]
 
 
-def _scored_rows(table: AnnData, split_key: str, known: Bools) -> tuple[Ints, bool]:
+def scored_rows(table: AnnData, split_key: str, known: Bools) -> tuple[Ints, bool]:
     """Rows to score, the test rows where there are any, and whether they are test rows."""
     parts = split_parts(table, split_key)
     test = np.zeros(table.n_obs, dtype=bool) if parts is None else parts == keys.TEST

@@ -121,7 +121,9 @@ def fit(
     validation = rows.validation if rows.validation.any() else None
     index, groups = rows.index, rows.groups
     known = None if dataset.places is None else dataset.places.rows(index)
-    fit_rows = partial(model.fit, X, Y, index=index, groups=groups, validation=validation, device=device)
+    weights = None if dataset.truth.weights is None else dataset.truth.weights[index]
+    settings = {"index": index, "groups": groups, "validation": validation, "weights": weights}
+    fit_rows = partial(model.fit, X, Y, **settings, device=device)
     if model.needs_places:
         fit_rows(places=known, rng=as_rng(rng))
     else:
@@ -130,7 +132,7 @@ def fit(
         with warnings.catch_warnings():  # rows left out and constant targets were warned of already
             warnings.simplefilter("ignore", UserWarning)
             baseline = model_class(name).baseline_for(model)
-            model.baselines[name] = baseline.fit(X, Y, index=index, groups=groups, validation=validation)
+            model.baselines[name] = baseline.fit(X, Y, **settings)
     for each in model.baselines.values():
         _describe(task, each, dataset, rows)
     remember(task, model, dataset, rows)

@@ -46,12 +46,12 @@ def predict(
 
     `places` says where the rows lie, for a model that needs it.
     """
-    X = _inputs(task, table, model)
+    X = inputs(task, table, model)
     outputs = model.outputs(X, device=device, **({"places": places} if model.needs_places else {}))
     slots: Slots = {}
     if (novelty := outputs.pop(keys.NOVELTY, None)) is not None:
         slots["obs", key + keys.NOVELTY] = pd.Series(novelty, index=table.obs_names)
-        _warn_of_new_sections(Sections(table), novelty, len(model.facts.get("groups", [])))
+        warn_of_new_sections(Sections(table), novelty, len(model.facts.get("groups", [])))
     if baselines:
         outputs |= {f"_{name}": each.predict(X, device=device) for name, each in model.baselines.items()}
     for ending, array in outputs.items():
@@ -91,7 +91,7 @@ def read(task: Task, table: AnnData, key: str) -> dict[str, dict[str, Values]]:
     return {name: outputs for name, outputs in predictions.items() if outputs}
 
 
-def _warn_of_new_sections(sections: Sections, novelty: Floats, n_groups: int) -> None:
+def warn_of_new_sections(sections: Sections, novelty: Floats, n_groups: int) -> None:
     """Warn of sections that are less like those of the fit than these are like each other.
 
     Of few groups it is known badly how different groups are, so it takes more.
@@ -111,7 +111,7 @@ def _warn_of_new_sections(sections: Sections, novelty: Floats, n_groups: int) ->
         )
 
 
-def _inputs(task: Task, table: AnnData, model: Model) -> NDArray[np.floating]:
+def inputs(task: Task, table: AnnData, model: Model) -> NDArray[np.floating]:
     """The features that a model asks for."""
     if not model.features:
         msg = "this model was fitted on plain arrays and does not know its features; use model.predict(X)"

@@ -9,7 +9,7 @@ from histocell import metrics
 from histocell._core.errors import listing, warn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -32,19 +32,26 @@ class Values(NamedTuple):
         Of the targets, as they can be written.
     renamed
         Original names of the targets whose names had to change.
+    weights
+        How much is known of each row, ``(n,)``, where rows differ; see `histocell.models.base.Model.fit`.
     """
 
     array: Floats
     names: list[str]
     renamed: dict[str, str] = {}
+    weights: Floats | None = None
 
     def select(self, names: Sequence[str]) -> Values:
         """The columns called `names`."""
-        return Values(self.array[:, [self.names.index(name) for name in names]], list(names), self.renamed)
+        if list(names) == self.names:
+            return self
+        place = {name: index for index, name in enumerate(self.names)}
+        return self._replace(array=self.array[:, [place[name] for name in names]], names=list(names))
 
     def rows(self, rows: Ints) -> Values:
         """Some of the rows."""
-        return Values(self.array[rows], self.names, self.renamed)
+        weights = None if self.weights is None else self.weights[rows]
+        return self._replace(array=self.array[rows], weights=weights)
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,8 @@ class Task:
         Of the truth and a prediction, to the truth of targets that the prediction has.
     has_blocks
         Whether intervals of a single group are over blocks of tissue, not over rows.
+    settings
+        Settings of models that are given by name, by that name, where the user says nothing else.
     """
 
     name: str
@@ -130,6 +139,7 @@ class Task:
     column: str = field(default="target", kw_only=True)
     match: Callable[[Values, Values], Values] = field(default=lambda *both: match_shared(*both), kw_only=True)
     has_blocks: bool = field(default=False, kw_only=True)
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict, kw_only=True)
 
     def __repr__(self) -> str:
         return f"Task({self.name!r}, metrics: {listing(metric.name for metric in self.metrics)})"

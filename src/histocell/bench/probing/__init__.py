@@ -1,0 +1,1 @@
+"""Probes of embeddings: HEST-Bench and cohorts, encoders side by side."""

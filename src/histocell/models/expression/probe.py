@@ -1,0 +1,317 @@
+"""The probe of HEST-Bench in closed form: standardised features, principal components and ridge, from sums of products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+from scipy.linalg import blas, eigh
+
+from histocell import metrics
+from histocell._core.arguments import check_count, check_positive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from histocell._core.types import Bools, Floats, Ints
+
+N_COMPONENTS = 256
+ALPHAS = tuple(float(f"{alpha:.4g}") for alpha in 10 ** np.arange(-3, 7.1, 0.5))  # penalties that are tried
+MAX_FOLDS = 5  # within the training rows
+_ROWS = 4096  # that are in float64 at once
+_EPS = np.finfo(np.float64).eps
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over some rows that the probe needs of them, and all that it needs: rows are read once, however many folds.
+
+    Attributes
+    ----------
+    n
+        Number of rows.
+    mean_x, mean_y
+        Means of features, ``(d,)``, and targets, ``(g,)``.
+    xx, xy
+        Sums of products of what differs from the means, ``(d, d)`` and ``(d, g)``.
+    yy
+        Sums of squares of the targets, ``(g,)``.
+    low_y, high_y
+        Least and greatest value of each target.
+    """
+
+    n: int
+    mean_x: Floats
+    mean_y: Floats
+    xx: Floats
+    xy: Floats
+    yy: Floats
+    low_y: Floats
+    high_y: Floats
+
+    @classmethod
+    def of(cls, X: np.ndarray, Y: np.ndarray) -> Self:
+        """The sums over rows of features ``(n, d)`` and targets ``(n, g)``, in float64.
+
+        Raises
+        ------
+        ValueError
+            When the rows do not match, there are none, or a value is not finite.
+        """
+        X, Y = np.asarray(X), np.asarray(Y, dtype=np.float64)
+        if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y) or not X.size or not Y.size:
+            msg = f"features and targets must have the same rows, and some, not shapes {X.shape} and {Y.shape}"
+            raise ValueError(msg)
+        d = X.shape[1]
+        mean_x, mean_y = X.mean(axis=0, dtype=np.float64), Y.mean(axis=0)
+        xx, xy, centred = np.zeros((d, d), order="F"), np.zeros((d, Y.shape[1])), Y - mean_y
+        for start in range(0, len(X), _ROWS):
+            part = np.subtract(X[start : start + _ROWS], mean_x, dtype=np.float64)
+            xx = blas.dsyrk(1.0, part.T, beta=1.0, c=xx, overwrite_c=1)  # the upper triangle
+            xy += part.T @ centred[start : start + _ROWS]
+        if not np.isfinite(xx[np.diag_indices(d)]).all() or not np.isfinite(mean_y).all():
+            msg = "features or targets hold NaN or infinite values; leave such rows out"
+            raise ValueError(msg)
+        return cls(len(X), mean_x, mean_y, _symmetric(xx), xy, (centred**2).sum(axis=0), Y.min(axis=0), Y.max(axis=0))
+
+    @classmethod
+    def pooled(cls, parts: Sequence[Moments]) -> Moments:
+        """The sums over the rows of all parts."""
+        if len(parts) == 1:
+            return parts[0]
+        n = sum(part.n for part in parts)
+        mean_x, mean_y = (sum(part.n * getattr(part, name) for part in parts) / n for name in ("mean_x", "mean_y"))
+        weights = np.sqrt([part.n for part in parts])[:, None]
+        shift_x = np.stack([part.mean_x - mean_x for part in parts]) * weights
+        shift_y = np.stack([part.mean_y - mean_y for part in parts]) * weights
+        return cls(
+            n,
+            mean_x,
+            mean_y,
+            np.add.reduce([part.xx for part in parts]) + shift_x.T @ shift_x,
+            np.add.reduce([part.xy for part in parts]) + shift_x.T @ shift_y,
+            np.add.reduce([part.yy for part in parts]) + (shift_y**2).sum(axis=0),
+            np.minimum.reduce([part.low_y for part in parts]),
+            np.maximum.reduce([part.high_y for part in parts]),
+        )
+
+    @property
+    def constant(self) -> Bools:
+        """Targets that have one value in all rows."""
+        return self.low_y == self.high_y
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear map from features to targets.
+
+    Attributes
+    ----------
+    coefficients, intercept
+        Shapes ``(d, g)`` and ``(g,)``. The intercept only carries the means of the features: as in HEST-Bench the mean of
+        a target is not added, so predictions have mean 0 over the training rows.
+    alpha, n_components
+        The penalty, and the number of principal components; of none it is the width of the features.
+    """
+
+    coefficients: Floats
+    intercept: Floats
+    alpha: float
+    n_components: int
+
+    def predict(self, X: np.ndarray) -> Floats:
+        """Predictions, shape ``(n, g)``."""
+        return np.asarray(X, dtype=np.float64) @ self.coefficients + self.intercept
+
+
+class FoldScore(NamedTuple):
+    """What a probe that was fitted on some rows reaches on others.
+
+    Attributes
+    ----------
+    pearson
+        Correlation of each target over the other rows; NaN where the target or its prediction is constant.
+    alpha, n_components
+        As of `Probe`.
+    n_train, n_test
+        Numbers of rows.
+    """
+
+    pearson: Floats
+    alpha: float
+    n_components: int
+    n_train: int
+    n_test: int
+
+
+class _Basis(NamedTuple):
+    """Directions in which the ridge of any penalty is a division.
+
+    Attributes
+    ----------
+    directions
+        Shape (d, k): scores are ``(x - shift) @ directions``.
+    squares
+        Shape (k,): sum of squares of the scores over the training rows.
+    products
+        Shape (k, g): sums of their products with the targets.
+    shift
+        Shape (d,).
+    """
+
+    directions: Floats
+    squares: Floats
+    products: Floats
+    shift: Floats
+
+    def weights(self, alpha: float) -> Floats:
+        """Coefficients of the scores, shape (k, g)."""
+        return self.products / (self.squares + alpha)[:, None]
+
+
+def hest_alpha(n_components: int, n_targets: int) -> float:
+    """The penalty of HEST-Bench: ``100 / (components * targets)``."""
+    return 100 / (n_components * n_targets)
+
+
+def fit_probe(train: Moments, *, n_components: int | None = N_COMPONENTS, alpha: float | None = None) -> Probe:
+    r"""Ridge on the principal components of standardised features, without an intercept.
+
+    With scores :math:`T` of the training rows :math:`(T^\top T + \alpha I) B = T^\top Y`, where :math:`T^\top T` is
+    diagonal. This is the exact minimum, in float64: where scikit-learn's ``lsqr`` stops early, or its randomised PCA has
+    not converged, it is not what those give.
+
+    Parameters
+    ----------
+    train
+        Of the training rows.
+    n_components
+        At most so many components; `None` for ridge on the features as they are, neither centred nor scaled.
+    alpha
+        Penalty; by default that of :func:`hest_alpha`.
+
+    References
+    ----------
+    Jaume et al.: HEST-1k (NeurIPS 2024), arXiv:2406.16192, section on HEST-Bench.
+    """
+    basis = _basis(train, n_components)
+    k = basis.directions.shape[1]
+    alpha = hest_alpha(k, train.xy.shape[1]) if alpha is None else check_positive(alpha, "alpha")
+    coefficients = basis.directions @ basis.weights(alpha)
+    return Probe(coefficients, -basis.shift @ coefficients, alpha, k)
+
+
+def probe_folds(
+    units: Sequence[Moments],
+    folds: Sequence[tuple[Ints, Ints]],
+    *,
+    n_components: int | None = N_COMPONENTS,
+    alpha: float | str | None = None,
+    alphas: Sequence[float] = ALPHAS,
+) -> Iterator[FoldScore]:
+    """Fit and score a probe in each fold, all targets at once.
+
+    Parameters
+    ----------
+    units
+        Sums over sets of rows that lie together on one side of every fold, such as samples.
+    folds
+        Indices of the units to train on and of those to test on.
+    n_components
+        As of `fit_probe`.
+    alpha
+        A penalty, `None` for that of HEST-Bench, or ``"cv"`` for the best of `alphas` on units of the training side that
+        are held out in turn, in at most five bundles.
+    alphas
+        Penalties that are tried.
+    """
+    for train, test in folds:
+        parts = [units[i] for i in train]
+        whole, held = Moments.pooled(parts), Moments.pooled([units[i] for i in test])
+        basis = _basis(whole, n_components)
+        k, g = basis.products.shape
+        penalty = choose_alpha(parts, n_components=n_components, alphas=alphas) if alpha == "cv" else alpha
+        value = hest_alpha(k, g) if penalty is None else check_positive(penalty, "alpha")
+        yield FoldScore(_path(basis, whole, held, [value])[0], value, k, whole.n, held.n)
+
+
+def choose_alpha(
+    parts: Sequence[Moments],
+    *,
+    n_components: int | None = N_COMPONENTS,
+    alphas: Sequence[float] = ALPHAS,
+    max_folds: int = MAX_FOLDS,
+) -> float:
+    """The penalty with the best correlation on parts that are held out in turn; of equal ones the largest.
+
+    Scaling and components are found anew without the parts that are held out.
+
+    Raises
+    ------
+    ValueError
+        With one part, or when no target varies.
+    """
+    check_count(max_folds, "max_folds", least=2)
+    if len(parts) < 2:
+        msg = "the penalty is chosen on parts that are held out in turn, and there is one"
+        raise ValueError(msg)
+    bundles = [list(range(start, len(parts), max_folds)) for start in range(min(max_folds, len(parts)))]
+    scores = []
+    for bundle in bundles:
+        rest = Moments.pooled([part for i, part in enumerate(parts) if i not in bundle])
+        held = Moments.pooled([parts[i] for i in bundle])
+        scores.append(metrics.nan_mean(_path(_basis(rest, n_components), rest, held, alphas), axis=1))
+    means = metrics.nan_mean(np.array(scores), axis=0)
+    if not np.isfinite(means).any():
+        msg = "no target varies in the rows that are held out, so that no penalty can be chosen"
+        raise ValueError(msg)
+    best = np.flatnonzero(means == np.nanmax(means))
+    return float(max(np.asarray(alphas)[best]))
+
+
+def _basis(train: Moments, n_components: int | None) -> _Basis:
+    d = len(train.mean_x)
+    if n_components is None:
+        shift_y = np.outer(train.mean_x, train.mean_y)
+        squares, directions = eigh(
+            train.xx + train.n * np.outer(train.mean_x, train.mean_x), driver="evd", check_finite=False
+        )
+        products = directions.T @ (train.xy + train.n * shift_y)
+        return _Basis(directions, np.maximum(squares, 0), products, np.zeros(d))
+    check_count(n_components, "n_components", least=1)
+    k = min(n_components, d, max(train.n - 1, 1))
+    scale = _scale(train)
+    matrix = train.xx / np.outer(scale, scale)
+    squares, vectors = eigh(matrix, subset_by_index=(d - k, d - 1), driver="evr", overwrite_a=True, check_finite=False)
+    directions = vectors / scale[:, None]
+    return _Basis(directions, np.maximum(squares, 0), directions.T @ train.xy, train.mean_x)
+
+
+def _scale(train: Moments) -> Floats:
+    """Standard deviations; 1 for a feature that is constant but for rounding, as scikit-learn's scaler has it."""
+    variance = np.diagonal(train.xx) / train.n
+    rounding = train.n * _EPS * variance + (train.n * train.mean_x * _EPS) ** 2
+    return np.sqrt(np.where(variance <= rounding, 1.0, variance))
+
+
+def _path(basis: _Basis, train: Moments, held: Moments, alphas: Sequence[float]) -> Floats:
+    """Correlation on held-out rows for each penalty and target, shape (n_alphas, g)."""
+    covariance = basis.directions.T @ held.xy
+    squares = basis.directions.T @ held.xx @ basis.directions
+    known = ~(train.constant | held.constant)
+    out = np.full((len(alphas), len(known)), np.nan)
+    for i, alpha in enumerate(alphas):
+        weights = basis.weights(alpha)[:, known]
+        spread = np.sqrt((weights * (squares @ weights)).sum(axis=0) * held.yy[known])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            out[i, known] = (weights * covariance[:, known]).sum(axis=0) / spread
+    return np.where(np.isfinite(out), np.clip(out, -1, 1), np.nan)
+
+
+def _symmetric(upper: Floats) -> Floats:
+    """A matrix from its upper triangle."""
+    out = np.ascontiguousarray(upper.T)
+    rows, columns = np.triu_indices(len(out), 1)
+    out[rows, columns] = out[columns, rows]
+    return out

@@ -1,0 +1,1 @@
+"""Expression of genes: fit, predict, evaluate."""
