@@ -63,7 +63,10 @@ def step(micro_batch: int) -> None:
 
 def memory() -> None:
     """Each in a process of its own."""
-    print("| micro_batch | GiB before | GiB at the peak of the process | s of processor time for a step |\n|---|---|---|---|", flush=True)
+    print(
+        "| micro_batch | GiB before | GiB at the peak of the process | s of processor time for a step |\n|---|---|---|---|",
+        flush=True,
+    )
     for size in (32, 64, 128, 384):
         call = RUN.format(here=str(Path(__file__).parent), call=f"step({size})")
         subprocess.run([sys.executable, "-c", call], check=False)

@@ -99,7 +99,12 @@ def synthetic(methods=("recon", "contrastive", "seal", "shuffled"), seed: int = 
         counts = shuffled(sdata) if method == "shuffled" else None
         start = time.process_time()
         result = hc.tl.finetune_encoder(
-            sdata, "bench-vit", out=folder, weights="random", method="seal" if counts is not None else method, **SETTINGS
+            sdata,
+            "bench-vit",
+            out=folder,
+            weights="random",
+            method="seal" if counts is not None else method,
+            **SETTINGS,
         )
         seconds[method] = time.process_time() - start
         if counts is not None:

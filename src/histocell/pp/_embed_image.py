@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from histocell._core import geometry, keys
+from histocell._core import keys
 from histocell._core.errors import listing, warn
 from histocell._core.settings import progress_bar
 from histocell.encoders.inference.slides import describe, embed_slide
 from histocell.encoders.loading import resolve_encoder
-from histocell.tables.access import get_obsm, is_spatialdata
+from histocell.tables.access import is_spatialdata
 from histocell.tables.regions import Region, record_mpp
 from histocell.tables.sections import Sections
 from histocell.tables.slides import stain_of
@@ -192,7 +192,6 @@ def write_embedding(
     )
 
 
-
 def _folders(store: str | PathLike[str] | None, regions: list[Region]) -> list[Path | None]:
     """A folder of a store for each region."""
     if store is None:
@@ -229,8 +228,6 @@ def _normalization(
         msg = f"{listing(map(repr, done))} are {what}: choose slides as they were scanned with image_key=, and stain= for all"
         raise ValueError(msg)
     return first
-
-
 
 
 def _in_table_order(parts: list[tuple[NDArray[np.intp], Features]], n: int, dim: int, *, lazy: bool) -> Features:

@@ -113,7 +113,7 @@ def load_heads(folder: str | Path) -> Heads:
         raise FileNotFoundError(msg)
     with safe_open(path, framework="pt") as file:
         facts = json.loads((file.metadata() or {}).get("histocell", "{}"))
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
     if not {"dim", "config"} <= facts.keys():
         msg = f"{path} does not say what heads it holds; it was not written by hc.tl.finetune_encoder, or was changed"
         raise ValueError(msg)

@@ -163,7 +163,9 @@ class ImageTower:
         Gao, Zhang, Han and Callan 2021, RepL4NLP, arXiv:2101.06983 (cached gradients).
         """
         n, mine = len(patches), processes.share(len(patches))
-        parts = [slice(start, min(start + micro_batch, mine.stop)) for start in range(mine.start, mine.stop, micro_batch)]
+        parts = [
+            slice(start, min(start + micro_batch, mine.stop)) for start in range(mine.start, mine.stop, micro_batch)
+        ]
         if len(parts) == 1 and processes.size == 1:
             with self._drawing(seed, parts[0]):
                 embeddings = self.embed(patches)

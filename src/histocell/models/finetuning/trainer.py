@@ -131,7 +131,11 @@ class Trainer:
     ) -> None:
         self.tower, self.heads, self.data, self.config = tower, heads, data, config
         self.seed, self.checkpoints, self.processes = seed, checkpoints, processes
-        warmup = [Stage("autoencoder", config.warmup_epochs, joint=False)] if config.contrast and config.warmup_epochs else []
+        warmup = (
+            [Stage("autoencoder", config.warmup_epochs, joint=False)]
+            if config.contrast and config.warmup_epochs
+            else []
+        )
         self.stages = [*warmup, Stage("joint", config.max_epochs, joint=True)]
         self.progress = Progress()
         self.n_batches = _n_batches(len(data.train), config.batch_size)
@@ -256,13 +260,17 @@ class Trainer:
         if not stage.joint:
             self.progress.record({"autoencoder_loss": sum(means.values()), "autoencoder_val_loss": values["val_loss"]})
             return
-        self.progress.record({"train_loss": sum(means.values()), **{f"train_{k}": v for k, v in means.items()}, **values})
+        self.progress.record(
+            {"train_loss": sum(means.values()), **{f"train_{k}": v for k, v in means.items()}, **values}
+        )
         bar.set_postfix(val_loss=f"{values['val_loss']:.4g}", refresh=False)
         if values["val_loss"] < self.progress.best:
             self.progress.best = values["val_loss"]
             self.progress.best_epoch = len(self.progress.history["train_loss"]) - 1
             if self.processes.rank == 0:
-                self.checkpoints.save(Checkpoint(self._weights(), {"stage": self.progress.stage, "step": self.progress.step}), BEST)
+                self.checkpoints.save(
+                    Checkpoint(self._weights(), {"stage": self.progress.stage, "step": self.progress.step}), BEST
+                )
 
     @torch.no_grad()
     def _validate(self, stage: Stage) -> dict[str, float]:

@@ -91,7 +91,9 @@ def tune(
     return Tuned(network, backbone, spec, version, report)
 
 
-def build_tower(tuned: Tuned, device: torch.device, *, pool: str | None, precision: str, checkpointing: bool) -> ImageTower:
+def build_tower(
+    tuned: Tuned, device: torch.device, *, pool: str | None, precision: str, checkpointing: bool
+) -> ImageTower:
     """The encoder, ready to be trained on a device."""
     if precision not in ("auto", "fp32", "bf16"):
         msg = f"precision must be auto, fp32 or bf16, not {precision!r}; fp16 overflows in gradients"
@@ -116,7 +118,9 @@ def panel_of(
     wanted = check_count(genes, "genes", least=1)
     panel = choose_panel(tables, rows, genes=None, **scale)
     if len(panel) < wanted:
-        warn(f"{len(panel)} genes are shared by all tables and counted in each section, so all of them are taken; {wanted} were asked for")
+        warn(
+            f"{len(panel)} genes are shared by all tables and counted in each section, so all of them are taken; {wanted} were asked for"
+        )
     return panel.select(panel.genes[:wanted])
 
 

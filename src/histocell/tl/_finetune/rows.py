@@ -187,4 +187,6 @@ def _warn_of_shared_groups(members: Sequence[Member]) -> None:
     }
     shared = of[keys.TRAIN] & (of[keys.VAL] | of[keys.TEST])
     if shared and len(of[keys.TRAIN]) > 1:
-        warn(f"{len(shared)} patients have training rows and held-out rows ({listing(sorted(shared), 5)}); split by patient")
+        warn(
+            f"{len(shared)} patients have training rows and held-out rows ({listing(sorted(shared), 5)}); split by patient"
+        )

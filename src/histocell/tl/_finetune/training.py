@@ -98,7 +98,12 @@ def write(
     allow_restricted: bool,
 ) -> None:
     """The adapter folder, with its heads."""
-    metadata = {"gene_panel": result.panel.to_dict(), "heads": HEADS, "pool": tower.pool, "training": summary(result, config)}
+    metadata = {
+        "gene_panel": result.panel.to_dict(),
+        "heads": HEADS,
+        "pool": tower.pool,
+        "training": summary(result, config),
+    }
     save_heads(result.folder / HEADS, heads, dim=tower.dim)
     save_adapter(
         result.folder,
