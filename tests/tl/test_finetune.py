@@ -186,3 +186,10 @@ def test_modules_stay_as_they_are(patients, tmp_path):
     hc.tl.finetune_encoder(patients, module, out=tmp_path, **{**FAST, "weights": None})
     assert module.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_files_of_others_stay(patients, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"README\.md"):
+        hc.tl.finetune_encoder(patients, "tests-vit", out=tmp_path, **FAST)
+    assert (tmp_path / "README.md").read_text() == "mine"

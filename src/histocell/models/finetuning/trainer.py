@@ -154,6 +154,7 @@ class Trainer:
         if found is not None:
             self.progress = Progress(**found.facts)
             self._put(found.tensors)
+        self.processes.barrier()  # before the first one writes
         total = self.n_batches * sum(stage.n_epochs for stage in self.stages)
         done = self.n_batches * sum(stage.n_epochs for stage in self.stages[: self.progress.stage]) + self.progress.step
         with progress_bar(total=total, desc=f"tuning ({self.config.method})", unit="step") as bar:

@@ -16,7 +16,7 @@ from histocell.models.finetuning.settings import FinetuneConfig
 from histocell.models.settings import make_config
 from histocell.tl._finetune.building import build_tower, identity_of, panel_of, training_data, tune
 from histocell.tl._finetune.rows import read_cohort
-from histocell.tl._finetune.training import record, result_of, train, write
+from histocell.tl._finetune.training import check_free, record, result_of, train, write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -196,6 +196,7 @@ def finetune_encoder(
     with ExitStack() as stack:
         processes, torch_device = stack.enter_context(joined(device))
         kept = make_folder(folder / _TRAINING)
+        check_free(folder)  # before hours of work
         if processes.rank == 0:
             stack.enter_context(folder_lock(kept))
         tower = build_tower(tuned, torch_device, pool=pool, precision=precision, checkpointing=gradient_checkpointing)
@@ -205,6 +206,9 @@ def finetune_encoder(
         result = result_of(folder, tuned, chosen, panel, members, progress)
         if processes.rank == 0:
             write(result, tuned, tower, heads, chosen, allow_restricted=allow_restricted)
+            for file in kept.glob(f"*{_PATCHES}"):
+                file.unlink()
+        processes.barrier()
     if inplace:
         record(members, result, chosen, key=key_added)
     return result
