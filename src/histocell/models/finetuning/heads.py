@@ -45,8 +45,9 @@ class Heads(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         sample = config.divergence_weight > 0
-        genes = {"n_flows": config.n_flows, "sample": sample, "mean": mean}
-        self.autoencoder = ExpressionAutoencoder(len(mean), dim, **genes) if config.contrast else None
+        self.autoencoder = None
+        if config.contrast:
+            self.autoencoder = ExpressionAutoencoder(len(mean), dim, n_flows=config.n_flows, sample=sample, mean=mean)
         self.decoder = ImageDecoder(dim, len(mean), mean=mean) if config.reconstruct else None
 
     def autoencoder_losses(self, expression: Tensor) -> Losses:
