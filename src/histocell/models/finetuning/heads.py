@@ -1,4 +1,4 @@
-"""What is trained beside the encoder, the autoencoder of expression and the decoder of images, and the losses of a batch."""
+"""Heads that are trained beside the encoder, an autoencoder of expression and a decoder of images, and their losses."""
 
 from __future__ import annotations
 

@@ -278,7 +278,9 @@ class Trainer:
         """Losses on the validation rows, correlation of decoded genes, and share of rows whose image is found."""
         self.tower.train(mode=False)
         self.heads.eval()
-        rows, sums, decoded, ranks = self.data.val, {}, [], []
+        rows, sums = self.data.val, dict[str, float]()
+        decoded: list[Tensor] = []
+        ranks: list[Tensor] = []
         for part in np.array_split(rows, _n_batches(len(rows), self.config.batch_size)):
             expression = self._expression(part)
             if not stage.joint:

@@ -1,4 +1,4 @@
-"""What a training of an encoder gives back."""
+"""Result of a training of an encoder."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -67,15 +67,24 @@ class Member:
         return np.flatnonzero(self.parts == part)
 
 
-def read_cohort(
-    data: Data | Sequence[Data],
-    *,
-    split_key: str,
-    group_key: str | None,
-    library_key: str | None,
-    table_key: str | None,
-    layer: str | None,
-) -> list[Member]:
+class Columns(NamedTuple):
+    """Names in the tables.
+
+    Attributes
+    ----------
+    split, group, library
+        Columns of ``obs`` with parts, patients and sections.
+    table
+        The table of a SpatialData.
+    """
+
+    split: str
+    group: str | None
+    library: str | None
+    table: str | None
+
+
+def read_cohort(data: Data | Sequence[Data], columns: Columns, *, layer: str | None) -> list[Member]:
     """The tables of a cohort, with the rows to train on and to validate on; both are there.
 
     Raises
@@ -89,8 +98,10 @@ def read_cohort(
         raise ValueError(msg)
     members = []
     for number, each in enumerate(given):
-        sections = Sections(each, table_key=table_key, library_key=library_key, group_key=group_key)
-        members.append(_member(sections, split_key, layer, where=f" of table {number + 1}" if len(given) > 1 else ""))
+        sections = Sections(each, table_key=columns.table, library_key=columns.library, group_key=columns.group)
+        members.append(
+            _member(sections, columns.split, layer, where=f" of table {number + 1}" if len(given) > 1 else "")
+        )
     for number, member in enumerate(members):
         if member.groups[0] == "" and len(members) > 1:  # neither patient nor section: the table is one
             member.groups[:] = f"table {number + 1}"
@@ -100,7 +111,7 @@ def read_cohort(
         raise ValueError(msg)
     _apart(members)
     if not any(len(member.rows(keys.TRAIN)) for member in members):
-        msg = f'no row has obs["{split_key}"] == "{keys.TRAIN}", a patch on the image and counts; see hc.pp.split'
+        msg = f'no row has obs["{columns.split}"] == "{keys.TRAIN}", a patch on the image and counts; see hc.pp.split'
         raise ValueError(msg)
     if not any(len(member.rows(keys.VAL)) for member in members):
         _hold_out(members)
@@ -109,7 +120,7 @@ def read_cohort(
     for part, n in counts.items():
         if n < 2:
             msg = (
-                f'{n} rows are left with obs["{split_key}"] == "{part}", a patch on the image and counts; two are the least '
+                f'{n} rows are left with obs["{columns.split}"] == "{part}", a patch on the image and counts; two are the least '
                 "that can be compared, and hundreds are needed. See hc.pp.split"
             )
             raise ValueError(msg)
