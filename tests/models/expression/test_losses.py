@@ -92,5 +92,7 @@ def test_genes_that_do_not_vary_have_no_weight(arrays):
 
 def test_constant_genes_give_finite_gradients():
     predicted = torch.ones(8, 3, requires_grad=True)
-    loss = losses.reconstruction(predicted, torch.zeros(8, 3), torch.zeros(3)) + losses.pcc(predicted, torch.zeros(8, 3))
+    loss = losses.reconstruction(predicted, torch.zeros(8, 3), torch.zeros(3)) + losses.pcc(
+        predicted, torch.zeros(8, 3)
+    )
     assert torch.isfinite(gradients(loss, predicted)[0]).all()

@@ -65,7 +65,9 @@ def test_dropout_is_the_same_in_both_passes(make_tower, batch, blocks):
     loss = symmetric_info_nce(torch.cat(embeddings), batch[1])
     loss.backward()
     assert_equal(found, (loss.item(), {name: value.grad for name, value in tower.parameters.items()}))
-    assert gradients(make_tower(blocks=blocks), batch, 4)[0] != pytest.approx(found[0], abs=1e-4)  # dropout does something
+    assert gradients(make_tower(blocks=blocks), batch, 4)[0] != pytest.approx(
+        found[0], abs=1e-4
+    )  # dropout does something
 
 
 def test_frozen_blocks_are_passed_once(make_tower, batch):
@@ -76,7 +78,9 @@ def test_frozen_blocks_are_passed_once(make_tower, batch):
     for name, block in (("first", first), ("last", last)):
         block.register_forward_pre_hook(lambda module, args, name=name: calls.append((name, "forward" in vars(module))))
     gradients(tower, batch, 4)
-    assert [call for call in calls if call[0] == "first"] == [("first", False)] * 3 + [("first", True)] * 3  # True: skipped
+    assert [call for call in calls if call[0] == "first"] == [("first", False)] * 3 + [
+        ("first", True)
+    ] * 3  # True: skipped
     assert first.forward.__func__ is forward
 
 
@@ -118,7 +122,9 @@ def test_two_processes_share_a_batch(make_tower, batch, tmp_path):
         port = free.getsockname()[1]
     facts = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     ranks = [
-        subprocess.Popen([sys.executable, str(script)], env={**os.environ, **facts, "RANK": str(r), "LOCAL_RANK": str(r)})
+        subprocess.Popen(
+            [sys.executable, str(script)], env={**os.environ, **facts, "RANK": str(r), "LOCAL_RANK": str(r)}
+        )
         for r in range(2)
     ]
     assert [process.wait(timeout=120) for process in ranks] == [0, 0]

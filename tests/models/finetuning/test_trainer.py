@@ -115,7 +115,9 @@ def test_stops_where_it_is_not_finite(make_trainer, tmp_path):
     trainer = make_trainer(tmp_path, method="recon", values=values)
     trainer.checkpoints.save(Checkpoint(trainer._weights(), {"stage": 0, "step": 0}))
     before = (tmp_path / LAST).read_bytes()
-    with pytest.raises(ValueError, match=r"no longer finite in stage 'joint', epoch 1, step 1 .*image.*stage 1, step 0 is kept"):
+    with pytest.raises(
+        ValueError, match=r"no longer finite in stage 'joint', epoch 1, step 1 .*image.*stage 1, step 0 is kept"
+    ):
         trainer.run()
     assert (tmp_path / LAST).read_bytes() == before
     assert all(torch.isfinite(value).all() for value in trainer._weights().values())

@@ -98,7 +98,7 @@ class Checkpoints:
             return None
         with reading(path, "the checkpoint"), safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()[_FACTS])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
             before = facts.pop("identity")
         if differ := [key for key in {**before, **self.identity} if before.get(key) != self.identity.get(key)]:
             words = [f"{key} was {before.get(key)!r} and is {self.identity.get(key)!r}" for key in differ]

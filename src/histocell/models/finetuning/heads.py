@@ -1,4 +1,4 @@
-"""What is trained beside the encoder, the autoencoder of expression and the decoder of images, and the losses of a batch."""
+"""Heads that are trained beside the encoder, an autoencoder of expression and a decoder of images, and their losses."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ class Heads(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         sample = config.divergence_weight > 0
-        genes = {"n_flows": config.n_flows, "sample": sample, "mean": mean}
-        self.autoencoder = ExpressionAutoencoder(len(mean), dim, **genes) if config.contrast else None
+        self.autoencoder = None
+        if config.contrast:
+            self.autoencoder = ExpressionAutoencoder(len(mean), dim, n_flows=config.n_flows, sample=sample, mean=mean)
         self.decoder = ImageDecoder(dim, len(mean), mean=mean) if config.reconstruct else None
 
     def autoencoder_losses(self, expression: Tensor) -> Losses:
@@ -113,7 +114,7 @@ def load_heads(folder: str | Path) -> Heads:
         raise FileNotFoundError(msg)
     with safe_open(path, framework="pt") as file:
         facts = json.loads((file.metadata() or {}).get("histocell", "{}"))
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
     if not {"dim", "config"} <= facts.keys():
         msg = f"{path} does not say what heads it holds; it was not written by hc.tl.finetune_encoder, or was changed"
         raise ValueError(msg)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Processes(NamedTuple):
-    """This process among all.
+    """A process among all.
 
     Attributes
     ----------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from timm.models.vision_transformer import VisionTransformer
     from torch import Tensor, nn
 
     from histocell.encoders.networks.backbone import Backbone
@@ -77,7 +78,7 @@ class ImageTower:
             if not hasattr(backbone.trunk, "set_grad_checkpointing"):
                 msg = f"{type(backbone.trunk).__name__} cannot compute its activations again; leave gradient_checkpointing out"
                 raise ValueError(msg)
-            backbone.trunk.set_grad_checkpointing(True)
+            cast("VisionTransformer", backbone.trunk).set_grad_checkpointing(True)
 
     def train(self, mode: bool) -> None:
         """Switch the dropout of the adapters; the network itself always is as at inference."""
@@ -163,7 +164,9 @@ class ImageTower:
         Gao, Zhang, Han and Callan 2021, RepL4NLP, arXiv:2101.06983 (cached gradients).
         """
         n, mine = len(patches), processes.share(len(patches))
-        parts = [slice(start, min(start + micro_batch, mine.stop)) for start in range(mine.start, mine.stop, micro_batch)]
+        parts = [
+            slice(start, min(start + micro_batch, mine.stop)) for start in range(mine.start, mine.stop, micro_batch)
+        ]
         if len(parts) == 1 and processes.size == 1:
             with self._drawing(seed, parts[0]):
                 embeddings = self.embed(patches)

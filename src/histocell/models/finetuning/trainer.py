@@ -131,7 +131,11 @@ class Trainer:
     ) -> None:
         self.tower, self.heads, self.data, self.config = tower, heads, data, config
         self.seed, self.checkpoints, self.processes = seed, checkpoints, processes
-        warmup = [Stage("autoencoder", config.warmup_epochs, joint=False)] if config.contrast and config.warmup_epochs else []
+        warmup = (
+            [Stage("autoencoder", config.warmup_epochs, joint=False)]
+            if config.contrast and config.warmup_epochs
+            else []
+        )
         self.stages = [*warmup, Stage("joint", config.max_epochs, joint=True)]
         self.progress = Progress()
         self.n_batches = _n_batches(len(data.train), config.batch_size)
@@ -150,6 +154,7 @@ class Trainer:
         if found is not None:
             self.progress = Progress(**found.facts)
             self._put(found.tensors)
+        self.processes.barrier()  # before the first one writes
         total = self.n_batches * sum(stage.n_epochs for stage in self.stages)
         done = self.n_batches * sum(stage.n_epochs for stage in self.stages[: self.progress.stage]) + self.progress.step
         with progress_bar(total=total, desc=f"tuning ({self.config.method})", unit="step") as bar:
@@ -256,20 +261,26 @@ class Trainer:
         if not stage.joint:
             self.progress.record({"autoencoder_loss": sum(means.values()), "autoencoder_val_loss": values["val_loss"]})
             return
-        self.progress.record({"train_loss": sum(means.values()), **{f"train_{k}": v for k, v in means.items()}, **values})
+        self.progress.record(
+            {"train_loss": sum(means.values()), **{f"train_{k}": v for k, v in means.items()}, **values}
+        )
         bar.set_postfix(val_loss=f"{values['val_loss']:.4g}", refresh=False)
         if values["val_loss"] < self.progress.best:
             self.progress.best = values["val_loss"]
             self.progress.best_epoch = len(self.progress.history["train_loss"]) - 1
             if self.processes.rank == 0:
-                self.checkpoints.save(Checkpoint(self._weights(), {"stage": self.progress.stage, "step": self.progress.step}), BEST)
+                self.checkpoints.save(
+                    Checkpoint(self._weights(), {"stage": self.progress.stage, "step": self.progress.step}), BEST
+                )
 
     @torch.no_grad()
     def _validate(self, stage: Stage) -> dict[str, float]:
         """Losses on the validation rows, correlation of decoded genes, and share of rows whose image is found."""
         self.tower.train(mode=False)
         self.heads.eval()
-        rows, sums, decoded, ranks = self.data.val, {}, [], []
+        rows, sums = self.data.val, dict[str, float]()
+        decoded: list[Tensor] = []
+        ranks: list[Tensor] = []
         for part in np.array_split(rows, _n_batches(len(rows), self.config.batch_size)):
             expression = self._expression(part)
             if not stage.joint:

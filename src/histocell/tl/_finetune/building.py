@@ -1,11 +1,11 @@
-"""What a training of an encoder needs: the encoder with adapters, the panel of genes, and the rows as arrays."""
+"""Parts of a training of an encoder: the encoder with adapters, the panel of genes, and the rows as arrays."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -24,9 +24,11 @@ from histocell.tables.expression import choose_panel, read_expression
 from histocell.tl._finetune.patches import patches_digest, read_patches
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from os import PathLike
     from pathlib import Path
+
+    from peft import PeftModel
 
     from histocell._core.types import JSON
     from histocell.encoders.adapters import LoraReport
@@ -38,6 +40,16 @@ if TYPE_CHECKING:
 
 _ARRAY = {"array_row", "array_col"}
 _FREE = ("checkpoint_steps",)  # settings that the result does not depend on
+
+
+class LoraSettings(TypedDict):
+    """Settings of the updates, those of `histocell.encoders.adapters.add_lora`."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    blocks: int
+    targets: Sequence[str] | None
 
 
 class Tuned(NamedTuple):
@@ -55,7 +67,7 @@ class Tuned(NamedTuple):
         What is trained.
     """
 
-    network: Any
+    network: PeftModel
     backbone: Backbone
     spec: EncoderSpec
     version: str
@@ -65,7 +77,7 @@ class Tuned(NamedTuple):
 def tune(
     encoder: str | torch.nn.Module,
     weights: str | PathLike[str] | None,
-    lora: Mapping[str, Any],
+    lora: LoraSettings,
     *,
     seed: int,
     allow_restricted: bool,
@@ -91,14 +103,23 @@ def tune(
     return Tuned(network, backbone, spec, version, report)
 
 
-def build_tower(tuned: Tuned, device: torch.device, *, pool: str | None, precision: str, checkpointing: bool) -> ImageTower:
+def build_tower(
+    tuned: Tuned, device: torch.device, *, pool: str | None, precision: str, checkpointing: bool
+) -> ImageTower:
     """The encoder, ready to be trained on a device."""
     if precision not in ("auto", "fp32", "bf16"):
         msg = f"precision must be auto, fp32 or bf16, not {precision!r}; fp16 overflows in gradients"
         raise ValueError(msg)
     bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
-    options = {"pool": pool, "bf16": bf16, "checkpointing": checkpointing}
-    return ImageTower(tuned.backbone, tuned.spec, tuned.report.targets, device=device, **options)
+    return ImageTower(
+        tuned.backbone,
+        tuned.spec,
+        tuned.report.targets,
+        pool=pool,
+        device=device,
+        bf16=bf16,
+        checkpointing=checkpointing,
+    )
 
 
 def panel_of(
@@ -110,13 +131,14 @@ def panel_of(
         spot_context = all(_ARRAY <= set(each.table.obs) for each in tables)
         logger.info("counts are %saveraged with those of neighbouring spots", "" if spot_context else "not ")
     rows = [member.rows(keys.TRAIN) for member in members]
-    scale = {"layer": layer, "spot_context": spot_context}
     if isinstance(genes, str) or not isinstance(genes, int | np.integer):
-        return choose_panel(tables, rows, genes=genes, **scale)
+        return choose_panel(tables, rows, genes=genes, layer=layer, spot_context=spot_context)
     wanted = check_count(genes, "genes", least=1)
-    panel = choose_panel(tables, rows, genes=None, **scale)
+    panel = choose_panel(tables, rows, genes=None, layer=layer, spot_context=spot_context)
     if len(panel) < wanted:
-        warn(f"{len(panel)} genes are shared by all tables and counted in each section, so all of them are taken; {wanted} were asked for")
+        warn(
+            f"{len(panel)} genes are shared by all tables and counted in each section, so all of them are taken; {wanted} were asked for"
+        )
     return panel.select(panel.genes[:wanted])
 
 
@@ -140,7 +162,7 @@ def identity_of(
     tower: ImageTower,
     panel: GenePanel,
     rows: TrainingData,
-    lora: Mapping[str, Any],
+    lora: LoraSettings,
     seed: int,
 ) -> JSON:
     """All that the weights at the end depend on."""

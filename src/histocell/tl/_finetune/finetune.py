@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from histocell._core import keys
 from histocell._core.locks import folder_lock
@@ -14,9 +14,9 @@ from histocell.models.finetuning.checkpoints import Checkpoints
 from histocell.models.finetuning.processes import joined
 from histocell.models.finetuning.settings import FinetuneConfig
 from histocell.models.settings import make_config
-from histocell.tl._finetune.building import build_tower, identity_of, panel_of, training_data, tune
-from histocell.tl._finetune.rows import read_cohort
-from histocell.tl._finetune.training import record, result_of, train, write
+from histocell.tl._finetune.building import LoraSettings, build_tower, identity_of, panel_of, training_data, tune
+from histocell.tl._finetune.rows import Columns, read_cohort
+from histocell.tl._finetune.training import check_free, record, result_of, train, write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,8 +25,13 @@ if TYPE_CHECKING:
     import torch
 
     from histocell._core.rng import RNGLike, SeedLike
+    from histocell.models.finetuning.processes import Processes
+    from histocell.models.finetuning.tower import ImageTower
     from histocell.tables.access import Data
+    from histocell.tables.expression import GenePanel
+    from histocell.tl._finetune.building import Tuned
     from histocell.tl._finetune.result import FinetuneResult
+    from histocell.tl._finetune.rows import Member
 
 _TRAINING = "training"  # folder of checkpoints
 _PATCHES = "patches.npy"
@@ -180,31 +185,78 @@ def finetune_encoder(
     >>> tuned.train_groups
     ['P1']
     """
-    settings = {"method": method, "warmup_epochs": warmup_epochs, "max_epochs": max_epochs, "lr": lr}
-    settings |= {"batch_size": batch_size, "micro_batch": micro_batch}
-    if twice := [name for name in config or {} if name in settings]:
-        msg = f"config= repeats {', '.join(twice)}, parameters of the function; give them there"
-        raise TypeError(msg)
-    chosen = make_config(FinetuneConfig, {**settings, **(config or {})}, "finetune_encoder")
+    chosen = _config(
+        config,
+        method=method,
+        warmup_epochs=warmup_epochs,
+        max_epochs=max_epochs,
+        batch_size=batch_size,
+        micro_batch=micro_batch,
+        lr=lr,
+    )
     seed = draw_seed(as_rng(rng))
-    lora = {"rank": rank, "alpha": alpha, "dropout": dropout, "blocks": blocks, "targets": targets}
+    lora = LoraSettings(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks, targets=targets)
     tuned = tune(encoder, weights, lora, seed=seed, allow_restricted=allow_restricted)
-    keywords = {"group_key": group_key, "library_key": library_key, "table_key": table_key}
-    members = read_cohort(data, split_key=split_key, layer=layer, **keywords)
+    columns = Columns(split_key, group_key, library_key, table_key)
+    members = read_cohort(data, columns, layer=layer)
     panel = panel_of(members, genes, layer=layer, spot_context=spot_context)
-    folder = Path(out).expanduser()
-    with ExitStack() as stack:
-        processes, torch_device = stack.enter_context(joined(device))
-        kept = make_folder(folder / _TRAINING)
-        if processes.rank == 0:
-            stack.enter_context(folder_lock(kept))
+    run = Run(Path(out).expanduser(), seed, lora, layer, overwrite, allow_restricted)
+    with joined(device) as (processes, torch_device):
         tower = build_tower(tuned, torch_device, pool=pool, precision=precision, checkpointing=gradient_checkpointing)
-        rows = training_data(members, panel, tuned.spec, layer=layer, file=kept / f"{processes.rank}-{_PATCHES}")
-        checkpoints = Checkpoints(kept, identity_of(chosen, tuned, tower, panel, rows, lora, seed), overwrite=overwrite)
-        heads, progress = train(tower, rows, panel, chosen, seed=seed, checkpoints=checkpoints, processes=processes)
-        result = result_of(folder, tuned, chosen, panel, members, progress)
-        if processes.rank == 0:
-            write(result, tuned, tower, heads, chosen, allow_restricted=allow_restricted)
+        result = _train_in(run, chosen, tuned, tower, members, panel, processes)
     if inplace:
         record(members, result, chosen, key=key_added)
     return result
+
+
+class Run(NamedTuple):
+    """Arguments of a training that no settings object holds.
+
+    Attributes
+    ----------
+    folder, seed, lora, layer, overwrite, allow_restricted
+        As in `finetune_encoder`.
+    """
+
+    folder: Path
+    seed: int
+    lora: LoraSettings
+    layer: str | None
+    overwrite: bool
+    allow_restricted: bool
+
+
+def _train_in(
+    run: Run,
+    config: FinetuneConfig,
+    tuned: Tuned,
+    tower: ImageTower,
+    members: Sequence[Member],
+    panel: GenePanel,
+    processes: Processes,
+) -> FinetuneResult:
+    """Train in a folder that no other run writes into, and leave the adapter there."""
+    with ExitStack() as stack:
+        kept = make_folder(run.folder / _TRAINING)
+        check_free(run.folder)  # before hours of work
+        if processes.rank == 0:
+            stack.enter_context(folder_lock(kept))
+        rows = training_data(members, panel, tuned.spec, layer=run.layer, file=kept / f"{processes.rank}-{_PATCHES}")
+        identity = identity_of(config, tuned, tower, panel, rows, run.lora, run.seed)
+        checkpoints = Checkpoints(kept, identity, overwrite=run.overwrite)
+        heads, progress = train(tower, rows, panel, config, seed=run.seed, checkpoints=checkpoints, processes=processes)
+        result = result_of(run.folder, tuned, config, panel, members, progress)
+        if processes.rank == 0:
+            write(result, tuned, tower, heads, config, allow_restricted=run.allow_restricted)
+            for file in kept.glob(f"*{_PATCHES}"):
+                file.unlink()
+        processes.barrier()
+    return result
+
+
+def _config(config: Mapping[str, object] | None, **named: object) -> FinetuneConfig:
+    """The settings of the parameters and of `config`, which must not say the same."""
+    if twice := [name for name in config or {} if name in named]:
+        msg = f"config= repeats {', '.join(twice)}, parameters of the function; give them there"
+        raise TypeError(msg)
+    return make_config(FinetuneConfig, {**named, **(config or {})}, "finetune_encoder")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,9 +14,9 @@ from histocell.models.folds import spatial_blocks
 from histocell.tables.access import coordinates, row_labels, split_parts
 from histocell.tables.expression import raw_counts
 from histocell.tables.fields import FieldsOfView
+from histocell.tables.regions import record_mpp
 from histocell.tables.sections import Sections
 from histocell.tables.windows import check_patches, patch_size_um, patch_windows, rows_inside
-from histocell.tables.regions import record_mpp
 
 if TYPE_CHECKING:
     from histocell._core.types import Bools, Floats, Ints
@@ -67,15 +67,24 @@ class Member:
         return np.flatnonzero(self.parts == part)
 
 
-def read_cohort(
-    data: Data | Sequence[Data],
-    *,
-    split_key: str,
-    group_key: str | None,
-    library_key: str | None,
-    table_key: str | None,
-    layer: str | None,
-) -> list[Member]:
+class Columns(NamedTuple):
+    """Names in the tables.
+
+    Attributes
+    ----------
+    split, group, library
+        Columns of ``obs`` with parts, patients and sections.
+    table
+        The table of a SpatialData.
+    """
+
+    split: str
+    group: str | None
+    library: str | None
+    table: str | None
+
+
+def read_cohort(data: Data | Sequence[Data], columns: Columns, *, layer: str | None) -> list[Member]:
     """The tables of a cohort, with the rows to train on and to validate on; both are there.
 
     Raises
@@ -89,8 +98,10 @@ def read_cohort(
         raise ValueError(msg)
     members = []
     for number, each in enumerate(given):
-        sections = Sections(each, table_key=table_key, library_key=library_key, group_key=group_key)
-        members.append(_member(sections, split_key, layer, where=f" of table {number + 1}" if len(given) > 1 else ""))
+        sections = Sections(each, table_key=columns.table, library_key=columns.library, group_key=columns.group)
+        members.append(
+            _member(sections, columns.split, layer, where=f" of table {number + 1}" if len(given) > 1 else "")
+        )
     for number, member in enumerate(members):
         if member.groups[0] == "" and len(members) > 1:  # neither patient nor section: the table is one
             member.groups[:] = f"table {number + 1}"
@@ -99,6 +110,9 @@ def read_cohort(
         msg = f"the patches of the tables are {listing(sorted(sizes), 4)} um wide; lay them again, all of one size_um="
         raise ValueError(msg)
     _apart(members)
+    if not any(len(member.rows(keys.TRAIN)) for member in members):
+        msg = f'no row has obs["{columns.split}"] == "{keys.TRAIN}", a patch on the image and counts; see hc.pp.split'
+        raise ValueError(msg)
     if not any(len(member.rows(keys.VAL)) for member in members):
         _hold_out(members)
         _apart(members)
@@ -106,7 +120,7 @@ def read_cohort(
     for part, n in counts.items():
         if n < 2:
             msg = (
-                f'{n} rows are left with obs["{split_key}"] == "{part}", a patch on the image and counts; two are the least '
+                f'{n} rows are left with obs["{columns.split}"] == "{part}", a patch on the image and counts; two are the least '
                 "that can be compared, and hundreds are needed. See hc.pp.split"
             )
             raise ValueError(msg)
@@ -159,7 +173,7 @@ def _hold_out(members: Sequence[Member]) -> None:
         for member in members:
             member.parts[(member.parts == keys.TRAIN) & (member.groups == chosen)] = keys.VAL
         warn(
-            f"no validation rows: {chosen!r}, {int(counts[names == chosen][0])} of {len(labels)} training rows, is held out "
+            f"no validation rows: {str(chosen)!r}, {int(counts[names == chosen][0])} of {len(labels)} training rows, is held out "
             "to choose the epoch. Choose others with hc.pp.split(data, val=...)"
         )
         return
@@ -184,4 +198,6 @@ def _warn_of_shared_groups(members: Sequence[Member]) -> None:
     }
     shared = of[keys.TRAIN] & (of[keys.VAL] | of[keys.TEST])
     if shared and len(of[keys.TRAIN]) > 1:
-        warn(f"{len(shared)} patients have training rows and held-out rows ({listing(sorted(shared), 5)}); split by patient")
+        warn(
+            f"{len(shared)} patients have training rows and held-out rows ({listing(sorted(shared), 5)}); split by patient"
+        )

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from histocell._core import keys
+from histocell._core.outputs import check_outputs
 from histocell.encoders.adapters import save_adapter
+from histocell.encoders.adapters.files import CARD, CONFIG, RECORD, TENSORS
 from histocell.models.finetuning.heads import HEADS, Heads, save_heads
 from histocell.models.finetuning.trainer import Trainer
 from histocell.models.training import seeded
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
     from histocell.tables.expression import GenePanel
     from histocell.tl._finetune.building import Tuned
     from histocell.tl._finetune.rows import Member
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder whose files would be replaced and are not histocell's own."""
+    check_outputs([folder / name for name in (TENSORS, CONFIG, RECORD, CARD, HEADS)])
 
 
 def train(
@@ -98,7 +105,12 @@ def write(
     allow_restricted: bool,
 ) -> None:
     """The adapter folder, with its heads."""
-    metadata = {"gene_panel": result.panel.to_dict(), "heads": HEADS, "pool": tower.pool, "training": summary(result, config)}
+    metadata = {
+        "gene_panel": result.panel.to_dict(),
+        "heads": HEADS,
+        "pool": tower.pool,
+        "training": summary(result, config),
+    }
     save_heads(result.folder / HEADS, heads, dim=tower.dim)
     save_adapter(
         result.folder,
