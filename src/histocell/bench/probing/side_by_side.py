@@ -15,12 +15,12 @@ from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng
 from histocell.bench.comparison import compare
 from histocell.bench.costs import COSTS
+from histocell.bench.expression import expression_task
 from histocell.bench.probing.cohort import cohort_problem
 from histocell.bench.probing.embeddings import cohort_keys, seen_groups
 from histocell.bench.probing.run import finished
 from histocell.bench.protocols import leave_one_group_out
 from histocell.tables.sections import Sections
-from histocell.tl import expression_task
 from histocell.tl.engine.abundance import ABUNDANCE
 from histocell.tl.engine.evaluate import ALL, MEAN
 from histocell.tl.engine.intervals import over_groups
