@@ -208,7 +208,10 @@ class TestBadInput:
         with pytest.warns(UserWarning, match="no training slide is of class rare"):
             hc.tl.fit_slides(slides, model="mean")
         hc.tl.predict_slides(slides)
-        with pytest.warns(UserWarning, match="types that the model does not know: rare"):
+        with (
+            pytest.warns(UserWarning, match="1 slides are of classes that the model does not know: rare"),
+            pytest.warns(UserWarning, match="auc of the 1 scored slides is undefined"),
+        ):
             hc.tl.evaluate_slides(slides, inplace=False)
 
     def test_missing_labels(self, few):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
 
 from histocell import metrics
 from histocell._core import keys
-from histocell._core.errors import listing, missing_key
-from histocell.tl._cell_types.task import CellTypeWriter, match_classes, read_labels
+from histocell._core.errors import listing, missing_key, warn
+from histocell.tl._cell_types.task import CellTypeWriter, read_labels
 from histocell.tl.engine.task import Metric, Task, Values
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def read_survival(table: AnnData, time_key: str, event_key: str) -> Values:
     columns = []
     for key in (time_key, event_key):
         _check_column(table, key)
-        column = pd.to_numeric(cast("pd.Series[Any]", table.obs[key]).astype(object), errors="coerce")
+        column = pd.to_numeric(cast("pd.Series[str]", table.obs[key]).astype(object), errors="coerce")
         if (wrong := column.isna() & table.obs[key].notna()).any():
             msg = f'obs["{key}"] must hold numbers; it holds {listing(table.obs[key][wrong].unique(), 3)}'
             raise ValueError(msg)
@@ -169,6 +169,24 @@ class Outcome:
         if self.time_key is not None and self.event_key is not None:
             return survival_task(self.time_key, self.event_key)
         return classes_task(ordered=self.target in table.obs and is_ordered(table, self.target))
+
+
+def match_classes(truth: Values, predicted: Values) -> Values:
+    """The truth in the classes of the prediction; slides of classes that it does not know are left out, with a warning."""
+    known = [name for name in predicted.names if name in truth.names]
+    if not known:
+        msg = f"truth and predictions share no class: {listing(truth.names)} against {listing(predicted.names)}"
+        raise ValueError(msg)
+    array = np.zeros((len(truth.array), len(predicted.names)))
+    for name in known:
+        array[:, predicted.names.index(name)] = truth.array[:, truth.names.index(name)]
+    strangers = [name for name in truth.names if name not in known]
+    if n_strange := int(np.nansum(truth.select(strangers).array)):
+        warn(
+            f"{n_strange} slides are of classes that the model does not know: {listing(strangers)}; left out of the scores"
+        )
+    array[~(array == 1).any(axis=1)] = np.nan
+    return truth._replace(array=array, names=list(predicted.names))
 
 
 def _as_it_is(truth: Values, predicted: Values) -> Values:
