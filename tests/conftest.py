@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 from contextlib import contextmanager
 from copy import deepcopy
@@ -124,7 +125,11 @@ class UserSees:
         if issubclass(kind, Warning):
             with pytest.warns(kind, match=match) as caught:
                 yield
-            text = next(str(one.message) for one in caught if issubclass(one.category, kind))
+            text = next(
+                str(one.message)
+                for one in caught
+                if issubclass(one.category, kind) and re.search(match, str(one.message))
+            )
         else:
             with pytest.raises(kind, match=match) as error:
                 yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -31,27 +33,63 @@ def worked():
     return sdata
 
 
-def h5ad(sdata, path):
-    sdata["table"].write_h5ad(path / "a.h5ad")
+@pytest.fixture(scope="module")
+def worked_cells():
+    """Cells that went the whole way, their types renamed: measured, annotated, typed, aligned, in niches."""
+    sdata = hc.datasets.synthetic_tissue(3, n_patients=3, size_px=500, rng=3)
+    of_cells, cells = {"table_key": "cell_table", "rng": 0}, sdata["cell_table"]
+    cells.obs["cell_type"] = cells.obs["cell_type"].cat.rename_categories(NASTY[: cells.obs["cell_type"].nunique()])
+    cells.obs.loc[cells.obs_names[:5], "cell_type"] = np.nan
+    markers = {name: [gene] for name, gene in zip(NASTY, ("EPCAM", "COL1A1", "CD3D", "JCHAIN"), strict=False)}
+    hc.pp.annotate_cells(sdata, "markers", markers, key_added="by_markers", table_key="cell_table")
+    hc.pp.patches(sdata, size_um=30, table_key="cell_table")
+    hc.pp.embed_image(sdata, "morphology", table_key="cell_table")
+    hc.pp.embed_genes(sdata, "pca", n_dims=10, table_key="cell_table")
+    hc.pp.split(sdata, by="section", val="P2S1", test="P3S1", table_key="cell_table")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        tiny = {"width": 8, "feedforward": 8, "max_epochs": 1}
+        hc.tl.fit_cell_types(sdata, "X_pca_genes", "X_morphology", config=tiny, **of_cells)
+        hc.tl.predict_cell_types(sdata, abstain=0.1, table_key="cell_table")
+        hc.tl.evaluate_cell_types(sdata, n_bootstrap=10, **of_cells)
+        hc.tl.fit_alignment(
+            sdata, "X_pca_genes", "X_morphology", config={"hidden": 8, "dim": 4, "max_epochs": 1}, **of_cells
+        )
+        hc.tl.align(sdata, table_key="cell_table")
+        hc.tl.evaluate_alignment(sdata, block_um=100, n_bootstrap=10, **of_cells)
+        settings = {"method": "kmeans", "n_niches": 3, "n_seeds": 2, "n_permutations": 9}
+        hc.tl.niches(sdata, "X_aligned_image", cell_type_key="cell_type", **settings, **of_cells)
+    return sdata
+
+
+@pytest.fixture(scope="module")
+def worked_nuclei():
+    """A section whose nuclei were found, measured and brought to the spots."""
+    sdata = hc.datasets.synthetic_tissue(size_px=500, rng=3)
+    hc.pp.check_alignment(sdata)
+    hc.pp.measure_nuclei(sdata, "cells")
+    hc.pp.aggregate_nuclei(sdata, labels_key="cell_type")
+    hc.pp.segment_nuclei(sdata)
+    return sdata
+
+
+def h5ad(sdata, path, table="table"):
+    sdata[table].write_h5ad(path / "a.h5ad")
     return ad.read_h5ad(path / "a.h5ad")
 
 
-def zarr(sdata, path):
-    sdata["table"].write_zarr(path / "a.zarr")
+def zarr(sdata, path, table="table"):
+    sdata[table].write_zarr(path / "a.zarr")
     return ad.read_zarr(path / "a.zarr")
 
 
-def spatialdata(sdata, path):
+def spatialdata(sdata, path, table="table"):
     sdata.write(path / "s.zarr")
-    return sd.read_zarr(path / "s.zarr")["table"]
+    return sd.read_zarr(path / "s.zarr")[table]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:zarr")
-@pytest.mark.filterwarnings("ignore:The codec|.*Zarr format 3:UserWarning")
-@pytest.mark.parametrize("through", [h5ad, zarr, spatialdata])
-def test_slots_survive(worked, through, tmp_path):
-    table = worked["table"]
-    back = through(worked, tmp_path)
+def check_slots(back, table):
+    """What is in obs, obsm and the provenance is there again, of the same types."""
     assert set(back.obsm) == set(table.obsm)
     for key, value in table.obsm.items():
         assert type(back.obsm[key]) is type(value), key
@@ -60,12 +98,83 @@ def test_slots_survive(worked, through, tmp_path):
             assert list(back.obsm[key].columns) == list(value.columns)
     assert set(back.obs) == set(table.obs)
     for column in table.obs:
-        assert (back.obs[column].astype(str) == table.obs[column].astype(str)).all(), column
+        one, other = (each.obs[column].astype(str).fillna("missing") for each in (back, table))
+        assert (one == other).all(), column
+    assert set(back.uns) == set(table.uns)
     for slot in table.uns["histocell"]:
         assert hc.get.provenance(back, slot) == hc.get.provenance(table, slot)
+
+
+def check_same(one, other, name):
+    """Nested mappings of data frames, arrays and numbers."""
+    if isinstance(other, dict):
+        assert set(one) == set(other), name
+        for key in other:
+            check_same(one[key], other[key], f"{name}/{key}")
+    elif isinstance(other, pd.DataFrame):
+        loose = dict.fromkeys(("check_dtype", "check_categorical", "check_index_type", "check_column_type"), False)
+        pd.testing.assert_frame_equal(one, other, **loose)
+    elif isinstance(other, np.ndarray):
+        np.testing.assert_array_equal(one, other, err_msg=name)
+    else:
+        assert one == other or (one != one and other != other), name
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:zarr")
+@pytest.mark.filterwarnings("ignore:The codec|.*Zarr format 3:UserWarning")
+@pytest.mark.parametrize("through", [h5ad, zarr, spatialdata])
+def test_slots_survive(worked, through, tmp_path):
+    table = worked["table"]
+    back = through(worked, tmp_path)
+    check_slots(back, table)
     pd.testing.assert_frame_equal(hc.get.scores(back), hc.get.scores(table), check_dtype=False, check_categorical=False)
     again = hc.tl.predict_abundance(back, inplace=False)["predicted_abundance"]
     assert (again.to_numpy() == table.obsm["predicted_abundance"].to_numpy()).all()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:zarr")
+@pytest.mark.filterwarnings("ignore:The codec|.*Zarr format 3:UserWarning")
+@pytest.mark.parametrize("through", [h5ad, zarr, spatialdata])
+def test_slots_of_cells_survive(worked_cells, through, tmp_path):
+    written = {
+        "obs": {"cell_type_margin", "by_markers", "predicted_cell_type", "predicted_cell_type_confidence", "niche"},
+        "obsm": {"predicted_cell_type_probability", "X_aligned_image", "X_aligned_genes"},
+        "uns": {"cell_type_model", "cell_type_evaluation", "alignment_model", "alignment_evaluation", "niches"},
+    }
+    table = worked_cells["cell_table"]
+    back = through(worked_cells, tmp_path, "cell_table")
+    for container, names in written.items():
+        absent = [name for name in names if name not in getattr(table, container)]
+        assert absent in ([], ["cell_type_margin"]), absent  # under the name of the labels
+    check_slots(back, table)
+    for name in written["uns"]:
+        check_same(back.uns[name], table.uns[name], name)
+    for column in ("predicted_cell_type", "niche", "by_markers"):
+        assert list(back.obs[column].cat.categories) == list(table.obs[column].cat.categories)
+    assert hc.get.cell_types(back).equals(hc.get.cell_types(table))
+    again = hc.tl.predict_cell_types(back, inplace=False)["predicted_cell_type_probability"]
+    assert (again.to_numpy() == table.obsm["predicted_cell_type_probability"].to_numpy()).all()
+    views = hc.tl.align(back, inplace=False)
+    assert (views["X_aligned_image"] == table.obsm["X_aligned_image"]).all()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:zarr")
+@pytest.mark.filterwarnings("ignore:The codec|.*Zarr format 3:UserWarning")
+def test_slots_of_nuclei_survive(worked_nuclei, tmp_path):
+    """Checks of the alignment, nuclei that were found, measured and counted in spots."""
+    written = {
+        "cell_table": {"nucleus_measurements"},
+        "nucleus_table": {"spatial"},
+        "table": {"X_nuclei", "cell_abundance"},
+    }
+    spatialdata(worked_nuclei, tmp_path)
+    back = sd.read_zarr(tmp_path / "s.zarr")
+    for name, slots in written.items():
+        assert slots <= set(worked_nuclei[name].obsm)
+        check_slots(back[name], worked_nuclei[name])
+    assert (back["nucleus_table"].obs["nucleus_id"] == worked_nuclei["nucleus_table"].obs["nucleus_id"]).all()
+    holder = next(name for name in written if "alignment" in worked_nuclei[name].uns)
+    check_same(back[holder].uns["alignment"], worked_nuclei[holder].uns["alignment"], "alignment")
 
 
 def test_original_names_are_kept(worked):

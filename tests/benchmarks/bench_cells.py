@@ -1,6 +1,6 @@
 """Benchmarks of cell types: what genes and image add to each other, cost at 460,000 cells, real nuclei, calibration.
 
-    python tests/benchmarks/bench_cells.py --part modalities calibration cost nuclei
+    python tests/benchmarks/bench_cells.py --part modalities calibration cost memory nuclei
 
 ``nuclei`` needs HISTOCELL_DATA_DIR with the folder ``nucls_tiles``. Each part prints both sides of its comparison.
 """
@@ -70,16 +70,25 @@ def modalities(n_cells: int, epochs: int) -> ad.AnnData:
 
 
 def calibration(table: ad.AnnData) -> None:
-    """Calibration before and after, and what abstaining on the least certain tenth does."""
+    """Calibration before and after, of genes and image and of either alone, and what abstaining on the least certain tenth does."""
     model = hc.models.load(table, model_key="cell_type_model")
     test = (table.obs["split"] == "test").to_numpy()
-    truth = np.stack([table.obs["cell_type"].to_numpy() == name for name in model.targets], 1).astype(float)
-    X, fitted = np.hstack([table.obsm["X_genes"], table.obsm["X_image"]])[test], model.weights["calibration"]
-    print("temperature and share of class weights taken back:", fitted.round(3))
-    for name, value in {"before": np.array([1.0, 0.0]), "after": fitted}.items():
-        model.weights["calibration"] = value
-        error = hc.metrics.calibration_error(truth[test], model.predict(X))[0]
-        print(f"expected calibration error on held-out blocks {name}: {error:.4f}")
+    truth = np.stack([table.obs["cell_type"].to_numpy() == name for name in model.targets], 1).astype(float)[test]
+    X = np.hstack([table.obsm["X_genes"], table.obsm["X_image"]])[test]
+    hidden = {"both": slice(0, 0), "genes": slice(N_GENES, None), "image": slice(0, N_GENES)}
+    print("expected calibration error on held-out blocks, of the model of genes and image")
+    for name, each in {"cell_transformer": model, "logistic": model.baselines["logistic"]}.items():
+        fitted = each.weights["calibration"].copy()
+        ways = {"none": fitted * 0 + [1, 0, 0], "that of both": np.tile(fitted[0], (3, 1)), "its own": fitted}
+        for number, (kind, columns) in enumerate(hidden.items()):
+            part, errors = X.copy(), []
+            part[:, columns] = np.nan
+            for way, value in ways.items():
+                each.weights["calibration"] = value
+                errors.append(f"{way} {hc.metrics.calibration_error(truth, each.predict(part))[0]:.4f}")
+            print(
+                f"   {name:17} {kind:6} {', '.join(errors)} (temperature, weights back, blend {fitted[number].round(2)})"
+            )
     for share in (0.0, 0.1):
         hc.tl.predict_cell_types(table, abstain=share)
         show(hc.tl.evaluate_cell_types(table, inplace=False), f"unsure {share:.0%}")
@@ -101,6 +110,22 @@ def cost(share: float) -> None:
             f"{preset}: {n_cells} cells, {seconds:.0f} s, {seconds / share / 60:.0f} min for 460,000; inputs {X.nbytes / 1e6:.0f} MB, "
             f"peak {before:.0f} -> {peak_mb():.0f} MB"
         )
+
+
+def memory() -> None:
+    """Peak memory of a fit of 2,000 of 460,000 cells x (512 + 1536): what is held of the features of all of them."""
+    n_cells, rng = 460_000, np.random.default_rng(0)
+    labels = np.resize(np.array(TYPES), n_cells)
+    table = ad.AnnData(obs=pd.DataFrame({"cell_type": labels, "mpp": 1.0}, index=np.arange(n_cells).astype(str)))
+    table.obsm["spatial"] = rng.uniform(0, 10_000, (n_cells, 2))
+    table.obs["split"] = np.where(np.arange(n_cells) < 2000, "train", "test")
+    for key, width in (("X_genes", 512), ("X_image", 1536)):
+        table.obsm[key] = np.resize(rng.standard_normal((2000, width), dtype=np.float32), (n_cells, width))
+    size, before = sum(table.obsm[key].nbytes for key in ("X_genes", "X_image")) / 1e6, peak_mb()
+    hc.tl.fit_cell_types(table, "X_genes", "X_image", model="majority")
+    print(
+        f"{n_cells} cells, features {size:.0f} MB, peak before the fit {before:.0f} MB, of the fit {peak_mb():.0f} MB"
+    )
 
 
 def nuclei(folder: Path, epochs: int) -> None:
@@ -189,7 +214,7 @@ def peak_mb() -> float:
 def main() -> None:
     """Run the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", nargs="+", default=["modalities", "calibration", "cost", "nuclei"])
+    parser.add_argument("--part", nargs="+", default=["modalities", "calibration", "cost", "memory", "nuclei"])
     parser.add_argument("--cells", type=int, default=50_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--share", type=float, default=0.05)
@@ -201,6 +226,8 @@ def main() -> None:
             calibration(table)
     if "cost" in given.part:
         cost(given.share)
+    if "memory" in given.part:
+        memory()
     if "nuclei" in given.part:
         nuclei(Path(os.environ["HISTOCELL_DATA_DIR"]) / "nucls_tiles", 3 * given.epochs)
 

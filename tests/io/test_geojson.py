@@ -104,8 +104,14 @@ def test_several_slides_share_a_table(tmp_path: Path, tissue) -> None:
     assert set(both.shapes) == {"nuclei-a", "nuclei-b"}
     assert table.obs["region"].value_counts().to_dict() == {"nuclei-a": 30, "nuclei-b": 40}
     assert table.obs["section"].value_counts().to_dict() == {"a": 30, "b": 40}
+    table.obsm["X_own"], table.uns["types"] = np.ones((70, 2)), {"classes": ["A"]}
     hc.io.geojson(write(tmp_path / "a.geojson", nuclei(25)), both, image_key="he-a", overwrite=True)
-    assert both["nucleus_table"].obs["region"].value_counts().to_dict() == {"nuclei-a": 25, "nuclei-b": 40}
+    table = both["nucleus_table"]
+    assert table.obs["region"].value_counts().to_dict() == {"nuclei-a": 25, "nuclei-b": 40}
+    assert table.uns["types"] == {"classes": ["A"]}
+    is_b = (table.obs["region"] == "nuclei-b").to_numpy()
+    assert (table.obsm["X_own"][is_b] == 1).all()
+    assert np.isnan(table.obsm["X_own"][~is_b]).all()
 
 
 def test_all_that_tools_write(tmp_path: Path) -> None:

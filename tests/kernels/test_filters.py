@@ -41,6 +41,11 @@ def test_box_mean_is_the_mean_of_the_window(height, width, radius):
     np.testing.assert_allclose(box_mean(image, radius), expected, atol=1e-5)
 
 
+def test_a_box_mean_counts_no_pixel_above_the_ceiling():
+    image = noise(20, 30)
+    np.testing.assert_array_equal(box_mean(image, 4, 0.4), box_mean(np.minimum(image, np.float32(0.4)), 4))
+
+
 def test_halve_averages_two_by_two_and_drops_an_odd_edge():
     image = noise(7, 10)
     np.testing.assert_allclose(halve(image), image[:6].reshape(3, 2, 5, 2).mean(axis=(1, 3)), atol=1e-6)

@@ -21,7 +21,8 @@ def discs(*rows: tuple[float, float, float, float], shape: tuple[int, int] = (80
 def test_nodes_are_the_connected_parts_of_the_level_sets(seed):
     surface = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(20, 25)), 1.2).astype(np.float32)
     step = float(np.ptp(surface)) / 12
-    levels, pixels, parents, sums = component_tree(surface, -0.1, step)
+    levels, _, order, stops, parents, sums = component_tree(surface, -0.1, step)
+    pixels = order[stops - 1]
     framed = levels.reshape(22, 27)
     inner = framed[1:-1, 1:-1]
     assert ((inner >= 0) == (surface >= np.float32(-0.1))).all()
@@ -48,6 +49,21 @@ def test_nodes_are_the_connected_parts_of_the_level_sets(seed):
         np.testing.assert_allclose(a, b, atol=2e-3)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tree_without_small_nodes_is_the_rest_of_the_whole(seed):
+    surface = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(40, 50)), 1.5).astype(np.float32)
+    whole, rest = (component_tree(surface, -0.1, float(np.ptp(surface)) / 20, least) for least in (1, 8))
+    large = np.flatnonzero(whole.sums[:, 0] >= 8)
+    assert 0 < len(large) < len(whole.stops)
+    np.testing.assert_allclose(rest.sums, whole.sums[large], atol=1e-6)
+    np.testing.assert_array_equal(large[rest.parents], whole.parents[large])
+    for stop, area in zip(rest.stops, rest.sums[:, 0].astype(int), strict=True):
+        part = np.zeros(rest.levels.size, bool)
+        part[rest.order[stop - area : stop]] = True
+        labels, _ = ndimage.label(rest.levels.reshape(42, 52) >= rest.levels[rest.order[stop - 1]])
+        np.testing.assert_array_equal(part, (labels == labels.ravel()[rest.order[stop - 1]]).ravel())
+
+
 def test_an_ellipse_fills_itself_and_two_circles_do_not():
     y, x = np.mgrid[:60, :60]
 
@@ -63,8 +79,8 @@ def test_an_ellipse_fills_itself_and_two_circles_do_not():
 
 def found(surface: np.ndarray, floor: float = 0.1) -> np.ndarray:
     tree = component_tree(surface, floor, 2.0 / 160)
-    marks, n = choose_nodes(tree, surface.shape[1] + 2, (20.0, 800.0, 60.0), (0.02, 0.5), (0.6, 0.95), 1.0)
-    return grow(tree, marks, n, surface, 0.2, 800.0)
+    nodes, marks = choose_nodes(tree, (20.0, 800.0, 60.0), (0.02, 0.5), (0.6, 0.95), 1.0)
+    return grow(tree, nodes, marks, surface.shape, 0.2, 800.0)
 
 
 def test_pale_and_dark_objects_get_their_own_outlines():
@@ -137,12 +153,13 @@ def test_necks_are_cut_and_ellipses_are_not():
     ellipse = ((y - 40) / 8) ** 2 + ((x - 50) / 22) ** 2 < 1
     labels = (pair + 2 * ellipse).astype(np.int32)
     heights = np.log(np.maximum(inner_distance(labels), 0.5)).astype(np.float32)
-    parts, n = cut_necks(labels, heights, -np.log(0.8), np.log(3.0))
-    assert n == 3
+    parts = labels.copy()
+    assert cut_necks(parts, heights, -np.log(0.8), np.log(3.0)) == 4  # of the pair, 3 and 4
+    assert set(np.unique(parts)) == {0, 2, 3, 4}
     assert parts[15, 20] != parts[15, 35]
     assert len(np.unique(parts[ellipse])) == 1
     assert ((parts > 0) == (labels > 0)).all()
-    assert cut_necks(labels, heights, -np.log(0.8), np.log(30.0))[1] == 2  # no part is that wide
+    assert cut_necks(labels, heights, -np.log(0.8), np.log(30.0)) == 2  # no part is that wide
 
 
 def cut_one_by_one(labels: np.ndarray, heights: np.ndarray, depth: float, least: float) -> np.ndarray:
@@ -188,9 +205,11 @@ def test_cuts_are_those_of_one_flood_of_all_labels(seed):
     heights = (np.log(np.maximum(inner_distance(labels), 0.5)) + rough).astype(np.float32)
     depth, least = -np.log(0.8), np.log(1.5)
     expected = cut_one_by_one(labels, heights, depth, least)
-    parts, n = cut_necks(labels, heights, depth, least)
-    assert n == expected.max() > labels.max()
-    np.testing.assert_array_equal(parts, expected)
+    n_labels = labels.max()
+    last = cut_necks(labels, heights, depth, least)
+    pairs = np.unique(np.stack([labels.ravel(), expected.ravel()]), axis=1)
+    assert labels.max() == last
+    assert pairs.shape[1] == len(np.unique(labels)) == expected.max() + 1 > n_labels + 1
 
 
 def test_sums_are_those_of_a_loop():

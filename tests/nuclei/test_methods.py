@@ -123,6 +123,13 @@ def test_all_images_of_a_sample_count(example, watershed):
     assert two.high == pytest.approx(one.high, rel=0.1)
 
 
+def test_a_part_of_the_pixels_of_a_large_sample_is_enough(example, watershed):
+    image, _ = example
+    one, many = watershed.context([image], MPP), watershed.context([image] * 9, MPP)
+    np.testing.assert_allclose(many.stains.vectors, one.stains.vectors, atol=0.01)
+    np.testing.assert_allclose([many.low, many.high], [one.low, one.high], rtol=0.01)
+
+
 @pytest.mark.parametrize("colour", [(255, 255, 255), (240, 238, 241), (225, 205, 215)])
 def test_blank_images_have_no_nuclei_and_say_so(watershed, colour):
     noise = np.random.default_rng(0).normal(0, 3, (256, 256, 1))
@@ -175,11 +182,14 @@ def test_pen_marks_have_no_nuclei_and_leave_others_alone(example, watershed, ink
     assert outside >= len(untouched)
 
 
-def test_ink_on_glass_has_no_nuclei(watershed):
+@pytest.mark.parametrize(
+    ("ink", "named"), [((30, 40, 160), "as ink or another"), ((205, 30, 40), "red, as ink or blood")]
+)
+def test_ink_on_glass_has_no_nuclei(watershed, ink, named):
     y, x = np.indices((300, 300))
-    image = np.where((np.abs(y - x) < 60)[..., None], (30, 40, 160), 245)
+    image = np.where((np.abs(y - x) < 60)[..., None], ink, 245)
     image = np.clip(image + np.random.default_rng(0).normal(0, 5, image.shape), 0, 255).astype(np.uint8)
-    with pytest.warns(UserWarning, match="ink"):
+    with pytest.warns(UserWarning, match=named):
         assert watershed(image, MPP).max() == 0
 
 

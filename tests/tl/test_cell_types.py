@@ -104,11 +104,11 @@ class TestJourney:
         with pytest.raises(ValueError, match="abstain must be a number from 0 to 1"):
             hc.tl.predict_cell_types(cells, abstain=10)
 
-    def test_a_slide_without_expression(self, cells):
+    def test_a_slide_without_expression(self, cells, user_sees):
         fit(cells, model="cell_transformer", config=TINY | {"max_epochs": 25})
         other = make_cells(seed=1)
         del other.obsm["X_pca_genes"], other.obs["split"]
-        with pytest.warns(UserWarning, match="no obsm X_pca_genes: predicted from X_toy alone"):
+        with user_sees("Cell types", "a slide without expression", UserWarning, match="predicted from X_toy alone"):
             hc.tl.predict_cell_types(other, model=cells)
         stroma = other.obs["cell_type"] == "stroma"
         assert (other.obs["predicted_cell_type"][stroma] == "stroma").mean() > 0.7
@@ -141,48 +141,137 @@ class TestJourney:
         np.testing.assert_array_equal(again.obsm["predicted_cell_type_probability"].to_numpy(), before)
 
 
+class Held:
+    """Makes the embeddings of a table other arrays: what a user has who opens large files without reading them."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def dask(self, value):
+        import dask.array
+
+        return dask.array.from_array(value, chunks=(100, -1))
+
+    def zarr(self, value):
+        import zarr
+
+        return zarr.array(value, chunks=(100, value.shape[1]))
+
+    def hdf5(self, value):
+        import h5py
+
+        return h5py.File(self.folder / f"{value.shape[1]}.h5", "w").create_dataset("x", data=value)
+
+    def mapped(self, value):
+        out = np.memmap(self.folder / f"{value.shape[1]}.bin", value.dtype, "w+", shape=value.shape)
+        out[:] = value
+        return out
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:zarr")
+class TestLargeInputs:
+    @pytest.mark.parametrize("kind", ["dask", "zarr", "hdf5", "mapped"])
+    def test_arrays_that_are_not_in_memory(self, cells, kind, tmp_path):
+        lazy = cells.copy()
+        for key in ("X_pca_genes", "X_toy"):
+            lazy.obsm[key] = getattr(Held(tmp_path), kind)(cells.obsm[key])
+        for table in (cells, lazy):
+            fit(table)
+            hc.tl.predict_cell_types(table)
+        one, other = (table.obsm["predicted_cell_type_probability"] for table in (cells, lazy))
+        pd.testing.assert_frame_equal(one, other)
+
+    def test_a_table_that_is_backed_by_its_file(self, cells, tmp_path):
+        import anndata as ad
+
+        cells.write_h5ad(tmp_path / "cells.h5ad")
+        backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+        for table in (cells, backed):
+            fit(table)
+            hc.tl.predict_cell_types(table)
+        one, other = (table.obsm["predicted_cell_type_probability"] for table in (cells, backed))
+        np.testing.assert_array_equal(one, other)
+        assert set(scores(backed).index.get_level_values("model")) == {"logistic", "majority", "knn"}
+
+    def test_a_table_that_is_read_lazily(self, cells, tmp_path, user_sees):
+        import anndata as ad
+
+        cells.write_zarr(tmp_path / "cells.zarr")
+        lazy = ad.experimental.read_lazy(tmp_path / "cells.zarr")
+        with user_sees("Tables", "a table of anndata's read_lazy", TypeError, match="to_memory"):
+            fit(lazy)
+
+    def test_genes_and_image_are_not_copied_side_by_side(self, cells):
+        """More than the inputs are never held, in a fit of some cells and the prediction of all."""
+        import tracemalloc
+
+        n = 40_000
+        rng = np.random.default_rng(0)
+        table = AnnData(obs=pd.DataFrame({"cell_type": np.resize(TYPES, n), "mpp": 0.5}, index=map(str, range(n))))
+        table.obsm["spatial"] = rng.uniform(0, 4000, (n, 2))
+        table.obs["split"] = np.where(np.arange(n) < 2000, "train", "test")
+        for key, width in (("X_pca_genes", 100), ("X_toy", 400)):
+            table.obsm[key] = rng.normal(size=(n, width)).astype(np.float32)
+        size = sum(table.obsm[key].nbytes for key in ("X_pca_genes", "X_toy"))
+        tracemalloc.start()
+        fit(table)
+        hc.tl.predict_cell_types(table, baselines=False)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 0.8 * size
+
+
 class TestBadInput:
-    def test_no_embedding_named(self, cells):
-        with pytest.raises(ValueError, match="obsm has: X_pca_genes, X_toy"):
+    def test_no_embedding_named(self, cells, user_sees):
+        with user_sees("Cell types", "no embedding named", ValueError, match="obsm has: X_pca_genes, X_toy"):
             hc.tl.fit_cell_types(cells)
         with pytest.raises(ValueError, match="cannot be of the genes and of the image at once"):
             hc.tl.fit_cell_types(cells, "X_toy", "X_toy")
         with pytest.raises(KeyError, match="hc.pp.embed_genes"):
             hc.tl.fit_cell_types(cells, "X_scgpt")
 
-    def test_labels(self, cells):
-        with pytest.raises(KeyError, match="annotate_cells"):
+    def test_labels(self, cells, user_sees):
+        with user_sees("Cell types", "no such column of labels", KeyError, match="annotate_cells"):
             fit(cells, target="nothing")
         cells.obs["score"] = np.linspace(0, 1, 600)
-        with pytest.raises(ValueError, match="numbers with fractions, not labels"):
+        with user_sees(
+            "Cell types", "a column of numbers for labels", ValueError, match="numbers with fractions, not labels"
+        ):
             fit(cells, target="score")
         cells.obs["name"] = cells.obs_names
-        with pytest.raises(ValueError, match="600 different labels"):
+        with user_sees("Cell types", "names of cells for labels", ValueError, match="600 different labels"):
             fit(cells, target="name")
 
-    def test_three_cells_of_a_class_and_one_class(self, cells):
+    def test_three_cells_of_a_class_and_one_class(self, cells, user_sees):
         labels = cells.obs["cell_type"].to_numpy(dtype=object).copy()
         train = np.flatnonzero(cells.obs["split"] == "train")
         labels[train[:3]] = "rare"
         labels[np.flatnonzero(cells.obs["split"] == "test")[:4]] = "elsewhere"
         cells.obs["cell_type"] = labels
         with (
-            pytest.warns(UserWarning, match=r"fewer than 10 training cells are hardly learnt: rare \(3\)"),
-            pytest.warns(UserWarning, match="no training cell is of type elsewhere"),
+            user_sees("Cell types", "a type with three cells", UserWarning, match=r"are hardly learnt: rare \(3\)"),
+            user_sees(
+                "Cell types",
+                "a type without training cells",
+                UserWarning,
+                match="no training cell is of type elsewhere",
+            ),
         ):
             fit(cells)
         cells.obs["cell_type"] = "tumour"
-        with pytest.raises(ValueError, match=r"of one type \(tumour\)"):
+        with user_sees("Cell types", "training cells of one type", ValueError, match=r"of one type \(tumour\)"):
             fit(cells)
 
-    def test_types_that_the_model_does_not_know(self, cells):
+    def test_types_that_the_model_does_not_know(self, cells, user_sees):
         fit(cells)
         hc.tl.predict_cell_types(cells)
         labels = cells.obs["cell_type"].to_numpy(dtype=object).copy()
         test = np.flatnonzero(cells.obs["split"] == "test")
         labels[test[:7]] = "mast cell"
         cells.obs["cell_type"] = labels
-        with pytest.warns(UserWarning, match=r"7 cells are of types that the model does not know: mast cell \(7\)"):
+        with user_sees(
+            "Cell types", "labels at the evaluation that the model does not know", UserWarning, match=r"mast cell \(7\)"
+        ):
             found = scores(cells)
         assert found.loc[("logistic", "f1", "mean"), "n_spots"] == len(test) - 7
 
@@ -196,30 +285,36 @@ class TestBadInput:
         with pytest.raises(ValueError, match="share no type"):
             match_classes(truth, Values(np.zeros((2, 1)), ["d"]))
 
-    def test_cells_without_image_or_label(self, cells):
+    def test_cells_without_image_or_label(self, cells, user_sees):
         cells.obsm["X_toy"][:50] = np.nan
         cells.obsm["X_toy"][0] = cells.obsm["X_pca_genes"][0] = np.nan
         cells.obs["cell_type"] = cells.obs["cell_type"].where(np.arange(600) % 7 > 0, None)
         with pytest.warns(UserWarning, match="have a target that is not finite"):
             fit(cells)
-        with pytest.warns(UserWarning, match="1 of 600 rows have no finite features"):
+        with user_sees(
+            "Cell types", "a cell without genes and image", UserWarning, match="1 of 600 rows have no finite features"
+        ):
             hc.tl.predict_cell_types(cells)
         assert cells.obs["predicted_cell_type"].isna().sum() == 1
         assert np.isnan(cells.obs["predicted_cell_type_confidence"].iloc[0])
 
-    def test_constant_features(self, cells):
+    def test_constant_features(self, cells, user_sees):
         cells.obsm["X_toy"][:] = cells.obsm["X_pca_genes"][:] = 1
-        with pytest.raises(ValueError, match="all features are constant"):
+        with user_sees(
+            "Cell types", "features that are the same in all cells", ValueError, match="all features are constant"
+        ):
             fit(cells)
 
-    def test_the_same_cell_in_train_and_test(self, cells):
+    def test_the_same_cell_in_train_and_test(self, cells, user_sees):
         import anndata as ad
 
         test = cells[cells.obs["split"] == "test"][:20].copy()
         test.obs["split"] = "train"
         test.obs_names = [f"again{i}" for i in range(20)]
         both = ad.concat([cells, test], uns_merge="same")
-        with pytest.warns(UserWarning, match="20 cells of the fit are held-out cells, too"):
+        with user_sees(
+            "Cell types", "cells that are in training and test", UserWarning, match="20 cells of the fit are held-out"
+        ):
             fit(both, "X_pca_genes", None)
         model = hc.models.load(both, model_key="cell_type_model")
         assert model.facts["n_train"] == (cells.obs["split"] == "train").sum()
@@ -233,10 +328,10 @@ class TestBadInput:
         assert set(found["interval"]) == {"none"}
         assert found["low"].isna().all()
 
-    def test_cells_divided_by_chance(self, cells):
+    def test_cells_divided_by_chance(self, cells, user_sees):
         corner = cells.obsm["spatial"][:, ::-1]
         cells.obsm["patches"] = np.rint(np.hstack([corner - 1500, corner + 1500])).astype(np.int32)
-        with pytest.warns(UserWarning, match="divided one by one"):
+        with user_sees("Cell types", "cells divided by chance", UserWarning, match="divided one by one"):
             hc.pp.split(cells, single_rows=True, rng=0)
         assert "dropped" not in set(cells.obs["split"])
         with pytest.raises(ValueError, match="single_rows divides rows one by one"):

@@ -58,6 +58,8 @@ CELL_TYPE_MODEL = "cell_type_model"
 CELL_TYPE_EVALUATION = "cell_type_evaluation"
 ALIGNMENT_MODEL = "alignment_model"
 ALIGNMENT_EVALUATION = "alignment_evaluation"
+RETRIEVAL = "retrieval"
+BATCH_EFFECT = "batch_effect"
 
 SLIDE_MODEL = "slide_model"
 SLIDE_EVALUATION = "slide_evaluation"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,15 +12,18 @@ from histocell._core import keys
 from histocell._core.arguments import as_names
 from histocell.bench.jobs import FoldRows
 from histocell.models.base import Model
-from histocell.models.registry import make_model
+from histocell.models.registry import has_models, make_model
 from histocell.tables.fields import FieldsOfView
 from histocell.tables.sections import Sections
-from histocell.tl.engine.fit import remember
+from histocell.tl.engine.features import embedding_keys, genes_first
+from histocell.tl.engine.fit import Dataset, remember
 from histocell.tl.engine.rows import apart, held_out_groups, seen_rows
+from histocell.tl.tasks import TASKS
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from histocell._core.types import Bools, Ints
-    from histocell.tl.engine.fit import Dataset
     from histocell.tl.engine.rows import Rows
     from histocell.tl.engine.task import Task
 
@@ -103,8 +106,57 @@ def set_name(names: Sequence[str]) -> str:
     return " + ".join(names)
 
 
-def named_models(models: Models, config: Mapping[str, Mapping[str, object]] | None) -> dict[str, Model]:
-    """Unfitted models by the name that they have in the table."""
+def named_task(task: Task | str) -> Task:
+    """A task, or the one of a name."""
+    if not isinstance(task, str):
+        return task
+    if task not in TASKS:
+        msg = f"unknown task {task!r}; there are: {', '.join(TASKS)}, or a Task of your own"
+        raise ValueError(msg)
+    return TASKS[task]
+
+
+def dataset_of(
+    task: Task,
+    table: AnnData,
+    features: str | Sequence[str] | None,
+    target: str,
+    standardize_by: str | None,
+    models: Mapping[str, Model],
+    *,
+    like: Dataset | None = None,
+) -> Dataset:
+    """Features and truth of a table; those of the expression first where models tell genes from image."""
+    n_genes = None
+    if like is None and any(_tells_genes(model) for model in models.values()):
+        features, n_genes = genes_first(table, embedding_keys(table, features))
+    dataset = Dataset.read(task, table, features, target, standardize_by, like)
+    if n_genes is None:
+        return dataset
+    described = [
+        feature | {"modality": "genes" if number < n_genes else "image"}
+        for number, feature in enumerate(dataset.features)
+    ]
+    return replace(dataset, features=described)
+
+
+def told(model: Model, dataset: Dataset) -> Model:
+    """The unfitted model, told what its features are: their views, and how many columns are of the genes."""
+    model = dataset.views.tell(model)
+    if not _tells_genes(model):
+        return model
+    n_genes = sum(feature["dim"] for feature in dataset.features if feature.get("modality") == "genes")
+    return type(model)(**asdict(model.config) | {"gene_columns": n_genes})
+
+
+def _tells_genes(model: Model) -> bool:
+    """Whether a model has to be told which columns are of the genes."""
+    return getattr(model.config, "gene_columns", 0) is None
+
+
+def named_models(models: Models, config: Mapping[str, Mapping[str, object]] | None, task: Task) -> dict[str, Model]:
+    """Unfitted models by the name that they have in the table, all for the task where models are made for it."""
+    known = task.name if has_models(task.name) else None
     if isinstance(models, str | Model):
         models = [models]
     pairs = (
@@ -117,7 +169,7 @@ def named_models(models: Models, config: Mapping[str, Mapping[str, object]] | No
         if name in named:
             msg = f"two models are called {name!r}; give a mapping from names of your own to models"
             raise ValueError(msg)
-        named[name] = make_model(model, (config or {}).get(model, {}) if isinstance(model, str) else {})
+        named[name] = make_model(model, (config or {}).get(model, {}) if isinstance(model, str) else {}, known)
     if not named:
         msg = "models is empty; name at least one"
         raise ValueError(msg)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from histocell._core.types import Floats, Ints
     from histocell.bench.cache import Cache
     from histocell.models.places import Places
+    from histocell.models.problem import Joined
     from histocell.tl.engine.rows import Rows
 
 _FORMAT = 1  # of the keys; goes up when what a result depends on changes
@@ -54,10 +55,10 @@ class FoldRows:
         Where the rows of both tables lie, for models that see neighbours; `None` where there are no such models.
     """
 
-    X: np.ndarray
+    X: np.ndarray | Joined
     Y: Floats
     rows: Rows
-    X_new: np.ndarray
+    X_new: np.ndarray | Joined
     held: Ints
     seed: int
     places: Places | None = None

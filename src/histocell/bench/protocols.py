@@ -16,13 +16,16 @@ from histocell.bench.cache import Cache
 from histocell.bench.folds import (
     Plan,
     ablation_sets,
+    dataset_of,
     feature_sets,
     inner_groups,
     known_rows,
     left_out_folds,
     named_models,
+    named_task,
     one_fold,
     set_name,
+    told,
 )
 from histocell.bench.jobs import Job, run_jobs
 from histocell.bench.scores import Scoring
@@ -32,7 +35,6 @@ from histocell.tables.units import recorded_unit, warn_of_other_unit
 from histocell.tl.engine import features as _features
 from histocell.tl.engine.abundance import ABUNDANCE
 from histocell.tl.engine.evaluate import ALL, free_names
-from histocell.tl.engine.fit import Dataset
 from histocell.tl.engine.layout import places_for, reach_um
 from histocell.tl.engine.task import shared_targets
 from histocell.tl.engine.views import AUTO
@@ -45,20 +47,23 @@ if TYPE_CHECKING:
     from histocell.bench.folds import Features, Models
     from histocell.models.base import Model
     from histocell.tables.access import Data
-    from histocell.tl.engine.task import Task
+    from histocell.tl.engine.task import Task, Values
 
 
-_MODELS = ("mean", "ridge", "mlp")
+_DEFAULTS: dict[str, tuple[str, Models]] = {  # target and models
+    "abundance": (keys.ABUNDANCE, ("mean", "ridge", "mlp")),
+    "cell_types": (keys.CELL_TYPE, ("majority", "logistic", "cell_transformer")),
+}
 
 
 def leave_one_group_out(
     data: Data,
     features: Features | None = None,
     *,
-    task: Task = ABUNDANCE,
-    models: Models = _MODELS,
+    task: Task | str = ABUNDANCE,
+    models: Models | None = None,
     group_key: str = keys.PATIENT,
-    target: str = keys.ABUNDANCE,
+    target: str | None = None,
     standardize_by: str | None = AUTO,
     config: Mapping[str, Mapping[str, object]] | None = None,
     colocalization: bool | None = None,
@@ -83,13 +88,16 @@ def leave_one_group_out(
         One or several embeddings in ``obsm``, side by side; by default the only one there is. A mapping names several
         sets, each of which is tried: ``{"both": ["X_conch", "X_uni"], "UNI": "X_uni"}``.
     task
-        What is predicted and how it is scored.
+        What is predicted and how it is scored: ``"abundance"``, ``"cell_types"``, or a task of your own. Models of cell types
+        tell genes from image by what `histocell.pp.embed_genes` and `histocell.pp.embed_image` record.
     models
-        One model or several: names, models with settings of their own, or a mapping from a name for the table to either.
+        One model or several: names, models with settings of their own, or a mapping from a name for the table to either. By
+        default mean, ridge and mlp, or of cell types majority, logistic and cell_transformer.
     group_key
         Column of ``obs`` whose levels are left out in turn.
     target
-        Data frame in ``obsm`` with one column per target.
+        Data frame in ``obsm`` with one column per target, by default ``"cell_abundance"``; of cell types the column of ``obs``
+        with the labels, by default ``"cell_type"``.
     standardize_by
         Column of ``obs`` within whose levels features are standardised, `None` or ``"auto"``, see
         `histocell.tl.fit_abundance`.
@@ -149,10 +157,11 @@ def leave_one_group_out(
     """
     _check(n_bootstrap, n_workers, length_scale_um, cache, rng)
     sections = Sections(data, table_key=table_key)
-    named = named_models(models, config)
+    task, target, models = _defaults(task, target, models)
+    named = named_models(models, config, task)
     places = places_for(named.values(), sections)
     datasets = {
-        name: replace(Dataset.read(task, sections.table, names, target, standardize_by), places=places)
+        name: replace(dataset_of(task, sections.table, names, target, standardize_by, named), places=places)
         for name, names in feature_sets(features).items()
     }
     labels = row_labels(sections.table, group_key)
@@ -170,7 +179,11 @@ def leave_one_group_out(
         folds = left_out_folds(task, sections, dataset, labels, group_key, seeds=seeds[:-1], reach_um=reach)
         plans.append(Plan(name or set_name(dataset.names), dataset, folds))
     maps = map_coordinates(
-        data, sections, len(known.truth.names), wanted=colocalization, length_scale_um=length_scale_um
+        data,
+        sections,
+        len(known.truth.names),
+        wanted=_wanted(colocalization, task),
+        length_scale_um=length_scale_um,
     )
     scoring = Scoring(task, sections, labels, maps, n_bootstrap, seeds[-1])
     return _run(plans, named, scoring, cache, n_workers, device)
@@ -180,10 +193,10 @@ def ablation(
     data: Data,
     features: Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]],
     *,
-    task: Task = ABUNDANCE,
-    models: Models = _MODELS,
+    task: Task | str = ABUNDANCE,
+    models: Models | None = None,
     group_key: str = keys.PATIENT,
-    target: str = keys.ABUNDANCE,
+    target: str | None = None,
     standardize_by: str | None = AUTO,
     config: Mapping[str, Mapping[str, object]] | None = None,
     colocalization: bool | None = None,
@@ -260,10 +273,10 @@ def cross_dataset(
     test: Data,
     features: Features | None = None,
     *,
-    task: Task = ABUNDANCE,
-    models: Models = _MODELS,
+    task: Task | str = ABUNDANCE,
+    models: Models | None = None,
     group_key: str = keys.PATIENT,
-    target: str = keys.ABUNDANCE,
+    target: str | None = None,
     standardize_by: str | None = AUTO,
     config: Mapping[str, Mapping[str, object]] | None = None,
     colocalization: bool | None = None,
@@ -285,13 +298,16 @@ def cross_dataset(
         One or several embeddings in ``obsm`` of both, side by side; by default the only one there is. A mapping names
         several sets, each of which is tried.
     task
-        What is predicted and how it is scored.
+        What is predicted and how it is scored: ``"abundance"``, ``"cell_types"``, or a task of your own. Models of cell types
+        tell genes from image by what `histocell.pp.embed_genes` and `histocell.pp.embed_image` record.
     models
-        One model or several: names, models with settings of their own, or a mapping from a name for the table to either.
+        One model or several: names, models with settings of their own, or a mapping from a name for the table to either. By
+        default mean, ridge and mlp, or of cell types majority, logistic and cell_transformer.
     group_key
         Column of ``obs`` with the groups: those of `train` are held out when a model chooses, those of `test` are scored.
     target
-        Data frame in ``obsm`` of both; the columns that they share are used.
+        Data frame in ``obsm`` of both, or column of ``obs`` with labels, as in :func:`leave_one_group_out`; targets that both have
+        are used.
     standardize_by
         Column of ``obs`` within whose levels features are standardised, in both; `None` or ``"auto"``, see
         `histocell.tl.fit_abundance`.
@@ -336,34 +352,57 @@ def cross_dataset(
     """
     _check(n_bootstrap, n_workers, length_scale_um, cache, rng)
     source, goal = (Sections(data, table_key=table_key) for data in (train, test))
-    named = named_models(models, config)
+    task, target, models = _defaults(task, target, models)
+    named = named_models(models, config, task)
     generator = as_rng(rng)
     places = [places_for(named.values(), sections) for sections in (source, goal)]
     reach = reach_um(named.values(), places[0])
     seed, scoring_seed = draw_seed(generator), draw_seed(generator)
     plans: list[Plan] = []
     for name, names in feature_sets(features).items():
-        known = Dataset.read(task, source.table, names, target, standardize_by)
+        known = dataset_of(task, source.table, names, target, standardize_by, named)
         _features.check_same(goal.table, known.features)
-        new = Dataset.read(task, goal.table, names, target, standardize_by, like=known)
+        new = dataset_of(task, goal.table, names, target, standardize_by, named, like=known)
         if not plans:  # the same for all sets
             units = [recorded_unit(each.table, target) for each in (known, new)]
             warn_of_other_unit(units[0], units[1], names=("train", "test"))
             shared = shared_targets(known.truth, new.truth, "the two")
         known, new = (
-            replace(dataset, truth=dataset.truth.select(shared), places=where)
+            replace(dataset, truth=_shared(task, dataset.truth, shared), places=where)
             for dataset, where in zip((known, new), places, strict=True)
         )
         rows = inner_groups(source, known, known_rows(known), group_key)
         fold = one_fold(task, ALL, (known, rows), (goal, new, known_rows(new)), seed=seed, reach_um=reach)
         plans.append(Plan(name or set_name(known.names), new, [fold]))
-    maps = map_coordinates(test, goal, len(shared), wanted=colocalization, length_scale_um=length_scale_um)
+    maps = map_coordinates(
+        test, goal, len(shared), wanted=_wanted(colocalization, task), length_scale_um=length_scale_um
+    )
     has_groups = group_key in goal.table.obs
     labels = row_labels(goal.table, group_key) if has_groups else np.full(goal.table.n_obs, ALL)
     if len(np.unique(labels)) > 1:
         labels = np.array(free_names(labels.tolist(), ALL, "group"), dtype=object)
     scoring = Scoring(task, goal, labels, maps, n_bootstrap, scoring_seed)
     return _run(plans, named, scoring, cache, n_workers, device)
+
+
+def _defaults(task: Task | str, target: str | None, models: Models | None) -> tuple[Task, str, Models]:
+    """The task, where its truth is, and its models."""
+    task = named_task(task)
+    usual, some = _DEFAULTS.get(task.name, _DEFAULTS["abundance"])
+    return task, usual if target is None else target, some if models is None else models
+
+
+def _wanted(colocalization: bool | None, task: Task) -> bool | None:
+    """Maps of classes are only compared where that is asked for."""
+    return False if colocalization is None and task.classes else colocalization
+
+
+def _shared(task: Task, truth: Values, names: Sequence[str]) -> Values:
+    """The targets that two datasets share; a row of another class has none that is known."""
+    truth = truth.select(names)
+    if not task.classes:
+        return truth
+    return truth._replace(array=np.where((truth.array == 1).any(axis=1, keepdims=True), truth.array, np.nan))
 
 
 def _check(
@@ -391,9 +430,9 @@ def _run(
     device: str | None,
 ) -> pd.DataFrame:
     """Every model on every fold of every set of embeddings, and their scores."""
-    told = [[plan.new.views.tell(model) for model in models.values()] for plan in plans]
+    ready = [[told(model, plan.new) for model in models.values()] for plan in plans]
     jobs = [
-        Job(model, fold.rows) for plan, some in zip(plans, told, strict=True) for model in some for fold in plan.folds
+        Job(model, fold.rows) for plan, some in zip(plans, ready, strict=True) for model in some for fold in plan.folds
     ]
     with Cache.open(cache) as opened:
         results = iter(run_jobs(jobs, opened, n_workers=n_workers, device=device))

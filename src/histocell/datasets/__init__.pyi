@@ -4,4 +4,6 @@ from histocell.datasets._slides import synthetic_slides as synthetic_slides
 from histocell.datasets.cohorts import hest_cohort as hest_cohort
 from histocell.datasets.download import example_slide as example_slide
 from histocell.datasets.download import her2st as her2st
+from histocell.datasets.scanners import Scanner as Scanner
+from histocell.datasets.scanners import rescan as rescan
 from histocell.datasets.synthetic import synthetic_tissue as synthetic_tissue

@@ -26,7 +26,6 @@ def gaussian_taps(sigma: float) -> np.ndarray:
     return (taps / (taps[0] + 2 * taps[1:].sum())).astype(np.float32)
 
 
-@njit(nogil=True, cache=True)
 def blur(image: np.ndarray, taps: np.ndarray) -> np.ndarray:
     """Convolve rows and columns with a symmetric filter; the border is repeated.
 
@@ -37,38 +36,45 @@ def blur(image: np.ndarray, taps: np.ndarray) -> np.ndarray:
     taps
         Shape (radius + 1,), float32, centre first.
     """
-    height, width = image.shape
-    radius = taps.size - 1
-    rows = np.empty_like(image)
-    padded = np.empty(width + 2 * radius, np.float32)
-    for y in range(height):
-        padded[:radius] = image[y, 0]
-        padded[radius : radius + width] = image[y]
-        padded[radius + width :] = image[y, width - 1]
-        target = rows[y]
-        for x in range(width):
-            target[x] = taps[0] * padded[x + radius]
-        for k in range(1, radius + 1):
-            tap = taps[k]
-            for x in range(width):
-                target[x] += tap * (padded[x + radius - k] + padded[x + radius + k])
-    out = np.empty_like(image)
-    for y in range(height):
-        target = out[y]
-        source = rows[y]
-        for x in range(width):
-            target[x] = taps[0] * source[x]
-        for k in range(1, radius + 1):
-            tap = taps[k]
-            above = rows[max(y - k, 0)]
-            below = rows[min(y + k, height - 1)]
-            for x in range(width):
-                target[x] += tap * (above[x] + below[x])
+    out = np.empty_like(image)  # here and not in compiled code: numpy asks for large pages, which are faster
+    _blur(image, taps, out)
     return out
 
 
 @njit(nogil=True, cache=True)
-def box_mean(image: np.ndarray, radius: int) -> np.ndarray:
+def _blur(image: np.ndarray, taps: np.ndarray, out: np.ndarray) -> None:
+    height, width = image.shape
+    radius = taps.size - 1
+    # slices, not sums of indices: these would be checked for being negative, pixel by pixel
+    n = 2 * radius + 1
+    rows = np.empty((n, width), np.float32)  # the last rows that were convolved
+    padded = np.empty(width + 2 * radius, np.float32)
+    for step in range(height + radius):
+        if step < height:
+            padded[:radius] = image[step, 0]
+            padded[radius : radius + width] = image[step]
+            padded[radius + width :] = image[step, width - 1]
+            target, source = rows[step % n], padded[radius:]
+            for x in range(width):
+                target[x] = taps[0] * source[x]
+            for k in range(1, radius + 1):
+                _add_both(target, taps[k], padded[radius - k :], padded[radius + k :])
+        y = step - radius
+        if y >= 0:
+            target, source = out[y], rows[y % n]
+            for x in range(width):
+                target[x] = taps[0] * source[x]
+            for k in range(1, radius + 1):
+                _add_both(target, taps[k], rows[max(y - k, 0) % n], rows[min(y + k, height - 1) % n])
+
+
+@njit(nogil=True, cache=True)
+def _add_both(target: np.ndarray, tap: float, one: np.ndarray, other: np.ndarray) -> None:
+    for x in range(target.size):
+        target[x] += tap * (one[x] + other[x])
+
+
+def box_mean(image: np.ndarray, radius: int, ceiling: float = np.inf) -> np.ndarray:
     """Mean over a (2 radius + 1)² window, cut at the border.
 
     Parameters
@@ -77,35 +83,40 @@ def box_mean(image: np.ndarray, radius: int) -> np.ndarray:
         Shape (h, w), float32.
     radius
         Half width of the window in px.
+    ceiling
+        Pixels count no more than this.
     """
-    height, width = image.shape
-    rows = np.empty_like(image)
-    for y in range(height):
-        total = 0.0
-        for x in range(min(radius, width)):
-            total += image[y, x]
-        for x in range(width):
-            if x + radius < width:
-                total += image[y, x + radius]
-            if x - radius - 1 >= 0:
-                total -= image[y, x - radius - 1]
-            rows[y, x] = total / (min(x + radius, width - 1) - max(x - radius, 0) + 1)
     out = np.empty_like(image)
-    totals = np.zeros(width, np.float64)
-    for y in range(min(radius, height)):
-        for x in range(width):
-            totals[x] += rows[y, x]
-    for y in range(height):
-        if y + radius < height:
-            for x in range(width):
-                totals[x] += rows[y + radius, x]
-        if y - radius - 1 >= 0:
-            for x in range(width):
-                totals[x] -= rows[y - radius - 1, x]
-        scale = 1.0 / (min(y + radius, height - 1) - max(y - radius, 0) + 1)
-        for x in range(width):
-            out[y, x] = totals[x] * scale
+    _box_mean(image, radius, np.float32(ceiling), out)
     return out
+
+
+@njit(nogil=True, cache=True)
+def _box_mean(image: np.ndarray, radius: int, most: np.float32, out: np.ndarray) -> None:
+    height, width = image.shape
+    totals = np.zeros(width + 2 * radius + 1)  # of the columns, with zeros around
+    inner = totals[radius + 1 : radius + 1 + width]
+    columns = np.arange(width)
+    shares = 1 / (np.minimum(columns + radius, width - 1) - np.maximum(columns - radius, 0) + 1)
+    for step in range(height + radius):
+        if step < height:
+            source = image[step]
+            for x in range(width):
+                inner[x] += min(source[x], most)
+        y = step - radius
+        if y > radius:
+            source = image[y - radius - 1]
+            for x in range(width):
+                inner[x] -= min(source[x], most)
+        if y >= 0:
+            share = 1 / (min(step, height - 1) - max(y - radius, 0) + 1)
+            target, entering = out[y], totals[2 * radius + 1 :]
+            total = 0.0
+            for x in range(min(radius, width)):
+                total += inner[x]
+            for x in range(width):
+                total += entering[x] - totals[x]
+                target[x] = total * (share * shares[x])
 
 
 @njit(nogil=True, cache=True)

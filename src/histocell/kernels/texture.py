@@ -55,23 +55,26 @@ def unmix(rgb: np.ndarray, density: np.ndarray, unmixing: np.ndarray) -> np.ndar
     return out
 
 
-@njit(nogil=True, cache=True)
 def unmix_haematoxylin(
     rgb: np.ndarray, density: np.ndarray, unmixing: np.ndarray, low: np.float32, span: np.float32
 ) -> np.ndarray:
     """Haematoxylin of each pixel, of :func:`unmix`, less `low` and divided by `span`: shape (h, w), float32."""
+    out = np.empty(rgb.shape[:2], np.float32)
+    _unmix_haematoxylin(rgb, density * unmixing[:, 0], low, span, out)
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _unmix_haematoxylin(
+    rgb: np.ndarray, shares: np.ndarray, low: np.float32, span: np.float32, out: np.ndarray
+) -> None:
     height, width = rgb.shape[:2]
-    shares = np.empty((3, 256), np.float32)
-    for k in range(3):
-        for value in range(256):
-            shares[k, value] = density[value, k] * unmixing[k, 0]
-    out = np.empty((height, width), np.float32)
+    red, green, blue = shares.T.copy()
     zero = np.float32(0)
     for y in range(height):
         for x in range(width):
-            amount = shares[0, rgb[y, x, 0]] + shares[1, rgb[y, x, 1]] + shares[2, rgb[y, x, 2]]
+            amount = red[rgb[y, x, 0]] + green[rgb[y, x, 1]] + blue[rgb[y, x, 2]]
             out[y, x] = (max(zero, amount) - low) / span
-    return out
 
 
 COLOUR_SUMS = (

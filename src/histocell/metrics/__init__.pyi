@@ -8,6 +8,9 @@ from histocell.metrics.classes import precision as precision
 from histocell.metrics.classes import quadratic_kappa as quadratic_kappa
 from histocell.metrics.classes import recall as recall
 from histocell.metrics.classes import reliability as reliability
+from histocell.metrics.clusters import agreement as agreement
+from histocell.metrics.clusters import neighbor_purity as neighbor_purity
+from histocell.metrics.clusters import robustness_index as robustness_index
 from histocell.metrics.ranks import auc as auc
 from histocell.metrics.ranks import bootstrap_auc as bootstrap_auc
 from histocell.metrics.ranks import bootstrap_concordance as bootstrap_concordance

@@ -12,7 +12,7 @@ from histocell._core.errors import listing
 from histocell._core.rng import as_rng
 from histocell.models import files
 from histocell.models.places import check_finite, check_places
-from histocell.models.problem import Problem, Usable, finite_rows
+from histocell.models.problem import Problem, Usable, as_features, finite_rows
 from histocell.models.settings import Config, make_config
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from histocell.models.fingerprint import Fingerprint
     from histocell.models.folds import FitRows
     from histocell.models.places import Places
+    from histocell.models.problem import Joined
 
 
 FINGERPRINT, BASELINE = "rows.", "baseline_{}."  # beginnings of names of arrays
@@ -261,7 +262,7 @@ class Model(ABC):
         """Whether it can predict rows that lack the genes or the image."""
         return False
 
-    def has_features(self, X: np.ndarray) -> Bools:
+    def has_features(self, X: np.ndarray | Joined) -> Bools:
         """Which rows have the features that the model needs: by default all of them, finite."""
         return finite_rows(X)
 
@@ -272,7 +273,7 @@ class Model(ABC):
     def _begin(self, problem: Problem) -> Usable:
         """Forget what was learnt before, and find the rows that can be used."""
         places = self._checked_places(
-            problem.places, len(np.asarray(problem.X if problem.index is None else problem.index))
+            problem.places, len(as_features(problem.X) if problem.index is None else np.asarray(problem.index))
         )
         usable = Usable.of(problem, places, has_features=self.has_features)
         if usable.rows.places is not None:

@@ -11,7 +11,7 @@ from histocell._core.errors import warn
 from histocell.models.folds import FitRows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -23,7 +23,45 @@ if TYPE_CHECKING:
 _CHUNK = 16_384
 
 
-def finite_rows(X: np.ndarray) -> Bools:
+class Joined:
+    """Several matrices of features side by side, which are joined for the rows that are looked at and never as a whole.
+
+    Parameters
+    ----------
+    parts
+        The matrices, ``(n, n_features)`` each, in memory or mapped from a file.
+    columns
+        Of each matrix, the order of its columns; `None` where they stay as they are.
+    """
+
+    ndim = 2
+
+    def __init__(self, parts: Sequence[np.ndarray], columns: Sequence[Ints | None] | None = None) -> None:
+        self.parts = list(parts)
+        self.columns = [None] * len(self.parts) if columns is None else list(columns)
+        self.shape = (len(self.parts[0]), sum(part.shape[1] for part in self.parts))
+        self.dtype = np.result_type(*self.parts)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Ints | slice) -> np.ndarray:
+        some = [
+            part[rows] if order is None else part[rows][:, order]
+            for part, order in zip(self.parts, self.columns, strict=True)
+        ]
+        return some[0] if len(some) == 1 else np.hstack(some)
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype=dtype)
+
+
+def as_features(X: ArrayLike | Joined) -> np.ndarray | Joined:
+    """Features as an array, or as they are where they are joined by rows."""
+    return X if isinstance(X, Joined) else np.asarray(X)
+
+
+def finite_rows(X: np.ndarray | Joined) -> Bools:
     """Rows whose numbers are all finite; as many as fit into a little memory are looked at at a time."""
     out = np.empty(len(X), dtype=bool)
     for start in range(0, len(X), _CHUNK):
@@ -57,8 +95,8 @@ class Problem:
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Features and targets of the rows of this problem."""
-        X, Y = np.asarray(self.X), np.asarray(self.Y)
-        return (X, Y) if self.index is None else (X[np.asarray(self.index)], Y[np.asarray(self.index)])
+        X, Y = as_features(self.X), np.asarray(self.Y)
+        return (np.asarray(X), Y) if self.index is None else (X[np.asarray(self.index)], Y[np.asarray(self.index)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +115,7 @@ class Usable:
         Which of them are fitted, and their groups.
     """
 
-    X: np.ndarray
+    X: np.ndarray | Joined
     index: Ints
     Y: Floats
     rows: FitRows
@@ -88,7 +126,7 @@ class Usable:
         problem: Problem,
         places: Places | None = None,
         *,
-        has_features: Callable[[np.ndarray], Bools] | None = None,
+        has_features: Callable[[np.ndarray | Joined], Bools] | None = None,
     ) -> Usable:
         """The usable rows, with a warning of others; `places` are those of the rows of the problem.
 
@@ -99,7 +137,7 @@ class Usable:
         ValueError
             When shapes do not agree or no row is usable.
         """
-        X, Y = np.asarray(problem.X), np.asarray(problem.Y, dtype=np.float64)
+        X, Y = as_features(problem.X), np.asarray(problem.Y, dtype=np.float64)
         if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
             msg = f"X and Y must have shapes (n, n_features) and (n, n_targets); they have {X.shape} and {Y.shape}"
             raise ValueError(msg)
@@ -125,4 +163,4 @@ class Usable:
     def features(self) -> np.ndarray:
         """Features of the usable rows: `X` itself where it is all of them in their order."""
         whole = len(self.index) == len(self.X) and (self.index == np.arange(len(self.X))).all()
-        return self.X if whole else self.X[self.index]
+        return np.asarray(self.X) if whole else self.X[self.index]

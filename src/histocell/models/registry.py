@@ -39,6 +39,11 @@ MODELS: dict[str, str | type[Model]] = {
 }
 
 
+def has_models(task: str) -> bool:
+    """Whether there are models that are for a task."""
+    return any(task in _class(name).tasks for name in MODELS)
+
+
 def model_class(name: str, task: str | None = None) -> type[Model]:
     """The class of a model name, or an error that lists the names, those for a task alone where one is given."""
     if name in MODELS and (task is None or task in (_class(name).tasks or (task,))):

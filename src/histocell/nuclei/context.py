@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histocell._core.errors import warn
-from histocell.images.pixels import background_colour, optical_density
+from histocell.images.pixels import background_colour, look_up, optical_density
 from histocell.images.stain.estimate import MIN_PIXELS, estimate_stains
 from histocell.kernels.filters import blur, box_mean, gaussian_taps
 from histocell.kernels.texture import unmix_haematoxylin
@@ -34,6 +35,7 @@ _DARK = 60  # of 255: brightest channel of the background of a fluorescence imag
 _DARK_SHARE = 0.5
 _FOREIGN_SHARE = 0.1  # of the stained pixels, from which it is worth a word
 _AROUND_SHARE = 0.25
+_ENOUGH_PIXELS = 2**18  # of four times as many, a quarter is looked at
 _BROWN_BLUE = 1.05  # density of blue over red in DAB; it is lower in both stains of H&E, but for eosin alone
 
 
@@ -67,18 +69,20 @@ def estimate_context(sample: Sequence[NDArray[np.uint8]], mpp: float) -> SlideCo
     mpp
         um per px.
     """
-    pixels = np.concatenate([image.reshape(-1, 3) for image in sample])
+    step = max(1, math.isqrt(sum(image.size // 3 for image in sample) // _ENOUGH_PIXELS))
+    thin = [image[::step, ::step] for image in sample]
+    pixels = np.concatenate([image.reshape(-1, 3) for image in thin])
     background = background_colour(pixels)
-    density = optical_density(background).astype(np.float32)[pixels, np.arange(3)]
-    amount = density.mean(axis=1)
+    density = look_up(optical_density(background).astype(np.float32), pixels)
+    amount = (density[:, 0] + density[:, 1] + density[:, 2]) / np.float32(3)
     stained = amount > STAINED_DENSITY
     problem = _problem(pixels, stained)
     foreign = stained & is_foreign(density)
-    sizes = np.cumsum([image.shape[0] * image.shape[1] for image in sample])[:-1]
+    sizes = np.cumsum([image.shape[0] * image.shape[1] for image in thin])[:-1]
     crowded = np.concatenate(
         [
-            _is_crowded(part.reshape(image.shape[:2]), mpp).ravel()
-            for part, image in zip(np.split(foreign, sizes), sample, strict=True)
+            _is_crowded(part.reshape(image.shape[:2]), mpp * step).ravel()
+            for part, image in zip(np.split(foreign, sizes), thin, strict=True)
         ]
     )
     if problem is None:  # single pixels are noise, of JPEG for example
@@ -88,13 +92,14 @@ def estimate_context(sample: Sequence[NDArray[np.uint8]], mpp: float) -> SlideCo
     if problem is not None:
         warn(f"no nuclei are looked for: {problem}")
         return SlideContext(stains, 0.0, 1.0, problem)
-    haematoxylin = np.concatenate([_smooth(image, stains, mpp).ravel() for image in sample])
+    haematoxylin = np.concatenate([_smooth(image, stains, mpp)[::step, ::step].ravel() for image in sample])
     low, high = _classes(haematoxylin[(amount > TISSUE_DENSITY) & usable])
     return SlideContext(stains, low, max(high, low + LEAST_CONTRAST / float(stains.strength[0])))
 
 
 def _problem(pixels: NDArray[np.uint8], stained: NDArray[np.bool_]) -> str | None:
-    dark = float((pixels.max(axis=1) < _DARK).mean()) if len(pixels) else 0.0
+    brightest = np.maximum(np.maximum(pixels[:, 0], pixels[:, 1]), pixels[:, 2])
+    dark = float((brightest < _DARK).mean()) if len(pixels) else 0.0
     if dark > _DARK_SHARE:
         return f"{dark:.0%} of the pixels are dark, as in a fluorescence image; expected H&E on a bright background"
     if stained.sum() < MIN_PIXELS:
@@ -123,10 +128,12 @@ def _warn_of_other_stains(foreign: NDArray[np.float32], n_stained: int) -> None:
     share = len(foreign) / n_stained
     if share < _FOREIGN_SHARE:
         return
-    red, _, blue = foreign.mean(axis=0)
-    seen = (
-        "brown, as the DAB of immunohistochemistry" if blue > _BROWN_BLUE * red else "coloured as ink or another stain"
-    )
+    red, green, blue = foreign.mean(axis=0)
+    seen = "coloured as ink or another stain"
+    if red < LEAST_RED * green:
+        seen = "red, as ink or blood"
+    elif blue > _BROWN_BLUE * red:
+        seen = "brown, as the DAB of immunohistochemistry"
     warn(
         f"{share:.0%} of the stained pixels are {seen}; the method is for H&E: what has another colour than haematoxylin "
         "is not taken for a nucleus"

@@ -124,9 +124,9 @@ class Watershed:
 
 
 def _numbered(labels: NDArray[np.int32], kept: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """The labels that are kept, numbered from 1."""
-    number = np.cumsum(kept, dtype=np.int32)
-    return np.where(kept, number, np.int32(0))[labels]
+    """The labels that are kept, numbered from 1, in place."""
+    number = np.where(kept, np.cumsum(kept, dtype=np.int32), np.int32(0))
+    return number.take(labels, out=labels, mode="clip")
 
 
 def _check_image(image: object) -> NDArray[np.uint8]:

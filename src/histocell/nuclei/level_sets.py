@@ -56,7 +56,7 @@ def find_nuclei(
 
     Returns
     -------
-    Labels, shape (h, w), int32 from 1 (0 outside), their number, and the map without its local background.
+    Labels, shape (h, w), int32 from 1 (0 outside), the largest, and the map without its local background.
 
     References
     ----------
@@ -64,23 +64,21 @@ def find_nuclei(
     Linear time maximally stable extremal regions.
     """
     smooth = blur(stained, gaussian_taps(SMOOTH_UM / mpp))
-    local = np.minimum(smooth, np.float32(LOCAL_CEILING))
-    local = box_mean(local, max(1, round(LOCAL_UM / mpp)))
+    local = box_mean(smooth, max(1, round(LOCAL_UM / mpp)), LOCAL_CEILING)
     local -= np.float32(LOCAL_LEVEL)
     local *= np.float32(LOCAL_WEIGHT)
     smooth -= local
-    tree = component_tree(smooth, FLOOR, (CEILING - FLOOR) / N_LEVELS)
     areas = (LEAST_NODE_UM2 / mpp**2, max_area_um2 / mpp**2, FULL_AREA_UM2 / mpp**2)
+    tree = component_tree(smooth, FLOOR, (CEILING - FLOOR) / N_LEVELS, areas[0])
     slopes = (contrast * SLOPES[0] * mpp, SLOPES[1] * mpp)
-    marks, n = choose_nodes(tree, stained.shape[1] + 2, areas, slopes, FILLS, LUMP)
-    labels = grow(tree, marks, n, smooth, SIZE_WEIGHT, areas[1])
+    nodes, marks = choose_nodes(tree, areas, slopes, FILLS, LUMP)
+    labels = grow(tree, nodes, marks, smooth.shape, SIZE_WEIGHT, areas[1])
     fill_holes(labels, int(areas[1]))
-    labels, n = _split(labels, smooth, mpp)
-    return labels, n, smooth
+    return labels, _split(labels, smooth, mpp), smooth
 
 
-def _split(labels: NDArray[np.int32], smooth: NDArray[np.float32], mpp: float) -> tuple[NDArray[np.int32], int]:
-    """Cut nuclei that touch at their necks, all the sooner where the neck is pale, too."""
+def _split(labels: NDArray[np.int32], smooth: NDArray[np.float32], mpp: float) -> int:
+    """Cut nuclei that touch at their necks, in place, all the sooner where the neck is pale, too."""
     width = inner_distance(labels)
     heights = np.log(np.maximum(width, 0.5, out=width) * np.float32(mpp), out=width)
     heights += np.float32(NECK_STAIN) * smooth

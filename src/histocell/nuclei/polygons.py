@@ -136,17 +136,17 @@ def _at(labels: np.ndarray, y: int, x: int) -> int:
 @njit(nogil=True, cache=True)
 def _turn(labels: np.ndarray, label: int, y: int, x: int, d: int) -> int:
     """The direction in which an outline goes on from a corner of the pixel grid, its object to the right."""
-    left = (d + 3) % 4
+    left = (d + 3) & 3
     right = _at(labels, y + _AHEAD_Y[d], x + _AHEAD_X[d])
     ahead = _at(labels, y + _AHEAD_Y[left], x + _AHEAD_X[left])
     if right == label:
         return left if ahead == label else d
     if ahead == label:
-        back = (d + 2) % 4  # the fourth pixel, behind to the left
+        back = (d + 2) & 3  # the fourth pixel, behind to the left
         behind = _at(labels, y + _AHEAD_Y[back], x + _AHEAD_X[back])
         if right == 0 or right != behind:
             return left
-    return (d + 1) % 4
+    return (d + 1) & 3
 
 
 @njit(nogil=True, cache=True)
@@ -201,9 +201,10 @@ def _trace(labels: np.ndarray, rank: np.ndarray, n: int) -> tuple[np.ndarray, np
     starts, stops, largest = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
     end = 0
     for row in range(height):
+        here, above = labels[row], labels[max(row - 1, 0)]
         for column in range(width):
-            label = labels[row, column]
-            if label == 0 or rank[label] < 0 or seen[row, column] or (row > 0 and labels[row - 1, column] == label):
+            label = here[column]
+            if label == 0 or (above[column] == label and row > 0) or seen[row, column] or rank[label] < 0:
                 continue
             points, stop, area = _follow(labels, row, column, seen, points, end)
             i = rank[label]

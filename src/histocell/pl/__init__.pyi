@@ -1,6 +1,7 @@
 from histocell.pl._aligned.embedding import alignment_embedding as alignment_embedding
 from histocell.pl._aligned.recall import alignment_recall as alignment_recall
 from histocell.pl._alignment import alignment as alignment
+from histocell.pl._batch_effect import batch_effect as batch_effect
 from histocell.pl._cells.confusion import confusion as confusion
 from histocell.pl._cells.reliability import reliability as reliability
 from histocell.pl._colocalization.map import colocalization as colocalization
@@ -11,7 +12,9 @@ from histocell.pl._maps import abundance as abundance
 from histocell.pl._niches.niches import niches as niches
 from histocell.pl._nuclei.cells import cells as cells
 from histocell.pl._nuclei.cells import nuclei as nuclei
-from histocell.pl._patches import patches as patches
+from histocell.pl._patches.patches import patches as patches
+from histocell.pl._patches.retrieval import retrieval as retrieval
+from histocell.pl._report.report import report as report
 from histocell.pl._scores.calibration import calibration as calibration
 from histocell.pl._scores.costs import costs as costs
 from histocell.pl._scores.groups import group_scores as group_scores

@@ -7,13 +7,13 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pandas as pd
 
 from histocell._core import keys
 from histocell._core.errors import MissingKeyError, listing, missing_key, warn
 from histocell.images.transformations import transformations
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
     from spatialdata import SpatialData
@@ -32,6 +32,12 @@ def get_table(data: Data, table_key: str | None = None) -> AnnData:
     """The table: `data` itself, the table called `table_key`, the only one, or the one called ``table``."""
     module = sys.modules.get("anndata")
     if module is not None and isinstance(data, module.AnnData):
+        if not isinstance(data.obs, pd.DataFrame):
+            msg = (
+                f"obs is a {type(data.obs).__name__} of anndata's read_lazy, and must be in memory: adata = adata.to_memory(), or "
+                "adata = anndata.AnnData(obs=adata.obs.to_memory(), obsm=dict(adata.obsm)), whose embeddings stay where they are"
+            )
+            raise TypeError(msg)
         return data
     if not is_spatialdata(data):
         msg = f"data must be an AnnData or a SpatialData, not {type(data).__name__}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,8 @@ def normalized_genes(table: AnnData, genes: Sequence[str]) -> tuple[NDArray[np.f
     if (stored < 0).any() or (stored != np.rint(stored)).any():
         return table[:, list(genes)].to_df().to_numpy(), "none: X does not hold counts"
     counts = AnnData(x.astype(np.float32), var=pd.DataFrame(index=table.var_names))  # a copy
-    sc.pp.normalize_total(counts)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Some cells have zero counts")  # they stay at zero
+        sc.pp.normalize_total(counts)
     sc.pp.log1p(counts)
     return counts[:, list(genes)].to_df().to_numpy(), "scanpy.pp.normalize_total, scanpy.pp.log1p"

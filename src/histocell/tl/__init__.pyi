@@ -4,6 +4,7 @@ from histocell.tl._abundance import predict_abundance as predict_abundance
 from histocell.tl._alignment.alignment import align as align
 from histocell.tl._alignment.alignment import fit_alignment as fit_alignment
 from histocell.tl._alignment.evaluation import evaluate_alignment as evaluate_alignment
+from histocell.tl._batch_effect.batch_effect import batch_effect as batch_effect
 from histocell.tl._cell_types.cell_types import evaluate_cell_types as evaluate_cell_types
 from histocell.tl._cell_types.cell_types import fit_cell_types as fit_cell_types
 from histocell.tl._cell_types.cell_types import predict_cell_types as predict_cell_types
@@ -12,6 +13,9 @@ from histocell.tl._colocalization.difference import colocalization_difference as
 from histocell.tl._colocalization.evaluation import evaluate_colocalization as evaluate_colocalization
 from histocell.tl._colocalization.result import ColocalizationResult as ColocalizationResult
 from histocell.tl._niches.niches import niches as niches
+from histocell.tl._retrieve.retrieve import retrieve as retrieve
+from histocell.tl._slide_summary.compare import compare_slides as compare_slides
+from histocell.tl._slide_summary.summarize import summarize_slides as summarize_slides
 from histocell.tl.slide_level.slides import evaluate_slides as evaluate_slides
 from histocell.tl.slide_level.slides import fit_slides as fit_slides
 from histocell.tl.slide_level.slides import predict_slides as predict_slides

@@ -159,6 +159,68 @@ def test_learns(cells, name):
             assert hc.metrics.recall(Y, model.predict(part))[kept] > 0.6
 
 
+def told_apart(n, rng):
+    """Three types; genes tell the first from the others nearly always, the image hardly."""
+    labels = rng.integers(3, size=n)
+    genes = 4.0 * np.eye(3)[np.minimum(labels, 1)] + rng.normal(size=(n, 3))
+    image = 0.6 * np.eye(3)[labels] + rng.normal(size=(n, 3))
+    return np.hstack([genes, image]).astype(np.float32), np.eye(3)[labels]
+
+
+@pytest.mark.parametrize("name", ["logistic", "cell_transformer"])
+def test_cells_without_genes_have_a_calibration_of_their_own(name):
+    """By the temperature of genes and image together, those of the image alone would be far too sure."""
+    rng = np.random.default_rng(1)
+    config = {"max_epochs": 15, "width": 16, "feedforward": 16} if name == "cell_transformer" else {}
+    X, Y = told_apart(3000, rng)
+    model = model_class(name)(gene_columns=3, **config).fit(X, Y, groups=np.arange(3000) % 5)
+    X, Y = told_apart(6000, rng)
+    assert model.weights["calibration"].shape == (3, 3)
+    without = [X.copy(), X.copy()]
+    without[0][:, :3] = without[1][:, 3:] = np.nan
+
+    def errors():
+        return np.array([hc.metrics.calibration_error(Y, model.predict(part))[0] for part in without])
+
+    own = errors()
+    model.weights["calibration"][:] = model.weights["calibration"][0]
+    shared = errors()
+    print(own, shared)
+    assert (own < (0.03 if name == "cell_transformer" else 0.08)).all()
+    assert shared.max() > own.max() + 0.03
+
+
+def test_few_cells_with_genes_alone(cells):
+    """A subset of the modalities that hardly any held-out cell has goes by the calibration of all."""
+    X = cells.X.copy()
+    X[3:, N_GENES:] = np.nan  # three images
+    model = fit(cells, "logistic", {}, X=X)
+    both, genes, image = model.weights["calibration"]
+    np.testing.assert_array_equal(both, image)
+    np.testing.assert_array_equal(both, genes)
+
+
+def test_a_logistic_regression_is_blended_in():
+    """Where classes are a linear matter and cells are few, its share is most, and the loss that of it alone or less."""
+    rng = np.random.default_rng(3)
+    centers = 0.45 * rng.normal(size=(3, 60))
+    labels = rng.integers(3, size=5240)
+    X, Y = (centers[labels] + rng.normal(size=(5240, 60))).astype(np.float32), np.eye(3)[labels]
+    few, many = slice(0, 240), slice(240, None)
+    groups = np.arange(240) % 6
+    models = {
+        name: model_class(name)(**config).fit(X[few], Y[few], groups=groups)
+        for name, config in {"cell_transformer": {"max_epochs": 15}, "logistic": {}}.items()
+    }
+    models["alone"] = hc.models.CellTransformer(max_epochs=15, logistic_share=0).fit(X[few], Y[few], groups=groups)
+    loss = {name: -np.log(model.predict(X[many])[Y[many] == 1]).mean() for name, model in models.items()}
+    assert loss["cell_transformer"] < loss["alone"]
+    assert loss["cell_transformer"] < loss["logistic"] + 0.02
+    assert not [name for name in models["alone"].weights if name.startswith("logistic")]
+    whole = hc.models.CellTransformer(max_epochs=2, logistic_share=1).fit(X[few], Y[few], groups=groups)
+    np.testing.assert_allclose(whole.predict(X[many]), models["logistic"].predict(X[many]), atol=1e-4)
+
+
 def test_half_a_model_is_none(cells, monkeypatch):
     """Interrupted in its second fit, a model is not fitted; the next fit is as if nothing had happened."""
     from histocell.models.cells import transformer

@@ -14,6 +14,8 @@ from histocell.models.cells.calibration import calibrate, class_weights, fit_cal
 from histocell.models.cells.inputs import Modalities
 from histocell.models.cells.network import Batch, CellNet, waves
 from histocell.models.places import Places
+from histocell.models.problem import Joined
+from histocell.models.registry import model_class
 
 
 class TestCalibration:
@@ -32,9 +34,25 @@ class TestCalibration:
         rng = np.random.default_rng(0)
         true, weights = rng.normal(size=(20_000, 3)), np.array([0.2, 0.8, 2.0])
         labels = np.array([rng.choice(3, p=each) for each in softmax(true, axis=1)])
-        temperature, share = fit_calibration(true + np.log(weights), labels, weights)
+        temperature, share, blend = fit_calibration(true + np.log(weights), labels, weights)
         assert temperature == pytest.approx(1, rel=0.06)
         assert share == pytest.approx(1, abs=0.06)
+        assert blend == 0
+
+    def test_finds_the_blend(self):
+        """Two models that each see a part of the truth with an error of their own."""
+        rng = np.random.default_rng(0)
+        true = rng.normal(size=(20_000, 3))
+        labels = np.array([rng.choice(3, p=each) for each in softmax(2 * true, axis=1)])
+        noise = rng.normal(size=true.shape)
+        good, bad = true + noise, true - 3 * noise  # 3/4 of one and 1/4 of the other is the truth
+        temperature, _, share = fit_calibration(good, labels, np.ones(3), second=bad)
+        assert share == pytest.approx(0.25, abs=0.02)
+        assert temperature == pytest.approx(0.5, rel=0.05)
+        found = np.array([temperature, 0, share])
+        np.testing.assert_allclose(calibrate(good, found, np.ones(3), second=bad), softmax(2 * true, axis=1), atol=0.05)
+        assert fit_calibration(good, labels, np.ones(3), second=bad, share=0.6)[2] == 0.6
+        assert fit_calibration(good, labels, np.ones(3), second=true)[2] == pytest.approx(1, abs=0.05)
 
     def test_class_weights(self):
         labels = np.repeat([0, 1, 2], [100, 50, 1])
@@ -44,6 +62,16 @@ class TestCalibration:
         np.testing.assert_allclose(weights[:3].mean(), 1)
         assert class_weights(np.repeat(np.arange(21), [1] + [10_000] * 20), 21).max() == 10
         np.testing.assert_array_equal(class_weights(labels, 4, balanced=False), [1, 1, 1, 0])
+
+    def test_a_class_without_training_rows(self):
+        logits, weights = np.random.default_rng(0).normal(size=(50, 3)), np.array([1.0, 0.0, 1.0])
+        labels = np.arange(50) % 3  # those of the class without training rows say nothing
+        known = labels != 1
+        found = fit_calibration(logits, labels, weights)
+        two = np.array([0, -1, 1])[labels[known]]
+        np.testing.assert_allclose(found, fit_calibration(logits[known][:, [0, 2]], two, np.ones(2)))
+        assert (calibrate(logits, found, weights)[:, 1] == 0).all()
+        assert fit_calibration(logits, np.ones(50, dtype=int), weights).tolist() == [1, 0, 0]
 
 
 class TestNeighbors:
@@ -163,3 +191,18 @@ def test_presets_are_as_stated():
     paper = hc.models.CellTransformer("paper").config
     assert (paper.n_layers, paper.lr, paper.batch_size, paper.weight_decay, paper.max_epochs) == (6, 3e-5, 64, 0.01, 20)
     assert not paper.early_stopping
+    assert paper.logistic_share == 0
+
+
+def test_matrices_are_joined_by_rows():
+    rng = np.random.default_rng(0)
+    one, two, rows = rng.normal(size=(9, 3)), rng.normal(size=(9, 2)).astype(np.float32), np.array([4, 1, 1])
+    joined, whole = Joined([one, two], [np.array([2, 0, 1]), None]), np.hstack([one[:, [2, 0, 1]], two])
+    assert (joined.shape, joined.dtype, len(joined)) == (whole.shape, whole.dtype, 9)
+    np.testing.assert_array_equal(joined[rows], whole[rows])
+    np.testing.assert_array_equal(joined[2:5], whole[2:5])
+    np.testing.assert_array_equal(np.asarray(joined), whole)
+    assert np.shares_memory(np.asarray(Joined([one])), one)  # one alone is not copied
+    Y = np.eye(2)[np.arange(9) % 2]
+    same = [model_class("logistic")(gene_columns=3).fit(X, Y).predict(X) for X in (joined, whole)]
+    np.testing.assert_array_equal(*same)

@@ -122,54 +122,65 @@ def test_overlapping_patches_are_left_out():
 
 
 class TestBadInput:
-    def test_no_validation_rows(self):
+    def test_no_validation_rows(self, user_sees):
         data = cells()
         data.obs["split"] = data.obs["split"].replace("val", "train")
-        with pytest.warns(UserWarning, match="0 validation rows: the training is not stopped early"):
+        with user_sees(
+            "Image and genes", "no validation rows", UserWarning, match="0 validation rows: the training is not"
+        ):
             fit(data)
 
-    def test_batch_larger_than_rows(self):
-        with pytest.warns(UserWarning, match="training rows are fewer than batch_size=1024"):
+    def test_batch_larger_than_rows(self, user_sees):
+        with user_sees(
+            "Image and genes",
+            "a batch larger than the training rows",
+            UserWarning,
+            match="are fewer than batch_size=1024",
+        ):
             fit(cells(), config=CONFIG | {"batch_size": 1024})
 
-    def test_one_block(self):
+    def test_one_block(self, user_sees):
         data = cells()
         fit(data)
-        with pytest.warns(UserWarning, match="lie in one square of 90000 um: nothing is ranked across"):
+        with user_sees("Image and genes", "test cells of one square", UserWarning, match="nothing is ranked across"):
             table = hc.tl.evaluate_alignment(data, block_um=90_000, inplace=False)
         assert set(table["gallery"]) == {"within"}
         assert (table["interval"] == "none").all()
         assert table["low"].isna().all()
 
-    def test_nan_rows(self):
+    def test_nan_rows(self, user_sees):
         data = cells()
         data.obsm["X_image"][np.flatnonzero(data.obs["split"] == "train")[:2]] = np.nan
         with pytest.warns(
             UserWarning, match="2 training or validation rows have a target that is not finite; left out"
         ):
             fit(data)
-        with pytest.warns(UserWarning, match=r'2 of 900 rows of obsm\["X_image"\] are not finite'):
+        with user_sees(
+            "Image and genes", "cells without an image", UserWarning, match=r'2 of 900 rows of obsm\["X_image"\]'
+        ):
             hc.tl.align(data)
         assert np.isnan(data.obsm["X_aligned_image"]).all(axis=1).sum() == 2
         data.obsm["X_image"][np.flatnonzero(data.obs["split"] == "test")[:3]] = np.nan
         with pytest.warns(UserWarning, match="3 of [0-9]+ rows to be scored lack a view"):
             scores(data)
 
-    def test_constant_view(self):
+    def test_constant_view(self, user_sees):
         data = cells()
         data.obsm["X_image"][:] = 3.0
-        with pytest.raises(ValueError, match="embedding of the image says nothing"):
+        with user_sees(
+            "Image and genes", "an embedding that is the same in all cells", ValueError, match="says nothing"
+        ):
             fit(data)
 
-    def test_missing(self):
+    def test_missing(self, user_sees):
         data = cells()
-        with pytest.raises(KeyError, match=r'obsm\["X_scgpt"\] not found.*embed_genes\(data, "scgpt"\)'):
+        with user_sees("Image and genes", "no embedding of genes", KeyError, match=r'obsm\["X_scgpt"\] not found'):
             hc.tl.fit_alignment(data)
         with pytest.raises(KeyError, match=r'obsm\["X_uni2-h"\] not found.*embed_image\(data, "uni2-h"\)'):
             hc.tl.fit_alignment(data, "X_genes")
         with pytest.raises(KeyError, match=r'uns\["alignment_model"\] not found'):
             hc.tl.align(data)
-        with pytest.raises(ValueError, match="not aligned with itself"):
+        with user_sees("Image and genes", "one embedding for both", ValueError, match="not aligned with itself"):
             hc.tl.fit_alignment(data, "X_image", "X_image")
         with pytest.raises(
             ValueError, match="'ridge' is a model for abundance, not for alignment; there are: cca, contr"
@@ -180,7 +191,7 @@ class TestBadInput:
         with pytest.raises(KeyError, match=r'obsm\["spatial"\] not found'):
             scores(data)
 
-    def test_without_a_split_the_rows_of_the_fit_are_scored_and_said_so(self):
+    def test_without_a_split_the_rows_of_the_fit_are_scored_and_said_so(self, user_sees):
         data = cells()
         del data.obs["split"]
         with (
@@ -189,7 +200,7 @@ class TestBadInput:
         ):
             fit(data)
         with (
-            pytest.warns(UserWarning, match="all rows are scored, those of the fit, too"),
+            user_sees("Image and genes", "no split at the evaluation", UserWarning, match="those of the fit, too"),
             pytest.warns(UserWarning, match="the model was fitted or stopped on 900 of 900 queries"),
         ):
             table = scores(data)

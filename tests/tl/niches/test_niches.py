@@ -67,9 +67,9 @@ def test_enrichment_counts_and_p():
     assert shuffled.uns["niches"]["enrichment"]["p"].min() > 0.01
 
 
-def test_coherence_beside_a_loop():
+def test_coherence_beside_a_loop(user_sees):
     data = cells(150, sections=2)
-    with pytest.warns(UserWarning, match="no section is large enough to shift"):
+    with user_sees("Niches", "sections of a few cells", UserWarning, match="no section is large enough to shift"):
         hc.tl.niches(data, "X_genes", cell_type_key="cell_type", **QUICK)
     xy, labels, section = data.obsm["spatial"], data.obs["niche"].to_numpy(), data.obs["section"].to_numpy()
     found = []
@@ -113,9 +113,14 @@ def test_leiden_finds_the_stripes():
     pd.testing.assert_series_equal(first, data.obs["niche"])
 
 
-def test_without_igraph(monkeypatch):
+def test_without_igraph(monkeypatch, user_sees):
     monkeypatch.setitem(__import__("sys").modules, "igraph", None)
-    with pytest.raises(ImportError, match=r'igraph is needed for this: pip install "histocell\[niches\]"'):
+    with user_sees(
+        "Niches",
+        "Leiden without igraph",
+        ImportError,
+        match=r'igraph is needed for this: pip install "histocell\[niches\]"',
+    ):
         hc.tl.niches(cells(100), "X_genes")
 
 
@@ -148,55 +153,61 @@ def test_same_seed_same_niches_and_nothing_written():
 
 
 class TestBadInput:
-    def test_rows_that_are_not_finite(self):
+    def test_rows_that_are_not_finite(self, user_sees):
         data = cells(600)
         data.obsm["X_genes"][5] = np.nan
-        with pytest.warns(UserWarning, match=r'1 of 600 rows of obsm\["X_genes"\] are not finite; they get no niche'):
+        with user_sees("Niches", "rows that are not finite", UserWarning, match="1 of 600 rows .* they get no niche"):
             hc.tl.niches(data, "X_genes", **QUICK)
         assert data.obs["niche"].isna().to_numpy().nonzero()[0].tolist() == [5]
 
-    def test_constant_embedding(self):
+    def test_constant_embedding(self, user_sees):
         data = cells(100)
         data.obsm["X_genes"][:] = 1.0
-        with pytest.raises(ValueError, match="is the same in all 100 rows"):
+        with user_sees(
+            "Niches", "an embedding that is the same in all rows", ValueError, match="is the same in all 100 rows"
+        ):
             hc.tl.niches(data, "X_genes", **QUICK)
 
-    def test_a_niche_of_one_cell(self):
+    def test_a_niche_of_one_cell(self, user_sees):
         data = cells(900)
         data.obsm["X_genes"][7] = 100.0
-        with pytest.warns(UserWarning, match=r"1 of 3 niches have fewer than 20 cells.*2 \(1\)"):
+        with user_sees(
+            "Niches", "a niche of one cell", UserWarning, match=r"1 of 3 niches have fewer than 20 cells.*2 \(1\)"
+        ):
             hc.tl.niches(data, "X_genes", cell_type_key="cell_type", **QUICK)
         enriched = data.uns["niches"]["enrichment"].set_index("niche").loc["2"]
         assert enriched["observed"].sum() == 1
         assert enriched["p"].min() > 0.05
         assert np.isfinite(enriched["log2_enrichment"]).all()
 
-    def test_one_niche(self):
-        with pytest.warns(UserWarning, match="all cells are one niche"):
+    def test_one_niche(self, user_sees):
+        with user_sees("Niches", "all cells in one niche", UserWarning, match="all cells are one niche"):
             found = hc.tl.niches(
                 cells(600), "X_genes", **QUICK | {"n_niches": 1}, cell_type_key="cell_type", inplace=False
             )
         assert np.isnan(found["niches"]["summary"]["silhouette"])
         assert found["niches"]["enrichment"]["p"].isna().all()
 
-    def test_missing(self):
+    def test_missing(self, user_sees):
         data = cells(100)
         with pytest.raises(KeyError, match=r'obsm\["X_scgpt"\] not found; available: X_genes, spatial'):
             hc.tl.niches(data, "X_scgpt")
-        with pytest.raises(KeyError, match=r'obs\["celltype"\] not found'):
+        with user_sees("Niches", "no such column of types", KeyError, match=r'obs\["celltype"\] not found'):
             hc.tl.niches(data, "X_genes", cell_type_key="celltype")
         with pytest.raises(ValueError, match="method must be one of leiden, kmeans"):
             hc.tl.niches(data, "X_genes", method="louvain")
         del data.obs["mpp"]
-        with pytest.raises(ValueError, match="the resolution is unknown"):
+        with user_sees("Niches", "no resolution", ValueError, match="the resolution is unknown"):
             hc.tl.niches(data, "X_genes", **QUICK)
         del data.obsm["spatial"]
         with pytest.raises(KeyError, match=r'obsm\["spatial"\] not found'):
             hc.tl.niches(data, "X_genes", **QUICK)
 
-    def test_cells_without_a_type(self):
+    def test_cells_without_a_type(self, user_sees):
         data = cells(800)
         data.obs.loc[data.obs_names[:10], "cell_type"] = np.nan
-        with pytest.warns(UserWarning, match="10 of 800 cells with a niche have no type"):
+        with user_sees(
+            "Niches", "cells without a type", UserWarning, match="10 of 800 cells with a niche have no type"
+        ):
             hc.tl.niches(data, "X_genes", cell_type_key="cell_type", **QUICK)
         assert data.uns["niches"]["enrichment"]["observed"].sum() == 790

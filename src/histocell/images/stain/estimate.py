@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocell.images.pixels import optical_density
+from histocell.images.pixels import look_up, optical_density
 from histocell.images.stain.sample import sample_tissue
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def estimate_stains(pixels: NDArray[np.uint8], *, background: Sequence[float] | 
     from skimage.filters import threshold_otsu
 
     blank = StainEstimate(np.asarray(background, np.float64), REFERENCE.copy(), np.ones(2), 0.5, estimated=False)
-    density = blank.density[pixels, np.arange(3)].astype(np.float64)
-    density = density[density.mean(axis=1) > MIN_DENSITY]
+    density = look_up(blank.density, pixels).astype(np.float64)
+    density = density[density @ np.full(3, 1 / 3) > MIN_DENSITY]
     if len(density) < MIN_PIXELS:
         return blank
     vectors = extreme_vectors(density)

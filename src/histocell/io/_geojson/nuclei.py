@@ -46,9 +46,9 @@ def add_nucleus_table(data: SpatialData, name: str, slide: Slide, source: str, *
             raise ValueError(msg)
         if others.n_obs:
             regions = [*dict.fromkeys(others.obs[keys.REGION].astype(str)), name]
-            facts = dict(others.uns.get(keys.PROVENANCE, {}))
-            table = ad.concat([others, table], join="outer")
-            table.uns[keys.PROVENANCE] = facts
+            results = {key: value for key, value in others.uns.items() if key != "spatialdata_attrs"}
+            table = ad.concat([others, table], join="outer", pairwise=True)
+            table.uns.update(results)
     for column in (keys.REGION, keys.SECTION, "classification"):
         table.obs[column] = pd.Categorical(np.asarray(table.obs[column], dtype=object))
     keys.write_provenance(table, name, source=source)

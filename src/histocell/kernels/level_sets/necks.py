@@ -17,7 +17,6 @@ _NOWHERE = 2**62
 _MARGIN = 0.01  # heights of one bin are not told apart
 
 
-@njit(nogil=True, cache=True)
 def inner_distance(labels: np.ndarray) -> np.ndarray:
     """Distance in px of the centre of each pixel to the edge of its label, 0 outside of labels.
 
@@ -27,8 +26,15 @@ def inner_distance(labels: np.ndarray) -> np.ndarray:
     ----------
     Borgefors (1986), Distance transformations in digital images.
     """
+    out = np.empty(labels.shape, np.float32)
+    _inner_distance(labels, out)
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _inner_distance(labels: np.ndarray, out: np.ndarray) -> None:
     height, width = labels.shape
-    out = np.zeros((height, width), np.float32)
+    out[:] = 0
     for y in range(height):
         for x in range(width):
             label = labels[y, x]
@@ -61,17 +67,17 @@ def inner_distance(labels: np.ndarray) -> np.ndarray:
             if x < width - 1:
                 near = min(near, out[y, x + 1] + _SIDE)
             out[y, x] = near
-    return out
 
 
 @njit(nogil=True, cache=True)
-def cut_necks(labels: np.ndarray, heights: np.ndarray, depth: float, least: float) -> tuple[np.ndarray, int]:
-    """Split labels between the peaks of a map.
+def cut_necks(labels: np.ndarray, heights: np.ndarray, depth: float, least: float) -> int:
+    """Split labels, in place, between the peaks of a map.
 
     Parameters
     ----------
     labels
-        Shape (h, w), int32; all pixels of a label are connected.
+        Shape (h, w), int32; all pixels of a label are connected. The parts of a label get numbers above the largest,
+        and its own is free.
     heights
         Shape (h, w), float32: the logarithm of the distance to the edge, so that differences are ratios.
     depth
@@ -81,42 +87,25 @@ def cut_necks(labels: np.ndarray, heights: np.ndarray, depth: float, least: floa
 
     Returns
     -------
-    Labels, in the order of their highest pixels, and their number.
+    The largest label.
     """
-    height, width = labels.shape
-    n = labels.max() + 1 if labels.size else 1
-    parts = labels.copy()
-    peaks, highest = _peaks(labels, heights, n, least - _MARGIN)
-    n_parts = _most_parts(parts, labels, heights, peaks, highest, depth - _MARGIN)
-    # the pixels of labels that may be split, label by label
-    starts = np.zeros(n + 1, np.int64)
-    for y in range(height):
-        for x in range(width):
-            starts[labels[y, x] + 1] += n_parts[labels[y, x]] > 1
-    starts = np.cumsum(starts)
-    order = np.empty(starts[-1], np.int64)
-    for y in range(height):
-        for x in range(width):
-            label = labels[y, x]
-            if n_parts[label] > 1:
-                order[starts[label]] = _place(heights[y, x], y * width + x)
-                starts[label] += 1
-    places = list(highest)  # of the highest pixel of each part
-    for label in range(1, n):
-        if n_parts[label] > 1:
-            pixels = order[starts[label - 1] : starts[label]]
+    last = labels.max() if labels.size else 0
+    peaks, highest = _peaks(labels, heights, last + 1, least - _MARGIN)
+    stack = np.empty(labels.size, np.int32)
+    is_cut = np.zeros(last + 1, np.bool_)
+    for peak in peaks:
+        label = labels[peak // labels.shape[1], peak % labels.shape[1]]
+        if not is_cut[label]:
+            is_cut[label] = _is_part(labels, heights, peak, highest[label], depth - _MARGIN, stack)
+    for label in range(1, is_cut.size):
+        if is_cut[label]:
+            n = _take(labels, label, highest[label] & _POSITION, stack)
+            pixels = np.empty(n, np.int64)
+            for k in range(n):
+                pixels[k] = _place(heights[stack[k] // labels.shape[1], stack[k] % labels.shape[1]], stack[k])
             pixels.sort()
-            _cut_label(parts, heights, pixels, label, places, depth, least)
-    number = np.zeros(len(places), np.int32)
-    count = 0
-    for part in np.argsort(np.array(places)):
-        if places[part] < _NOWHERE:
-            count += 1
-            number[part] = count
-    for y in range(height):
-        for x in range(width):
-            parts[y, x] = number[parts[y, x] if parts[y, x] >= 0 else labels[y, x]]
-    return parts, count
+            last = _cut_label(labels, heights, pixels, last, depth, least)
+    return last
 
 
 @njit(nogil=True, cache=True)
@@ -139,7 +128,13 @@ def _peaks(labels: np.ndarray, heights: np.ndarray, n: int, least: float) -> tup
                 continue
             place = _place(here, y * width + x)
             highest[label] = min(highest[label], place)
-            if here >= least and _is_peak(labels, heights, y, x, place):
+            up, down, left, right = max(y - 1, 0), min(y + 1, height - 1), max(x - 1, 0), min(x + 1, width - 1)
+            clearly = here + np.float32(_MARGIN)
+            is_higher = (heights[up, x] > clearly) & (labels[up, x] == label)
+            is_higher |= (heights[down, x] > clearly) & (labels[down, x] == label)
+            is_higher |= (heights[y, left] > clearly) & (labels[y, left] == label)
+            is_higher |= (heights[y, right] > clearly) & (labels[y, right] == label)
+            if here >= least and not is_higher and _is_peak(labels, heights, y, x, place):
                 peaks.append(y * width + x)
     return peaks, highest
 
@@ -147,52 +142,65 @@ def _peaks(labels: np.ndarray, heights: np.ndarray, n: int, least: float) -> tup
 @njit(nogil=True, cache=True)
 def _is_peak(labels: np.ndarray, heights: np.ndarray, y: int, x: int, place: int) -> bool:
     height, width = labels.shape
+    label, lowest = labels[y, x], heights[y, x] - np.float32(_MARGIN)  # what is lower comes after it
     for v in range(max(y - 1, 0), min(y + 2, height)):
         for u in range(max(x - 1, 0), min(x + 2, width)):
-            if labels[v, u] == labels[y, x] and _place(heights[v, u], v * width + u) < place:
+            if heights[v, u] >= lowest and labels[v, u] == label and _place(heights[v, u], v * width + u) < place:
                 return False
     return True
 
 
 @njit(nogil=True, cache=True)
-def _most_parts(
-    marked: np.ndarray, labels: np.ndarray, heights: np.ndarray, peaks: list, highest: np.ndarray, depth: float
-) -> np.ndarray:
-    """Number of the peaks of each label from which no way to a higher pixel stays within a depth; leaves negative marks."""
+def _is_part(labels: np.ndarray, heights: np.ndarray, peak: int, highest: int, depth: float, stack: np.ndarray) -> bool:
+    """Whether a peak is not the highest of its label, and no way from it to a higher pixel stays within a depth."""
     height, width = labels.shape
-    stack = np.empty(labels.size, np.int32)
-    n_parts = np.zeros(highest.size, np.int32)
-    for k, peak in enumerate(peaks):
-        y, x = peak // width, peak % width
-        label, place = labels[y, x], _place(heights[y, x], peak)
-        lowest = heights[y, x] - depth
-        is_part = True
-        marked[y, x] = -1 - k
-        stack[0] = peak
-        done, n = 0, 1
-        while done < n and is_part and place != highest[label]:
-            y, x = stack[done] // width, stack[done] % width
-            done += 1
-            for v in range(max(y - 1, 0), min(y + 2, height)):
-                for u in range(max(x - 1, 0), min(x + 2, width)):
-                    if labels[v, u] != label or marked[v, u] == -1 - k or heights[v, u] < lowest:
-                        continue
+    y, x = peak // width, peak % width
+    label, place, lowest = labels[y, x], _place(heights[y, x], peak), heights[y, x] - depth
+    is_part = place != highest
+    labels[y, x] = -1  # seen
+    stack[0] = peak
+    done, n = 0, 1
+    while done < n and is_part:
+        y, x = stack[done] // width, stack[done] % width
+        done += 1
+        for v in range(max(y - 1, 0), min(y + 2, height)):
+            for u in range(max(x - 1, 0), min(x + 2, width)):
+                if labels[v, u] == label and heights[v, u] >= lowest:
                     is_part &= _place(heights[v, u], v * width + u) > place
-                    marked[v, u] = -1 - k
+                    labels[v, u] = -1
                     stack[n] = v * width + u
                     n += 1
-        n_parts[label] += is_part
-    return n_parts
+    for p in stack[:n]:
+        labels[p // width, p % width] = label
+    return is_part
+
+
+@njit(nogil=True, cache=True)
+def _take(labels: np.ndarray, label: int, start: int, stack: np.ndarray) -> int:
+    """Put the pixels of a label on a stack, and -1 in their place; returns their number."""
+    height, width = labels.shape
+    stack[0] = start
+    labels[start // width, start % width] = -1
+    done, n = 0, 1
+    while done < n:
+        y, x = stack[done] // width, stack[done] % width
+        done += 1
+        for v in range(max(y - 1, 0), min(y + 2, height)):
+            for u in range(max(x - 1, 0), min(x + 2, width)):
+                if labels[v, u] == label:
+                    labels[v, u] = -1
+                    stack[n] = v * width + u
+                    n += 1
+    return n
 
 
 @njit(nogil=True, cache=True)
 def _cut_label(
-    parts: np.ndarray, heights: np.ndarray, pixels: np.ndarray, label: int, places: list, depth: float, least: float
-) -> None:
-    """Flood one label from its highest to its lowest pixel; its parts get new numbers, from the length of `places`."""
-    height, width = parts.shape
-    first = len(places)
-    places[label] = _NOWHERE
+    labels: np.ndarray, heights: np.ndarray, pixels: np.ndarray, last: int, depth: float, least: float
+) -> int:
+    """Flood one label from its highest to its lowest pixel; its parts get numbers above `last`. Returns the last of them."""
+    height, width = labels.shape
+    first = last + 1
     roots, peaks = np.empty(pixels.size, np.int32), np.empty(pixels.size, np.float32)
     n = 0
     for place in pixels:
@@ -201,9 +209,9 @@ def _cut_label(
         here, best = heights[y, x], -1
         for v in range(max(y - 1, 0), min(y + 2, height)):
             for u in range(max(x - 1, 0), min(x + 2, width)):
-                if parts[v, u] < first:
+                if labels[v, u] < first:
                     continue
-                other = find_root(roots, parts[v, u] - first)
+                other = find_root(roots, labels[v, u] - first)
                 if best < 0 or other == best:
                     best = other
                     continue
@@ -215,13 +223,14 @@ def _cut_label(
             best = n
             roots[best], peaks[best] = best, here
             n += 1
-        parts[y, x] = first + best
+        labels[y, x] = first + best
     number = np.full(n, -1, np.int32)
     for place in pixels:
         p = place & _POSITION
         y, x = p // width, p % width
-        root = find_root(roots, parts[y, x] - first)
+        root = find_root(roots, labels[y, x] - first)
         if number[root] < 0:
-            number[root] = len(places)
-            places.append(place)
-        parts[y, x] = number[root]
+            last += 1
+            number[root] = last
+        labels[y, x] = number[root]
+    return last

@@ -8,10 +8,12 @@ from histocell.kernels.compiled import njit
 from histocell.kernels.level_sets.tree import FRAME, N_LEVELS, Tree
 
 _LEAST_EDGES = 4
+_NEVER = FRAME - 1
 
 
-@njit(nogil=True, cache=True)
-def grow(tree: Tree, marks: np.ndarray, n: int, surface: np.ndarray, size_weight: float, largest: float) -> np.ndarray:
+def grow(
+    tree: Tree, nodes: np.ndarray, marks: np.ndarray, shape: tuple[int, int], size_weight: float, largest: float
+) -> np.ndarray:
     """Labels of objects that have grown from their marks.
 
     All marks are flooded from high to low, which shares out the pixels above the floor. In its basin, the outline of
@@ -22,10 +24,10 @@ def grow(tree: Tree, marks: np.ndarray, n: int, surface: np.ndarray, size_weight
     ----------
     tree
         From :func:`histocell.kernels.level_sets.tree.component_tree`.
-    marks, n
-        From :func:`histocell.kernels.level_sets.tree.choose_nodes`; the marks grow in place.
-    surface
-        Shape (h, w), float32: the map of the tree.
+    nodes, marks
+        From :func:`histocell.kernels.level_sets.tree.choose_nodes`; the marks become the basins, in place.
+    shape
+        Height and width of the map of the tree.
     size_weight
         Power of the area.
     largest
@@ -33,47 +35,62 @@ def grow(tree: Tree, marks: np.ndarray, n: int, surface: np.ndarray, size_weight
 
     Returns
     -------
-    Shape (h, w), int32, 1 to n, 0 outside.
+    Shape (h, w), int32, from 1 in the order of the nodes, 0 outside.
     """
-    height, width = surface.shape
-    row = width + 2
-    highest = np.full(n + 1, N_LEVELS, np.int32)  # not above the mark
-    groups = np.zeros(n + 1, np.int32)  # marks of one root
-    roots = np.empty(tree.parents.size, np.int32)
-    n_groups = 0
-    for t in range(roots.size - 1, -1, -1):
-        if tree.parents[t] == t:
-            n_groups += 1
-            roots[t] = n_groups
-        else:
-            roots[t] = roots[tree.parents[t]]
-        mark = marks[tree.pixels[t]]
-        groups[mark] = roots[t]
-        highest[mark] = min(highest[mark], tree.levels[tree.pixels[t]])
-    basins = _flood(tree.levels, marks, groups, n_groups, row)
-    best = _steepest_levels(basins, tree.levels, surface, highest, size_weight, largest)
-    _cut(tree.levels, marks, basins, best, row)
-    return marks.reshape(height + 2, row)[1:-1, 1:-1].copy()
+    row = shape[1] + 2
+    highest = np.concatenate([[-1], tree.levels[tree.order[tree.stops[nodes] - 1]]]).astype(np.int32)
+    reached = tree.levels.copy()
+    _flood(tree.levels, marks, reached, np.empty(marks.size, np.int32), _groups(tree.parents, nodes), row)
+    best = _steepest_levels(tree, marks, highest, row, size_weight, largest)
+    out = np.empty(shape, np.int32)
+    _cut(marks, reached, best, out)
+    return out
 
 
 @njit(nogil=True, cache=True)
-def _flood(levels: np.ndarray, marks: np.ndarray, groups: np.ndarray, n_groups: int, row: int) -> np.ndarray:
-    """The mark that reaches each pixel first, flat with a frame; one queue for each level.
+def _cut(basins: np.ndarray, reached: np.ndarray, best: np.ndarray, out: np.ndarray) -> None:
+    """Write what is reached from each mark without going below its best level."""
+    height, width = out.shape
+    for y in range(height):
+        inner = slice((y + 1) * (width + 2) + 1, (y + 2) * (width + 2) - 1)
+        labels, lowest, there = basins[inner], reached[inner], out[y]
+        for x in range(width):
+            there[x] = labels[x] if _NEVER - lowest[x] >= best[labels[x]] else 0
 
-    One group of marks comes after the other, which stays near in memory: no pixel is in reach of two groups.
+
+@njit(nogil=True, cache=True)
+def _groups(parents: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """Number of the root, from 1, that holds each node, after a 0 for none; nodes come from the last to the first."""
+    groups = np.zeros(nodes.size + 1, np.int32)
+    n = k = 0
+    for t in range(parents.size - 1, -1, -1):
+        n += parents[t] == t
+        if k < nodes.size and nodes[k] == t:
+            k += 1
+            groups[k] = n
+    return groups
+
+
+@njit(nogil=True, cache=True)
+def _flood(
+    levels: np.ndarray, marks: np.ndarray, reached: np.ndarray, edge: np.ndarray, groups: np.ndarray, row: int
+) -> None:
+    """Give each pixel the mark that reaches it first, in place; one queue for each level.
+
+    One group of marks comes after the other, which stays near in memory: no pixel is in reach of two groups. `reached`
+    starts as the levels and becomes, in place, `_NEVER` less the lowest level on the way from the mark to each pixel,
+    which is negative. `edge` holds pixels of marks from which others are reached, then the queues.
     """
-    labels = marks.copy()
+    n_groups = groups.max()
     starts = np.zeros(n_groups + 2, np.int64)
-    edge = np.empty(marks.size, np.int32)  # pixels of marks from which others are reached
+    for p in range(marks.size):
+        reached[p] = _NEVER - N_LEVELS if marks[p] else reached[p]
     n_edge = 0
     for p in range(row, marks.size - row):
-        if marks[p]:
-            for d in (-row, -1, 1, row):
-                if marks[p + d] == 0 and levels[p + d] >= 0:
-                    edge[n_edge] = p
-                    n_edge += 1
-                    starts[groups[marks[p]] + 1] += 1
-                    break
+        if marks[p] and max(reached[p - row], reached[p - 1], reached[p + 1], reached[p + row]) >= 0:
+            edge[n_edge] = p
+            n_edge += 1
+            starts[groups[marks[p]] + 1] += 1
     starts = np.cumsum(starts)
     seeds = np.empty(n_edge, np.int32)
     for k in range(n_edge):
@@ -82,24 +99,23 @@ def _flood(levels: np.ndarray, marks: np.ndarray, groups: np.ndarray, n_groups: 
         starts[group] += 1  # in the end, where the next group starts
     first, last = np.full(N_LEVELS, -1, np.int32), np.full(N_LEVELS, -1, np.int32)
     for group in range(1, n_groups + 1):
-        _flood_group(labels, levels, seeds[starts[group - 1] : starts[group]], (first, last, edge), row)
-    return labels
+        level = -1
+        for p in seeds[starts[group - 1] : starts[group]]:
+            level = max(level, levels[p])
+            _enqueue(first, last, edge, p, levels[p])
+        _flood_group(marks, reached, level, (first, last, edge), row)
 
 
 @njit(nogil=True, cache=True)
 def _flood_group(
-    labels: np.ndarray,
-    levels: np.ndarray,
-    seeds: np.ndarray,
+    marks: np.ndarray,
+    reached: np.ndarray,
+    level: int,
     queues: tuple[np.ndarray, np.ndarray, np.ndarray],
     row: int,
 ) -> None:
-    """Flood from the seeds. Queues are the first and the last pixel of each level, and the one that follows each pixel."""
+    """Flood down from a level. Queues are the first and the last pixel of each level, and the one that follows each pixel."""
     first, last, following = queues
-    level = -1
-    for p in seeds:
-        level = max(level, levels[p])
-        _enqueue(queues, p, levels[p])
     while level >= 0:
         p = first[level]
         if p < 0:
@@ -108,14 +124,15 @@ def _flood_group(
         first[level] = following[p]
         for d in (-row, -1, 1, row):
             q = p + d
-            if labels[q] == 0 and levels[q] >= 0:
-                labels[q] = labels[p]
-                _enqueue(queues, q, min(levels[q], level))
+            if reached[q] >= 0:
+                lowest = min(reached[q], level)
+                reached[q] = _NEVER - lowest
+                marks[q] = marks[p]
+                _enqueue(first, last, following, q, lowest)
 
 
 @njit(nogil=True, cache=True)
-def _enqueue(queues: tuple[np.ndarray, np.ndarray, np.ndarray], p: int, level: int) -> None:
-    first, last, following = queues
+def _enqueue(first: np.ndarray, last: np.ndarray, following: np.ndarray, p: int, level: int) -> None:
     if first[level] < 0:
         first[level] = p
     else:
@@ -126,76 +143,48 @@ def _enqueue(queues: tuple[np.ndarray, np.ndarray, np.ndarray], p: int, level: i
 
 @njit(nogil=True, cache=True)
 def _steepest_levels(
-    basins: np.ndarray,
-    levels: np.ndarray,
-    surface: np.ndarray,
-    highest: np.ndarray,
-    size_weight: float,
-    largest: float,
+    tree: Tree, basins: np.ndarray, highest: np.ndarray, row: int, size_weight: float, largest: float
 ) -> np.ndarray:
     """The level of the outline in each basin.
 
     The edge between two pixels is part of the outlines at all levels between them: it is entered at the first and
     taken out after the last, and running sums over the levels give the number of edges and their steps.
     """
-    height, width = surface.shape
-    row = width + 2
-    area = np.zeros((highest.size, N_LEVELS), np.float32)
-    edges = np.zeros((highest.size, N_LEVELS + 1, 2), np.float32)  # number, sum of steps
-    heights, around, beside = surface.ravel(), np.array([-row, -1, 1, row]), np.array([-width, -1, 1, width])
-    for y in range(height):
-        for x in range(width):
-            p, here = (y + 1) * row + x + 1, y * width + x
-            label, level = basins[p], levels[p]
-            if label == 0:
-                continue
-            area[label, level] += 1
-            for k in range(4):
-                q = p + around[k]
-                other = levels[q]
-                if FRAME < other < level and (basins[q] == label or basins[q] == 0):
-                    step = abs(heights[here] - heights[here + beside[k]])
-                    edges[label, other + 1, 0] += 1
-                    edges[label, other + 1, 1] += step
-                    edges[label, level + 1, 0] -= 1
-                    edges[label, level + 1, 1] -= step
+    levels, heights = tree.levels, tree.heights
+    offsets = np.cumsum(highest + 2) - 1  # of the levels of each basin, up to its highest
+    area = np.zeros(offsets[-1] + 1, np.float32)
+    edges = np.zeros((offsets[-1] + 1, 2), np.float32)  # number, sum of steps
+    offsets -= highest
+    for p in range(row, levels.size - row):
+        label = basins[p]
+        if label == 0:
+            continue
+        at, top, level = offsets[label], highest[label], levels[p]
+        inner = min(level, top)
+        area[at + inner] += 1
+        for d in (-row, -1, 1, row):
+            other = levels[p + d]
+            if FRAME < other < inner and (basins[p + d] == label or basins[p + d] == 0):
+                step = abs(heights[p] - heights[p + d])
+                edges[at + other + 1, 0] += 1
+                edges[at + other + 1, 1] += step
+                if level < top:
+                    edges[at + level + 1, 0] -= 1
+                    edges[at + level + 1, 1] -= step
     weights = np.arange(int(largest) + 1) ** size_weight
-    best = np.zeros(highest.size, np.int32)
+    best = highest.copy()
     for label in range(1, highest.size):
-        for level in range(1, N_LEVELS):
-            edges[label, level, 0] += edges[label, level - 1, 0]
-            edges[label, level, 1] += edges[label, level - 1, 1]
-        best[label] = highest[label]
+        at = offsets[label]
+        for k in range(at + 1, at + highest[label] + 1):
+            edges[k, 0] += edges[k - 1, 0]
+            edges[k, 1] += edges[k - 1, 1]
         top, inside = 0.0, 0.0
-        for level in range(N_LEVELS - 1, -1, -1):
-            inside += area[label, level]
+        for level in range(highest[label], -1, -1):
+            inside += area[at + level]
             if inside > largest:
                 break
-            if level <= highest[label] and edges[label, level, 0] >= _LEAST_EDGES:
-                value = edges[label, level, 1] / edges[label, level, 0] * weights[int(inside)]
+            if edges[at + level, 0] >= _LEAST_EDGES:
+                value = edges[at + level, 1] / edges[at + level, 0] * weights[int(inside)]
                 if value > top:
                     top, best[label] = value, level
     return best
-
-
-@njit(nogil=True, cache=True)
-def _cut(levels: np.ndarray, marks: np.ndarray, basins: np.ndarray, best: np.ndarray, row: int) -> None:
-    """Extend each mark, in place, to the part of its basin at or above its level that is connected to it."""
-    stack = np.empty(basins.size, np.int32)
-    around = np.array([-row, -1, 1, row])
-    for start in range(row, marks.size - row):
-        label = marks[start]
-        if label == 0:
-            continue
-        p, n = start, 0
-        while True:
-            for k in range(4):
-                q = p + around[k]
-                if marks[q] == 0 and basins[q] == label and levels[q] >= best[label]:
-                    marks[q] = label
-                    stack[n] = q
-                    n += 1
-            if n == 0:
-                break
-            n -= 1
-            p = stack[n]

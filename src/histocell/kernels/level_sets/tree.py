@@ -21,8 +21,12 @@ class Tree(NamedTuple):
     ----------
     levels
         Shape of the map with a frame of one pixel, flat, int16: level of each pixel, -1 below the floor, -2 in the frame.
-    pixels
-        Shape (n,): flat position, with the frame, of a pixel of each node that has the level of the node.
+    heights
+        The map with the frame, flat, float32.
+    order
+        Flat positions, with the frame, of all pixels above the floor; those of a node come one after the other.
+    stops
+        Shape (n,): where in the order the pixels of each node end. The last of them has the level of the node.
     parents
         Shape (n,): the smallest node that holds each node, the node itself at a root.
     sums
@@ -31,99 +35,122 @@ class Tree(NamedTuple):
     """
 
     levels: np.ndarray
-    pixels: np.ndarray
+    heights: np.ndarray
+    order: np.ndarray
+    stops: np.ndarray
     parents: np.ndarray
     sums: np.ndarray
 
 
-@njit(nogil=True, cache=True)
-def component_tree(surface: np.ndarray, floor: float, step: float) -> Tree:
+def component_tree(surface: np.ndarray, floor: float, step: float, least: float = 1) -> Tree:
     """The tree of the level sets floor, floor + step, floor + 2 step, ... of a map (h, w), float32.
 
-    The map is flooded from top to top, which stays near in memory, and nodes close when the flood leaves them.
+    Nodes of less than `least` pixels are left out. The map is flooded from top to top, which stays near in memory, and
+    nodes close when the flood leaves them.
 
     References
     ----------
     Nistér and Stewénius (2008), Linear time maximally stable extremal regions.
     """
-    height, width = surface.shape
-    row = width + 2
-    levels = np.full((height + 2) * row, FRAME, np.int16)
-    n = 0
-    for y in range(height):
-        for x in range(width):
-            p, here = (y + 1) * row + x + 1, surface[y, x]
-            levels[p] = -1
-            if here >= floor:
-                levels[p] = min(int((here - floor) / step), N_LEVELS - 1)
-                n += 1
-    pixels, parents, sums = np.empty(n, np.int32), np.empty(n, np.int32), np.empty((n, _N_SUMS))
-    n = _flood(surface, levels, Tree(levels, pixels, parents, sums))
-    return Tree(levels, pixels[:n], parents[:n], sums[:n])
+    # arrays of an image are made here and not in compiled code: numpy asks for large pages, which are faster
+    row = surface.shape[1] + 2
+    levels = np.empty((surface.shape[0] + 2) * row, np.int16)
+    heights, following = np.empty(levels.size, np.float32), np.empty(levels.size, np.int32)
+    n = _to_levels(surface, floor, step, levels, heights)
+    order, stops, parents = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
+    tree = Tree(levels, heights, order, stops, parents, np.empty((n, _N_SUMS)))
+    n = _flood(tree, levels.copy(), following, row, least)
+    return tree._replace(stops=stops[:n], parents=parents[:n], sums=tree.sums[:n])
 
 
 @njit(nogil=True, cache=True)
-def _flood(surface: np.ndarray, levels: np.ndarray, tree: Tree) -> int:
-    """Fill in the nodes of a tree; returns their number."""
-    heights, width = surface.ravel(), surface.shape[1]
-    row, per_row = width + 2, 1 / (width + 2)
-    seen = np.zeros(levels.size, np.bool_)
-    following = np.empty(levels.size, np.int32)  # of the pixels that wait at a level
-    first = np.full(N_LEVELS, -1, np.int32)
-    around, beside = np.array([-row, -1, 1, row]), np.array([-width, -1, 1, width])
-    # nodes not yet closed, each inside the one before: their level, one of their pixels, last child, and sums
-    open_nodes = np.empty((N_LEVELS + 1, 3), np.int32)
-    open_sums = np.empty((N_LEVELS + 1, _N_SUMS))
+def _to_levels(surface: np.ndarray, floor: float, step: float, levels: np.ndarray, heights: np.ndarray) -> int:
+    """Fill in the levels and the heights of a tree; returns the number of pixels above the floor."""
+    row = surface.shape[1] + 2
+    levels[:row] = levels[-row:] = FRAME
     n = 0
+    for y in range(surface.shape[0]):
+        start = (y + 1) * row
+        here, there = surface[y], levels[start + 1 : start + row - 1]
+        heights[start + 1 : start + row - 1] = here
+        levels[start] = levels[start + row - 1] = FRAME
+        for x in range(here.size):
+            above = here[x] >= floor
+            there[x] = min(int((here[x] - floor) / step), N_LEVELS - 1) if above else -1
+            n += above
+    return n
+
+
+@njit(nogil=True, cache=True)
+def _flood(tree: Tree, waiting: np.ndarray, following: np.ndarray, row: int, least: float) -> int:
+    """Fill in the nodes of a tree; returns their number.
+
+    `waiting` starts as the levels and becomes -2 where the flood has been; `following` is the next of the pixels that
+    wait at a level.
+    """
+    levels, per_row = tree.levels, 1 / row
+    first = np.full(N_LEVELS, -1, np.int32)
+    # nodes not yet closed, each inside the one before: their level, last child, and the sums before their first pixel
+    open_nodes = np.empty((N_LEVELS + 1, 2), np.int32)
+    before = np.empty((N_LEVELS + 1, _N_SUMS))
+    sums = np.zeros(_N_SUMS)
+    n = done = 0
     for start in range(row, levels.size - row):
-        if levels[start] < 0 or seen[start]:
+        if waiting[start] < 0:
             continue
-        seen[start] = True
-        p, top, level = start, -1, -1
+        p = higher = start
+        level = top = -1
+        sums[:] = 0
         while True:
-            if levels[p] > level:
+            if higher >= 0:
+                p, level = higher, levels[higher]
+                waiting[p] = FRAME
                 top += 1
-                level = levels[p]
-                open_nodes[top, 0], open_nodes[top, 1], open_nodes[top, 2] = level, p, -1
-                open_sums[top] = 0
-            y = int((p + 0.5) * per_row)  # p // row is slow
-            here = p - 2 * y - width - 1
-            higher, edges, steps = -1, 0, 0.0
-            for k in range(4):
-                q = p + around[k]
-                other = levels[q]
-                if other >= 0 and not seen[q]:
-                    seen[q] = True
-                    if other > level:
-                        higher = q
-                        break
+                open_nodes[top, 0], open_nodes[top, 1] = level, -1
+                for k in range(_N_SUMS):
+                    before[top, k] = sums[k]
+                higher = -1
+            for d in (-row, -1, 1, row):
+                other = waiting[p + d]
+                if other > level:
+                    higher = p + d
+                    break
+                if other >= 0:
+                    q = p + d
+                    waiting[q] = FRAME
                     following[q] = first[other]
                     first[other] = q
-                if other != level and other != FRAME:
-                    side = 1 if other < level else -1  # edges to higher pixels are now inside
-                    edges += side
-                    steps += side * abs(heights[here] - heights[here + beside[k]])
             if higher >= 0:
                 following[p] = first[level]
                 first[level] = p
-                p = higher
                 continue
-            _add_pixel(open_sums[top], y, p - y * row, edges, steps)
+            tree.order[done] = p
+            done += 1
+            _add_pixel(sums, tree, p, row, per_row)
             lower = level
             while lower >= 0 and first[lower] < 0:
                 lower -= 1
-            p = first[lower] if lower >= 0 else -1
             if lower < level:
-                top, n = _close(open_nodes, open_sums, top, lower, p, tree, n)
+                top, n = _close(open_nodes, before, sums, top, lower, done, tree, n, least)
                 level = lower
             if lower < 0:
                 break
+            p = first[lower]
             first[lower] = following[p]
     return n
 
 
 @njit(nogil=True, cache=True)
-def _add_pixel(sums: np.ndarray, y: int, x: int, edges: int, steps: float) -> None:
+def _add_pixel(sums: np.ndarray, tree: Tree, p: int, row: int, per_row: float) -> None:
+    levels, heights = tree.levels, tree.heights
+    y = int((p + 0.5) * per_row)  # p // row is slow
+    x = p - y * row
+    level, here, edges, steps = levels[p], heights[p], 0, 0.0
+    for d in (-row, -1, 1, row):
+        other = levels[p + d]
+        inside = other != FRAME
+        edges += inside * ((other < level) - (other > level))  # edges to higher pixels are now inside
+        steps += float(here - heights[p + d]) if inside and other != level else 0.0
     sums[0] += 1
     sums[1] += y
     sums[2] += x
@@ -136,33 +163,47 @@ def _add_pixel(sums: np.ndarray, y: int, x: int, edges: int, steps: float) -> No
 
 @njit(nogil=True, cache=True)
 def _close(
-    open_nodes: np.ndarray, open_sums: np.ndarray, top: int, level: int, p: int, tree: Tree, n: int
+    open_nodes: np.ndarray,
+    before: np.ndarray,
+    sums: np.ndarray,
+    top: int,
+    level: int,
+    done: int,
+    tree: Tree,
+    n: int,
+    least: float,
 ) -> tuple[int, int]:
-    """Close all open nodes above a level, that of pixel `p`; returns the last that is open, and the number of closed ones.
+    """Close all open nodes above a level; returns the last that is open, and the number of closed ones.
 
     Until a parent is closed, `parents` links its children, each to the one before.
     """
     while top >= 0 and open_nodes[top, 0] > level:
-        tree.pixels[n] = open_nodes[top, 1]
-        tree.sums[n] = open_sums[top]
-        child = open_nodes[top, 2]
-        while child >= 0:
-            before = tree.parents[child]
-            tree.parents[child] = n
-            child = before
+        node = -1
+        if sums[0] - before[top, 0] >= least:
+            node = n
+            n += 1
+            tree.stops[node] = done
+            for k in range(_N_SUMS):
+                tree.sums[node, k] = sums[k] - before[top, k]
+            child = open_nodes[top, 1]
+            while child >= 0:
+                previous = tree.parents[child]
+                tree.parents[child] = node
+                child = previous
         if top > 0 and open_nodes[top - 1, 0] >= level:
             top -= 1
-            tree.parents[n] = open_nodes[top, 2]
-            open_nodes[top, 2] = n
-            for k in range(_N_SUMS):
-                open_sums[top, k] += open_sums[top + 1, k]
+            if node >= 0:
+                tree.parents[node] = open_nodes[top, 1]
+                open_nodes[top, 1] = node
         elif level >= 0:
-            tree.parents[n] = -1
-            open_nodes[top, 0], open_nodes[top, 1], open_nodes[top, 2] = level, p, n
+            open_nodes[top, 0] = level
+            if node >= 0:
+                tree.parents[node] = -1
+                open_nodes[top, 1] = node
         else:
-            tree.parents[n] = n
             top -= 1
-        n += 1
+            if node >= 0:
+                tree.parents[node] = node
     return top, n
 
 
@@ -184,15 +225,13 @@ def ellipse_fill(sums: np.ndarray) -> float:
     return area / (4 * math.pi * math.sqrt(max(vy * vx - c * c, 1e-6)))
 
 
-@njit(nogil=True, cache=True)
 def choose_nodes(
     tree: Tree,
-    row: int,
     areas: tuple[float, float, float],
     slopes: tuple[float, float],
     fills: tuple[float, float],
     lump: float,
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, np.ndarray]:
     """The nodes that look most like nuclei, none inside another.
 
     The score of a node is the product of three ramps: how steep the map is along its outline, how well it fills an
@@ -203,8 +242,6 @@ def choose_nodes(
     ----------
     tree
         From :func:`component_tree`.
-    row
-        Width of the map with its frame.
     areas
         In px: smallest and largest node, and the area from which the score does not grow any more.
     slopes
@@ -216,10 +253,23 @@ def choose_nodes(
 
     Returns
     -------
-    The chosen node that each pixel lies in, from 1 (0 outside of them), flat with the frame, and their number.
+    The chosen nodes, and which of them each pixel lies in, from 1 (0 outside of them), flat with the frame.
     """
-    levels, pixels, parents, sums = tree
-    n = pixels.size
+    marks = np.zeros(tree.levels.size, np.int32)
+    return _choose_nodes(tree, areas, slopes, fills, lump, marks), marks
+
+
+@njit(nogil=True, cache=True)
+def _choose_nodes(
+    tree: Tree,
+    areas: tuple[float, float, float],
+    slopes: tuple[float, float],
+    fills: tuple[float, float],
+    lump: float,
+    marks: np.ndarray,
+) -> np.ndarray:
+    order, stops, parents, sums = tree.order, tree.stops, tree.parents, tree.sums
+    n = stops.size
     inner = np.zeros(n)  # sum of the scores of the best choice below a node
     chosen = np.zeros(n, np.bool_)
     for t in range(n):
@@ -232,29 +282,10 @@ def choose_nodes(
         chosen[t] = score > 0 and lump * score >= inner[t]
         if parents[t] != t:
             inner[parents[t]] += score if chosen[t] else inner[t]
-    marks = np.zeros(levels.size, np.int32)
-    stack = np.empty(int(areas[1]) + 1, np.int32)
-    count = 0
+    nodes = [0 for _ in range(0)]
     for t in range(n - 1, -1, -1):
-        if chosen[t] and marks[pixels[t]] == 0:  # not inside another
-            count += 1
-            _mark(marks, levels, pixels[t], count, row, stack)
-    return marks, count
-
-
-@njit(nogil=True, cache=True)
-def _mark(marks: np.ndarray, levels: np.ndarray, start: int, mark: int, row: int, stack: np.ndarray) -> None:
-    """Mark all pixels of the node that a pixel of its level stands for."""
-    level = levels[start]
-    marks[start] = mark
-    stack[0] = start
-    n = 1
-    while n:
-        n -= 1
-        p = stack[n]
-        for d in (-row, -1, 1, row):
-            q = p + d
-            if levels[q] >= level and marks[q] == 0:
-                marks[q] = mark
-                stack[n] = q
-                n += 1
+        if chosen[t] and marks[order[stops[t] - 1]] == 0:  # not inside another
+            nodes.append(t)
+            for k in range(stops[t] - int(sums[t, 0]), stops[t]):
+                marks[order[k]] = len(nodes)
+    return np.array(nodes, np.int64)

@@ -10,8 +10,9 @@ import numpy as np
 
 from histocell.models.base import Model
 from histocell.models.cells.calibration import calibrate, class_weights, fit_calibration
-from histocell.models.cells.inputs import CHUNK, Modalities, fit_scales, scaled
+from histocell.models.cells.inputs import CHUNK, Modalities, fit_scales, hidden, scaled
 from histocell.models.places import check_finite
+from histocell.models.problem import as_features
 from histocell.models.settings import Config, limited
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from histocell._core.types import Bools, Floats, Ints
     from histocell.models.folds import FitRows, Fold
     from histocell.models.places import Places
-    from histocell.models.problem import Usable
+    from histocell.models.problem import Joined, Usable
 
 _MAX_FOLDS = 5
+_LEAST_HELD = 30  # cells that a calibration is fitted on
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class ClassifierConfig(Config):
     balanced
         Whether rare types weigh more in the loss: by one over their frequency, with mean 1, at most 10.
     calibrate
-        Whether probabilities are calibrated on rows that were held out.
+        Whether probabilities are calibrated on rows that were held out: those of cells with genes and image, those with genes
+        alone and those with the image alone each by themselves.
     """
 
     gene_columns: int | None = limited(None, least=0)
@@ -62,7 +65,7 @@ class Cells(NamedTuple):
         Where they lie, for models that need it.
     """
 
-    X: np.ndarray
+    X: np.ndarray | Joined
     rows: Ints
     labels: Ints
     places: Places | None
@@ -94,7 +97,17 @@ class Classifier(Model):
     def _logits(self, X: np.ndarray, places: Places | None, device: str | None) -> Floats:
         """Logits of rows that have a modality, ``(n, n_classes)``."""
 
-    def has_features(self, X: np.ndarray) -> Bools:
+    def _second(self, X: np.ndarray) -> Floats | None:
+        """Logits of another model, which are blended in."""
+        del X
+        return None
+
+    @property
+    def _share(self) -> float | None:
+        """Share of the other model, `None` where held-out rows say it."""
+        return None
+
+    def has_features(self, X: np.ndarray | Joined) -> Bools:
         """Which rows have a modality whose features are all finite."""
         return self.modalities(X.shape[1]).present(X).any(axis=1)
 
@@ -123,17 +136,52 @@ class Classifier(Model):
             msg = f"all {int(rows.train.sum())} training rows are of one class, so there is nothing to tell apart"
             raise ValueError(msg)
         train = cells.take(np.flatnonzero(rows.train))
-        self.weights = fit_scales(train.X, train.rows, self.modalities(train.X.shape[1]))
+        modalities = self.modalities(train.X.shape[1])
+        self.weights = fit_scales(train.X, train.rows, modalities)
         self.weights["class_weight"] = class_weights(train.labels, n_classes, balanced=self.config.balanced)
-        self.weights["calibration"] = np.array([1.0, 0.0])
+        self.weights["calibration"] = np.tile([1.0, 0.0, self._share or 0.0], (len(modalities.subsets), 1))
         fold = self._fold(rows, labels)
         held = cells.take(fold.held) if len(fold.held) else None
         epochs = self._learn(cells.take(fold.fit), held, rng.spawn(1)[0], device, None)
-        if held is not None and self.config.calibrate:
-            logits = np.concatenate([self._logits(X, places, device) for X, places in self._parts_of(held)])
-            self.weights["calibration"] = fit_calibration(logits, held.labels, self.weights["class_weight"])
+        if held is not None:
+            self._calibrate(held, modalities, device)
         if held is not None and rows.train.all():  # the rows held out were training rows
             self._learn(cells, None, rng.spawn(1)[0], device, epochs)
+
+    def _calibrate(self, held: Cells, modalities: Modalities, device: str | None) -> None:
+        """Fit the calibration of each subset of the modalities, on held-out cells that have it and are shown nothing else.
+
+        Where few of them have it, the calibration is that of the cells as they are. Another model is blended in for all modalities alone.
+        """
+        for number, subset in enumerate(modalities.subsets):
+            shown = self._shown(held, modalities, subset, device)
+            if shown[0].sum() < _LEAST_HELD:
+                shown = self._shown(held, modalities, (), device)
+            # the other model has learnt from cells that have everything, and to no purpose where something is missing
+            share = 0.0 if number else self._share
+            self.weights["calibration"][number] = self._fitted_calibration(*shown, held.labels, share)
+
+    def _shown(
+        self, held: Cells, modalities: Modalities, subset: tuple[int, ...], device: str | None
+    ) -> tuple[Bools, Floats, Floats | None]:
+        """Which cells have a subset of the modalities, and the logits of these by it alone; of all as they are for none."""
+        kept, logits = [], []
+        second: list[Floats] = []
+        for X, places in self._parts_of(held):
+            some = modalities.present(X)[:, list(subset)].all(axis=1)
+            seen = hidden(X, modalities, subset) if subset else X
+            kept.append(some)
+            logits.append(self._logits(seen, places, device)[some])
+            if (other := self._second(seen[some])) is not None:
+                second.append(other)
+        return np.concatenate(kept), np.concatenate(logits), np.concatenate(second) if second else None
+
+    def _fitted_calibration(
+        self, kept: Bools, logits: Floats, second: Floats | None, labels: Ints, share: float | None
+    ) -> Floats:
+        """Temperature, share of the weights taken back, and of the other model."""
+        found = fit_calibration(logits, labels[kept], self.weights["class_weight"], second=second, share=share)
+        return found if self.config.calibrate else np.array([1.0, 0.0, found[2]])
 
     def _fold(self, rows: FitRows, labels: Ints) -> Fold:
         """Rows to learn from, and to stop and calibrate on: validation rows, else the groups that hold most classes."""
@@ -153,7 +201,7 @@ class Classifier(Model):
     def predict(self, X: ArrayLike, *, places: Places | None = None, device: str | None = None) -> Floats:
         """Probability of each class, shape ``(n, n_classes)``; NaN for rows without any modality."""
         self._check_fitted()
-        X = np.asarray(X)
+        X = as_features(X)
         n_features = len(self.weights["input_mean"])
         if X.ndim != 2 or X.shape[1] != n_features:
             msg = f"X must have shape (n, {n_features}), as the model was fitted; it has {X.shape}"
@@ -164,13 +212,23 @@ class Classifier(Model):
             known = known.rows(usable)
             check_finite(known, type(self).__name__)
         out = np.full((len(X), len(self.weights["class_weight"])), np.nan)
-        start = 0
+        start, modalities = 0, self.modalities(n_features)
         for part, where in self._parts_of(Cells(X, usable, usable, known)):
-            logits = self._logits(part, where, device)
+            calibration = self.weights["calibration"][modalities.subset_of(modalities.present(part))]
             out[usable[start : start + len(part)]] = calibrate(
-                logits, self.weights["calibration"], self.weights["class_weight"]
+                self._logits(part, where, device),
+                calibration,
+                self.weights["class_weight"],
+                second=self._second(part),
             )
             start += len(part)
+        return out
+
+    def _scaled_cells(self, cells: Cells) -> np.ndarray:
+        """Scaled features of cells, of which nothing else is copied."""
+        out = np.empty((len(cells.rows), cells.X.shape[1]), dtype=np.float32)
+        for start in range(0, len(out), CHUNK):
+            out[start : start + CHUNK] = self._scaled(cells.X[cells.rows[start : start + CHUNK]])
         return out
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
@@ -188,7 +246,8 @@ class Classifier(Model):
         n_features = sum(feature["dim"] for feature in self.features) or self.weights["input_mean"].size
         n_classes = len(self.targets) or self.weights["class_weight"].size
         expected: dict[str, tuple[int, ...]] = dict.fromkeys(("input_mean", "input_scale"), (n_features,))
-        expected |= {"class_weight": (n_classes,), "calibration": (2,)}
+        subsets = self.modalities(n_features).subsets
+        expected |= {"class_weight": (n_classes,), "calibration": (len(subsets), 3)}
         return expected | self._shapes(n_features, n_classes)
 
     def _shapes(self, n_features: int, n_classes: int) -> dict[str, tuple[int, ...]]:

@@ -86,7 +86,7 @@ class Logistic(Classifier):
         model = LogisticRegression(C=1 / self.config.penalty, max_iter=self.config.max_iter)
         with warnings.catch_warnings():  # what it has reached by then is as good
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(self._scaled(cells.X[cells.rows]), cells.labels, sample_weight=weights[cells.labels])
+            model.fit(self._scaled_cells(cells), cells.labels, sample_weight=weights[cells.labels])
         coefficients, intercept = model.coef_, model.intercept_
         if len(model.classes_) == 2:  # one line of the second class against the first
             coefficients, intercept = np.vstack([-coefficients, coefficients]) / 2, np.append(-intercept, intercept) / 2
@@ -138,7 +138,7 @@ class Nearest(Classifier):
         from sklearn.decomposition import PCA
 
         cells = cells.take(_some(len(cells.rows), self.config.max_rows, rng))
-        X = self._scaled(cells.X[cells.rows])
+        X = self._scaled_cells(cells)
         n_components = min(self.config.n_components, *X.shape)
         solver = "full" if min(X.shape) < 4 * n_components else "randomized"
         pca = PCA(n_components, svd_solver=solver, random_state=int(rng.integers(2**31 - 1))).fit(X)

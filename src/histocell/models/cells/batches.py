@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from histocell._core.types import Floats, Ints
     from histocell.models.cells.inputs import Modalities
     from histocell.models.places import Places
+    from histocell.models.problem import Joined
 
 
 class Source(NamedTuple):
@@ -34,7 +35,7 @@ class Source(NamedTuple):
         Numbers of the neighbours of each cell among the cells, -1 for none, ``(n, n_neighbors)``.
     """
 
-    X: np.ndarray
+    X: np.ndarray | Joined
     rows: Ints
     modalities: Modalities
     mean: Floats
@@ -45,7 +46,7 @@ class Source(NamedTuple):
     @classmethod
     def of(
         cls,
-        X: np.ndarray,
+        X: np.ndarray | Joined,
         rows: Ints,
         modalities: Modalities,
         weights: Mapping[str, np.ndarray],
@@ -66,7 +67,7 @@ class Source(NamedTuple):
         group = np.column_stack([cells, self.around[cells]])
         flat = group.ravel()
         known = flat >= 0
-        X = np.asarray(self.X[self.rows[np.where(known, flat, 0)]])
+        X = self.X[self.rows[np.where(known, flat, 0)]]
         there = self.modalities.present(X) & known[:, None]
         x = fill(X, there, self.modalities, self.mean, self.scale).reshape(*group.shape, -1)
         xy = None if self.xy is None else torch.from_numpy(self.xy[np.where(group >= 0, group, group[:, :1])])

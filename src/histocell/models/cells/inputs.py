@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from histocell.models.problem import finite_rows
 from histocell.models.scaling import CLIP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from histocell._core.types import Arrays, Bools, Floats, Ints
+    from histocell.models.problem import Joined
 
 GENES, IMAGE = "genes", "image"
 CHUNK = 4096  # rows that are looked at at a time
@@ -51,12 +51,31 @@ class Modalities:
         """Number of columns of each."""
         return {name: part.stop - part.start for name, part in self.columns.items()}
 
-    def present(self, X: np.ndarray) -> Bools:
-        """Which modality of each row is finite, ``(n, n_modalities)``."""
-        return np.column_stack([finite_rows(X[:, part]) for part in self.columns.values()])
+    @property
+    def subsets(self) -> list[tuple[int, ...]]:
+        """Numbers of the modalities that a cell may have: all of them first, then each alone."""
+        n = len(self.columns)
+        return [tuple(range(n)), *([(index,) for index in range(n)] if n > 1 else [])]
+
+    def subset_of(self, there: Bools) -> Ints:
+        """Which of `subsets` each cell has, from `present`."""
+        return (
+            np.where(there.all(axis=1), 0, 1 + there.argmax(axis=1))
+            if there.shape[1] > 1
+            else np.zeros(len(there), int)
+        )
+
+    def present(self, X: np.ndarray | Joined) -> Bools:
+        """Which modality of each row is finite, ``(n, n_modalities)``; some rows are looked at at a time."""
+        out = np.empty((len(X), len(self.columns)), dtype=bool)
+        for start in range(0, len(X), CHUNK):
+            some = X[start : start + CHUNK]
+            for index, part in enumerate(self.columns.values()):
+                out[start : start + CHUNK, index] = np.isfinite(some[:, part]).all(axis=1)
+        return out
 
 
-def fit_scales(X: np.ndarray, rows: Ints, modalities: Modalities) -> Arrays:
+def fit_scales(X: np.ndarray | Joined, rows: Ints, modalities: Modalities) -> Arrays:
     """Mean and scale of each feature over those of `rows` that have its modality; a constant feature gets scale 0.
 
     Raises
@@ -97,6 +116,15 @@ def scaled(X: np.ndarray, modalities: Modalities, weights: Mapping[str, np.ndarr
     return fill(X, modalities.present(X), modalities, weights["input_mean"], weights["input_scale"])
 
 
+def hidden(X: np.ndarray, modalities: Modalities, kept: tuple[int, ...]) -> np.ndarray:
+    """A copy of features that has some of the modalities only, NaN in the others."""
+    X = X.copy() if X.dtype.kind == "f" else X.astype(np.float64)
+    for index, part in enumerate(modalities.columns.values()):
+        if index not in kept:
+            X[:, part] = np.nan
+    return X
+
+
 def fill(X: np.ndarray, there: Bools, modalities: Modalities, mean: Floats, scale: Floats) -> np.ndarray:
     """`scaled`, of which it is known what is there; float32."""
     out = np.zeros(X.shape, dtype=np.float32)
@@ -107,7 +135,7 @@ def fill(X: np.ndarray, there: Bools, modalities: Modalities, mean: Floats, scal
     return out
 
 
-def _parts(X: np.ndarray, rows: Ints, modalities: Modalities) -> Iterator[Floats]:
+def _parts(X: np.ndarray | Joined, rows: Ints, modalities: Modalities) -> Iterator[Floats]:
     """Some rows at a time, NaN in all of a modality that a row lacks."""
     for start in range(0, len(rows), CHUNK):
         part = np.asarray(X[rows[start : start + CHUNK]], dtype=np.float64)

@@ -168,7 +168,7 @@ class MLP(Regressor):
         sources = []
         for model, each, Y in zip(models, usable, targets, strict=True):
             if id(each.X) not in shared:
-                shared[id(each.X)] = Shared.of(each.X, model.weights["input_mean"], pick_device(device))
+                shared[id(each.X)] = Shared.of(np.asarray(each.X), model.weights["input_mean"], pick_device(device))
             sources.append(Source.of(shared[id(each.X)], each.index, Y, model.weights))
         helds = _train(models, sources, [each.rows for each in usable], rngs)
         for model, each, Y, rng, held in zip(models, usable, targets, rngs, helds, strict=True):

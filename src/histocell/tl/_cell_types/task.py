@@ -151,4 +151,5 @@ CELL_TYPES = Task(
     column="cell_type",
     match=match_classes,
     has_blocks=True,
+    classes=True,
 )

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import math
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from histocell._core import keys
 from histocell._core.arguments import as_names
 from histocell._core.errors import listing, missing_key, warn
+from histocell._core.settings import logger
+from histocell.models.problem import Joined
 from histocell.tables.access import get_obsm
 from histocell.tables.windows import warn_of_other_patches
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from histocell._core.types import Ints
     from histocell.models.files import JSON
 
 _DESCRIPTION = ("library", "license", "version")
+_CHUNK = 16_384
 _PREFIX = "X_"
 _OF_GENES = ("X_scgpt", "X_pca_genes", "X_scvi")
 _NOT_IMAGE = ("X_pca", "X_umap", "X_tsne", "X_diffmap", "X_draw_graph")
@@ -86,6 +92,26 @@ def describe(table: AnnData, names: Sequence[str]) -> list[JSON]:
     return out
 
 
+def genes_first(table: AnnData, names: Sequence[str]) -> tuple[list[str], int]:
+    """Embeddings with those of the expression before those of the image, and how many are of the expression.
+
+    Raises
+    ------
+    ValueError
+        When there are several and nothing says what one of them is of.
+    """
+    known = {name: keys.read_provenance(table, name) for name in names}
+    of_genes = [name for name in names if name in _OF_GENES or "n_genes" in known[name]]
+    unknown = [name for name in names if name not in of_genes and "encoder" not in known[name]]
+    if unknown and len(names) > 1:
+        msg = (
+            f"nothing is recorded of {listing(unknown)}: are they of the genes or of the image? hc.pp.embed_genes and hc.pp.embed_image "
+            "record it; else give models that know, such as hc.models.CellTransformer(gene_columns=...), genes first"
+        )
+        raise ValueError(msg)
+    return [*of_genes, *(name for name in names if name not in of_genes)], len(of_genes)
+
+
 def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
     """Refuse features that are not those a model was fitted on; warn where nothing says what they are.
 
@@ -130,17 +156,50 @@ def feature_matrix(table: AnnData, features: Sequence[JSON]) -> NDArray[np.float
 
     The columns come in the order of the descriptions, where both they and the table have names.
     """
-    parts = []
+    return np.asarray(_joined(table, features, dense))
+
+
+def joined_features(table: AnnData, features: Sequence[JSON]) -> Joined:
+    """The same, joined for the rows that are looked at only; what does not lie in memory goes to a temporary file."""
+    return _joined(table, features, by_rows)
+
+
+def _joined(table: AnnData, features: Sequence[JSON], read: Callable[[object, str], NDArray[np.floating]]) -> Joined:
+    parts: list[np.ndarray] = []
+    orders: list[Ints | None] = []
     for feature in features:
+        order = None
         if feature["key"] not in table.obsm:  # of a model that can do without
-            parts.append(np.full((table.n_obs, feature["dim"]), np.nan, dtype=np.float32))
-            continue
-        part, columns = dense(table.obsm[feature["key"]], feature["key"]), column_names(table, feature["key"])
-        if columns is not None and feature.get("columns", columns) != columns:
-            place = {column: index for index, column in enumerate(columns)}
-            part = part[:, np.array([place[column] for column in feature["columns"]])]
+            part = np.broadcast_to(np.float32(np.nan), (table.n_obs, feature["dim"]))
+        else:
+            part, columns = read(table.obsm[feature["key"]], feature["key"]), column_names(table, feature["key"])
+            if columns is not None and feature.get("columns", columns) != columns:
+                place = {column: index for index, column in enumerate(columns)}
+                order = np.array([place[column] for column in feature["columns"]])
         parts.append(part)
-    return parts[0] if len(parts) == 1 else np.hstack(parts)
+        orders.append(order)
+    return Joined(parts, orders)
+
+
+def by_rows(value: object, name: str) -> NDArray[np.floating]:
+    """An embedding of which some rows are looked at at a time.
+
+    Arrays of zarr, HDF5 or dask are copied, some rows at a time, to a temporary file that goes with the last use of it:
+    a training draws its rows at random, and each would unpack a whole chunk.
+    """
+    if isinstance(value, np.ndarray | pd.DataFrame) or sparse.issparse(value) or not hasattr(value, "dtype"):
+        return dense(value, name)
+    shape = tuple(getattr(value, "shape", ()))
+    kind = np.dtype(value.dtype)
+    if len(shape) != 2 or kind.kind not in "fiub":
+        msg = f'obsm["{name}"] must be a numeric matrix; it has shape {shape} and type {kind}'
+        raise ValueError(msg)
+    with TemporaryFile() as file:
+        out = np.memmap(file, kind if kind.kind == "f" else np.float32, "w+", shape=shape)
+        logger.info('obsm["%s"] (%s) goes to a temporary file of %.1f GB', name, type(value).__name__, out.nbytes / 1e9)
+        for start in range(0, shape[0], _CHUNK):
+            out[start : start + _CHUNK] = np.asarray(value[start : start + _CHUNK])  # type: ignore[index]
+    return out
 
 
 def dense(value: object, name: str) -> NDArray[np.floating]:

@@ -17,7 +17,7 @@ from histocell.tables.sections import Sections
 from histocell.tl.engine import features as _features
 from histocell.tl.engine.places import places_of
 from histocell.tl.engine.rows import row_hashes
-from histocell.tl.engine.views import Views
+from histocell.tl.engine.views import AUTO, Views
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from histocell.models.base import Model
     from histocell.models.files import JSON
     from histocell.models.places import Places
+    from histocell.models.problem import Joined
     from histocell.models.slides.bags import Bag
     from histocell.tl.engine.rows import Rows
     from histocell.tl.engine.task import Task, Values
@@ -59,7 +60,7 @@ class Dataset:
 
     table: AnnData
     features: list[JSON]
-    X: np.ndarray
+    X: np.ndarray | Joined
     truth: Values
     target: str
     views: Views
@@ -80,10 +81,13 @@ class Dataset:
         """The features and the truth of a task; the features as in another dataset, `like`, and not scaled by `unseen` rows."""
         if like is None:
             described = _features.describe(table, _features.embedding_keys(table, features))
-            views = Views.choose(standardize_by, table)
+            views = Views() if task.classes and standardize_by == AUTO else Views.choose(standardize_by, table)
         else:
             described, views = like.features, like.views
-        X = views.apply(_features.feature_matrix(table, described), table, unseen=unseen)
+        if task.classes and views.column is None:
+            X: np.ndarray | Joined = _features.joined_features(table, described)
+        else:
+            X = views.apply(_features.feature_matrix(table, described), table, unseen=unseen)
         return cls(table, described, X, task.target(table, target), target, views)
 
     @property

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
-    from numpy.typing import NDArray
 
     from histocell._core.types import Floats
     from histocell.models.base import Model
     from histocell.models.files import JSON
     from histocell.models.places import Places
+    from histocell.models.problem import Joined
     from histocell.models.slides.bags import Bag
     from histocell.tl.engine.task import Slots, Task
 
@@ -118,7 +118,7 @@ def _warn_of_new_sections(sections: Sections, novelty: Floats, n_groups: int) ->
         )
 
 
-def _inputs(task: Task, table: AnnData, model: Model) -> NDArray[np.floating]:
+def _inputs(task: Task, table: AnnData, model: Model) -> np.ndarray | Joined:
     """The features that a model asks for."""
     if not model.features:
         msg = "this model was fitted on plain arrays and does not know its features; use model.predict(X)"
@@ -133,7 +133,11 @@ def _inputs(task: Task, table: AnnData, model: Model) -> NDArray[np.floating]:
     else:
         there = model.features
     _features.check_same(table, there)
-    X = Views.of(model).apply(_features.feature_matrix(table, model.features), table)
+    views = Views.of(model)
+    if task.classes and views.column is None:
+        X: np.ndarray | Joined = _features.joined_features(table, model.features)
+    else:
+        X = views.apply(_features.feature_matrix(table, model.features), table)
     outside = ~model.has_features(X)
     if outside.any():
         warn(

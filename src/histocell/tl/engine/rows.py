@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _BLOCKS = 8
 _NO_GUARANTEE = "scores and the coverage of intervals in other patients are not guaranteed"
+_CHUNK = 16_384
 _HASHED = 64  # numbers of an embedding that tell rows apart
 _TRAINING = "_training"  # ending of the provenance entry that remembers the training rows among those predicted
 
@@ -167,8 +168,11 @@ def row_hashes(table: AnnData, features: Sequence[str]) -> NDArray[np.uint64]:
         value = table.obsm[features[0]]
         if isinstance(value, pd.DataFrame):  # whatever the order of its columns
             value = value[sorted(value.columns, key=str)]
-        content = dense(value, features[0])[:, :_HASHED].astype(np.float64)
-        hashes.append(hash_rows(row.tobytes() for row in np.hstack([content, xy])))
+        some = value.iloc[:, :_HASHED] if isinstance(value, pd.DataFrame) else value[:, :_HASHED]
+        content = dense(some, features[0])
+        parts = (slice(start, start + _CHUNK) for start in range(0, len(xy), _CHUNK))
+        joined = (np.hstack([content[part].astype(np.float64), xy[part]]) for part in parts)
+        hashes.append(hash_rows(row.tobytes() for part in joined for row in part))
     return np.column_stack(hashes)
 
 

@@ -120,6 +120,9 @@ class Task:
         Of the truth and a prediction, to the truth of targets that the prediction has.
     has_blocks
         Whether intervals of a single group are over blocks of tissue, not over rows.
+    classes
+        Whether a row is of one of the targets. Models of classes see features as they are and read some rows at a time, so that
+        several embeddings are not copied side by side, and tell genes from image.
     """
 
     name: str
@@ -130,6 +133,7 @@ class Task:
     column: str = field(default="target", kw_only=True)
     match: Callable[[Values, Values], Values] = field(default=lambda *both: match_shared(*both), kw_only=True)
     has_blocks: bool = field(default=False, kw_only=True)
+    classes: bool = field(default=False, kw_only=True)
 
     def __repr__(self) -> str:
         return f"Task({self.name!r}, metrics: {listing(metric.name for metric in self.metrics)})"

@@ -1,0 +1,1 @@
+"""Patches of tissue, drawn side by side."""

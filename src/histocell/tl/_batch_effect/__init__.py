@@ -1,0 +1,1 @@
+"""Scores of what an embedding shows of the scanner or site, beside what it shows of biology."""

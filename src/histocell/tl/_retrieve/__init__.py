@@ -1,0 +1,1 @@
+"""Search among images by gene, signature or cell."""

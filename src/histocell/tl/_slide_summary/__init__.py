@@ -1,0 +1,1 @@
+"""Slides as rows of a table: composition, co-localization, nuclei; and groups of patients compared."""
