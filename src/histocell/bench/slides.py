@@ -161,14 +161,14 @@ def cross_validate_slides(
     task = outcome.task(table)
     dataset = Dataset.read(task, table, features, target, None)
     labels, _ = patients(table, group_key)
-    known = np.flatnonzero(dataset.known & np.isfinite(dataset.X).all(axis=1))
+    known = np.flatnonzero(dataset.known & np.isfinite(np.asarray(dataset.X)).all(axis=1))
     if len(known) < table.n_obs:
         warn(f"{table.n_obs - len(known)} of {table.n_obs} slides have no known outcome or no tiles; left out")
     _check_copies(dataset, labels, known)
     bags = bags_of(table, tiles, dataset.names[0], [model for each in choices.values() for model in each])
     Y = dataset.truth.array
     strata = Y[:, 1] if outcome.name == "survival" else Y.argmax(axis=1)
-    study = _Study(task, dataset.X, Y, bags, labels, strata.astype(np.int64), device)
+    study = _Study(task, np.asarray(dataset.X), Y, bags, labels, strata.astype(np.int64), device)
     _check_folds(study, known, dataset.truth.names, outcome, n_folds)
     generator = as_rng(rng)
     folds = study.folds(known, n_folds, draw_seed(generator))
