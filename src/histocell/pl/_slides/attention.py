@@ -10,7 +10,7 @@ import numpy as np
 from histocell._core import keys
 from histocell._core.arguments import check_count, check_positive
 from histocell._core.errors import listing, missing_key
-from histocell.pl._patches import patches
+from histocell.pl._patches.patches import patches
 from histocell.pl._points import draw_spots, draw_tissue
 from histocell.pl._sections import find_sections, tissue_image
 from histocell.pl._style import AMOUNT, add_colorbar, add_scalebar, check_axes, finish, styled, text_scale
