@@ -161,7 +161,7 @@ def cross_validate_slides(
     task = outcome.task(table)
     dataset = Dataset.read(task, table, features, target, None)
     labels, _ = patients(table, group_key)
-    known = np.flatnonzero(dataset.known & np.isfinite(dataset.X).all(axis=1))
+    known = np.flatnonzero(dataset.known & np.isfinite(np.asarray(dataset.X)).all(axis=1))
     if len(known) < table.n_obs:
         warn(f"{table.n_obs - len(known)} of {table.n_obs} slides have no known outcome or no tiles; left out")
     _check_copies(dataset, labels, known)

@@ -72,9 +72,10 @@ def check_apart(dataset: Dataset, labels: np.ndarray, parts: np.ndarray, where: 
 def contents(dataset: Dataset) -> np.ndarray:
     """A text for each slide that two slides share whose tiles have one mean, whatever their order and names."""
     n_tiles = dataset.table.obs.get(keys.N_TILES, np.zeros(dataset.table.n_obs))
-    rows = np.column_stack([dataset.X, np.asarray(n_tiles, dtype=np.float64)]).astype(np.float32)
+    means = np.asarray(dataset.X)
+    rows = np.column_stack([means, np.asarray(n_tiles, dtype=np.float64)]).astype(np.float32)
     hashes = hash_rows(row.tobytes() for row in rows).astype(str)
-    empty = ~np.isfinite(dataset.X).all(axis=1)
+    empty = ~np.isfinite(means).all(axis=1)
     return np.where(empty, [f"empty {name}" for name in dataset.table.obs_names], hashes).astype(object)
 
 
