@@ -87,8 +87,6 @@ def _embed(sdata: SpatialData, features: tuple[str, ...]) -> None:
         hc.pp.segment_nuclei(sdata)
         hc.pp.measure_nuclei(sdata)
         hc.pp.aggregate_nuclei(sdata, within="patches", table_key="table")
-        frame = sdata["table"].obsm["X_nuclei"]
-        sdata["table"].obsm["X_nuclei"] = frame.fillna(frame.mean())
     if "X_random-vit" in features:
         spec = hc.encoders.EncoderSpec(
             name="random-vit",

@@ -19,7 +19,7 @@ def test_every_model_says_what_it_is():
     assert (known != "").all(axis=None), known[(known == "").any(axis=1)]
     assert (table.drop(columns="reference") != "").all(axis=None)
     for tasks in table["tasks"]:
-        assert tasks in {ABUNDANCE.name, CELL_TYPES.name, "alignment"}
+        assert tasks in {ABUNDANCE.name, CELL_TYPES.name, "alignment", "expression"}
 
 
 def test_models_of_ones_own_are_listed(monkeypatch: pytest.MonkeyPatch):
@@ -56,5 +56,5 @@ def test_a_model_of_another_task_is_an_error():
         registry.model_class("knn", "abundance")
     with pytest.raises(ValueError, match="unknown model 'forest'; there are: hist2cell, mean, mlp, ridge, spatial_mlp"):
         registry.model_class("forest", "abundance")
-    with pytest.raises(ValueError, match="Ridge is a model for abundance, not for cell_types"):
+    with pytest.raises(ValueError, match="Ridge is a model for abundance, expression, not for cell_types"):
         registry.make_model(hc.models.Ridge(), {}, "cell_types")

@@ -109,7 +109,9 @@ class TestPanel:
 
     def test_share(self, counts: np.ndarray) -> None:
         panel = choose_panel(_table(counts, GENES), genes=None, min_share=0.9)
-        assert set(panel.genes) == {name for name, share in zip(GENES, (counts > 0).mean(axis=0), strict=True) if share >= 0.9}
+        assert set(panel.genes) == {
+            name for name, share in zip(GENES, (counts > 0).mean(axis=0), strict=True) if share >= 0.9
+        }
 
     def test_most_variable_genes(self, counts: np.ndarray) -> None:
         table = _table(counts, GENES)
@@ -135,11 +137,11 @@ class TestPanel:
             GenePanel.from_dict({"genes": ["a"], "colour": 1})
 
     def test_rows_without_counts_are_unknown(self, counts: np.ndarray) -> None:
-        counts[5] = 0
+        counts[5:10] = 0
         table = _table(counts, GENES)
-        with pytest.warns(UserWarning, match="1 of 40 rows have no counts"):
+        with pytest.warns(UserWarning, match="5 of 40 rows have no counts"):
             read = read_expression(table, GenePanel(["G1"]))
-        assert np.flatnonzero(np.isnan(read[:, 0])).tolist() == [5]
+        assert np.flatnonzero(np.isnan(read[:, 0])).tolist() == [5, 6, 7, 8, 9]
         assert read_expression(table, GenePanel(["G1"], "log1p"))[5, 0] == 0
 
 

@@ -1,5 +1,8 @@
 from histocell.bench.comparison import compare as compare
+from histocell.bench.expression import expression_task as expression_task
 from histocell.bench.probing.run import probe as probe
+from histocell.bench.probing.side_by_side import EncoderComparison as EncoderComparison
+from histocell.bench.probing.side_by_side import compare_encoders as compare_encoders
 from histocell.bench.protocols import ablation as ablation
 from histocell.bench.protocols import cross_dataset as cross_dataset
 from histocell.bench.protocols import leave_one_group_out as leave_one_group_out

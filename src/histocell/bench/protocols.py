@@ -357,7 +357,9 @@ def cross_dataset(
         rows = inner_groups(source, known, known_rows(known), group_key)
         fold = one_fold(task, ALL, (known, rows), (goal, new, known_rows(new)), seed=seed, reach_um=reach)
         plans.append(Plan(name or set_name(known.names), new, [fold]))
-    maps = map_coordinates(test, goal, len(shared), wanted=_wanted(task, colocalization), length_scale_um=length_scale_um)
+    maps = map_coordinates(
+        test, goal, len(shared), wanted=_wanted(task, colocalization), length_scale_um=length_scale_um
+    )
     has_groups = group_key in goal.table.obs
     labels = row_labels(goal.table, group_key) if has_groups else np.full(goal.table.n_obs, ALL)
     if len(np.unique(labels)) > 1:

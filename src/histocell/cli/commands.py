@@ -87,7 +87,9 @@ def demo(
 def embed(
     slides: Slides,
     out: Annotated[Path, typer.Option(help="Folder for the results, <slide>.zarr.")],
-    encoder: Annotated[str, typer.Option(help="Name of an encoder; `histocell encoders` lists them.")] = "morphology",
+    encoder: Annotated[
+        str, typer.Option(help="Name of an encoder, as `histocell encoders` lists them, or folder of an adapter.")
+    ] = "morphology",
     size_um: Annotated[float, typer.Option(help="Edge of a tile in um.")] = 112.0,
     overlap: Overlap = 0.0,
     min_tissue: MinTissue = 0.3,
@@ -112,6 +114,9 @@ def predict(
     slides: Slides,
     model: Annotated[Path, typer.Option(help="Folder of a fitted model: hc.models.load(sdata).save(folder).")],
     out: Annotated[Path, typer.Option(help=f"Folder for <slide>.zarr, <slide>.png and {MEANS}.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="Folder of the adapter of the model's encoder, where it was tuned.")
+    ] = None,
     overlap: Overlap = 0.0,
     min_tissue: MinTissue = 0.3,
     mpp: Mpp = None,

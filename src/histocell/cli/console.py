@@ -116,6 +116,9 @@ def encoder_facts(spec: EncoderSpec) -> Table:
         "licence": spec.license,
         "commercial use": _yes_no(spec.commercial),
         "publication": spec.citation,
+        "adapter": ""
+        if spec.adapter is None
+        else f"{spec.adapter.digest} on {spec.adapter.base}, {spec.adapter.folder}",
         "weights": _where_weights(spec),
     }
     grid = Table(show_header=False, title=spec.name)

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 MEANS = "means.csv"
 
 
-def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | None, **options: Any) -> pd.DataFrame:
+def predict_slides(
+    slides: list[Path], *, model: Path, out: Path, device: str | None, adapter: Path | None = None, **options: Any
+) -> pd.DataFrame:
     """Tile and embed slides as a model needs it, predict, draw maps.
 
     Parameters
@@ -37,6 +39,8 @@ def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | 
         Folder of the model, as ``save`` wrote it.
     device
         Torch device.
+    adapter
+        Folder of the adapter of the encoder, where it has one.
     **options
         More arguments of :func:`histocell.pp.embed_cohort`.
 
@@ -55,6 +59,8 @@ def predict_slides(slides: list[Path], *, model: Path, out: Path, device: str | 
         When the model standardises within slides, so that their means say nothing.
     """
     loaded = hc.models.load(model)
+    if adapter is not None:
+        hc.encoders.register_adapter(adapter)
     check_outputs([*(out / f"{keys.slide_name(slide)}.png" for slide in slides), out / MEANS])
     if loaded.facts.get("standardize_by") is not None and not loaded.facts.get("beside_raw"):
         warn(
@@ -130,6 +136,12 @@ def encoder_name(feature: JSON) -> str:
     name, library = str(feature["encoder"]), feature.get("library", "timm")
     if name in hc.encoders.list_encoders().index:
         return name
+    if "adapter" in feature:
+        msg = (
+            f"the model was fitted on features of {name!r}, which is {feature['base']!r} with the adapter {feature['adapter']}; "
+            "--adapter names its folder"
+        )
+        raise ValueError(msg)
     if library == "timm":
         return f"timm/{name}"
     if library == "lazyslide":

@@ -42,12 +42,15 @@ class AdapterOf:
         Checksum of its content.
     base, base_version
         Name of the other encoder, and the version of its weights in the training.
+    groups
+        Patients or sections that the training has seen, where it recorded them.
     """
 
     folder: str
     digest: str
     base: str
     base_version: str
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,4 +16,5 @@ from histocell.pl._patches import patches as patches
 from histocell.pl._scores.calibration import calibration as calibration
 from histocell.pl._scores.costs import costs as costs
 from histocell.pl._scores.groups import group_scores as group_scores
+from histocell.pl._scores.probe import probe as probe
 from histocell.pl._scores.types import scores as scores

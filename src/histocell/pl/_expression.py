@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
+    from histocell._core.types import JSON
     from histocell.pl._sections import Images
     from histocell.tables.access import Data
 
@@ -112,9 +113,9 @@ def expression(
 
 def _predicted(table: AnnData, key: str, names: list[str], known: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """The prediction of some genes, from ``obsm`` or ``layers``, and their names."""
-    layers = [str(name) for name in table.layers if name is not None]
+    layers = [str(name) for name in table.layers.keys() if name is not None]
     if key in table.obsm:
-        frame = table.obsm[key]
+        frame: Any = table.obsm[key]
         names = names or list(frame.columns[:_FEW])
         columns = [name.replace("/", "_") for name in names]
         if absent := [name for name, column in zip(names, columns, strict=True) if column not in frame]:
@@ -134,7 +135,7 @@ def _predicted(table: AnnData, key: str, names: list[str], known: list[str]) -> 
     return pd.DataFrame(values, index=table.obs_names, columns=names), names
 
 
-def _measured(table: AnnData, facts: dict[str, Any], names: list[str], layer: str | None) -> pd.DataFrame | None:
+def _measured(table: AnnData, facts: JSON, names: list[str], layer: str | None) -> pd.DataFrame | None:
     """What was measured of these genes, `None` where the table has none of them."""
     if "panel" not in facts:
         warn("nothing is recorded of the scale of this prediction, so what was measured is not drawn")

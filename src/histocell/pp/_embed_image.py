@@ -177,6 +177,7 @@ def write_embedding(
     """Write an embedding into ``obsm``, with its provenance."""
     key = key or f"X_{keys.safe_key(encoder.name)}"
     table.obsm[key] = embedding
+    adapter = encoder.spec.adapter
     keys.write_provenance(
         table,
         key,
@@ -188,6 +189,7 @@ def write_embedding(
         mpp=encoder.spec.mpp if encoder.spec.library == "builtin" else round(size_um / encoder.spec.input_px, 6),
         dim=encoder.dim,
         feature_names=list(getattr(encoder, "feature_names", [])) or None,
+        trained_on=None if adapter is None else list(adapter.groups) or None,
         **facts,
     )
 

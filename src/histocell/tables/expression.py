@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from histocell._core.types import JSON, Bools, Floats, Ints
 
+    type Stored = np.ndarray | csr_matrix
+
 SCALES = ("log1p_cp10k", "log1p")
 FLAVORS = ("seurat", "variance", "mean")
 TOTALS = ("all", "counted")
@@ -33,6 +35,7 @@ _LEAST_COUNTS = 3  # of a gene
 _BINS = 20
 _ROWS = 2048  # read at once
 _FEW_SPOTS = 2
+_FEW_EMPTY = 0.1  # share of rows
 
 
 @dataclass(frozen=True)
@@ -94,10 +97,10 @@ class GenePanel:
 
     def select(self, genes: Sequence[str]) -> Self:
         """The panel of some of its genes, in the order given."""
-        place = {name: index for index, name in enumerate(self.genes)}
-        index = [place[name] for name in genes]
-        of_rows = {name: [getattr(self, name)[i] for i in index] for name in ("mean", "std") if getattr(self, name)}
-        return replace(self, genes=list(genes), **of_rows)
+        place = {name.upper(): index for index, name in enumerate(self.genes)}
+        index = [place[name.upper()] for name in genes]
+        mean, std = ([values[i] for i in index] if values else [] for values in (self.mean, self.std))
+        return replace(self, genes=list(genes), mean=mean, std=std)
 
 
 def choose_panel(
@@ -146,7 +149,7 @@ def choose_panel(
     """
     given = [data] if isinstance(data, Sections | AnnData) else list(data)
     sections = [each if isinstance(each, Sections) else Sections(each) for each in given]
-    of_each = [rows] if len(sections) == 1 and not _is_nested(rows) else list(rows) if rows is not None else None  # type: ignore[call-overload]
+    of_each: Any = rows if len(sections) > 1 or _is_nested(rows) else [rows]
     of_each = [None] * len(sections) if of_each is None else of_each
     training = [_positions(each, some.table.n_obs) for each, some in zip(of_each, sections, strict=True)]
     _check_choice(flavor, "flavor", FLAVORS)
@@ -206,9 +209,15 @@ def read_expression(
         out[some] = values.toarray()
         out[some][~known] = np.nan
         empty += int((~known).sum())
-    if empty:
-        warn(f"{empty} of {len(wanted)} rows have no counts, so their expression is not known (NaN)")
+    report_empty(empty, len(wanted), "their expression is not known (NaN)")
     return out
+
+
+def report_empty(n: int, n_rows: int, so: str) -> None:
+    """Say how many rows have no counts: a few lie beside the tissue, many are worth a warning."""
+    if n:
+        say = warn if n > _FEW_EMPTY * n_rows else logger.info
+        say(f"{n} of {n_rows} rows have no counts: {so}")
 
 
 def total_counts(table: AnnData, layer: str | None = None) -> Floats:
@@ -332,7 +341,7 @@ class _Moments(NamedTuple):
         return cls(mean, variances[0], raw, variances[1], counts, shares)
 
 
-def raw_counts(table: AnnData, layer: str | None = None) -> Any:
+def raw_counts(table: AnnData, layer: str | None = None) -> Stored:
     """Raw counts of a table, as they are stored.
 
     Raises
@@ -342,7 +351,7 @@ def raw_counts(table: AnnData, layer: str | None = None) -> Any:
     ValueError
         When values are negative, not finite or no whole numbers.
     """
-    layers = [str(name) for name in table.layers if name is not None]
+    layers = [str(name) for name in table.layers.keys() if name is not None]
     if layer is not None and layer not in layers:
         raise missing_key("layers", layer, layers, "layer= names the layer with raw counts.")
     stored: Any = table.X if layer is None else table.layers[layer]
@@ -372,15 +381,15 @@ def raw_counts(table: AnnData, layer: str | None = None) -> Any:
     return stored.tocsr() if issparse(stored) and stored.format != "csr" else stored
 
 
-def as_csr(values: Any) -> csr_matrix:
+def as_csr(values: Stored) -> csr_matrix:
     """Rows of counts, sparse."""
     if not issparse(values) and not isinstance(values, np.ndarray):
         values = values.to_memory() if hasattr(values, "to_memory") else np.asarray(values)
     return csr_matrix(values)
 
 
-def _parts(stored: Any, rows: Ints) -> Iterator[tuple[Ints, csr_matrix]]:
-    if issparse(stored) and stored.format == "csc":
+def _parts(stored: Stored, rows: Ints) -> Iterator[tuple[Ints, csr_matrix]]:
+    if not isinstance(stored, np.ndarray) and getattr(stored, "format", "csr") != "csr":
         stored = stored.tocsr()
     for start in range(0, len(rows), _ROWS):
         some = rows[start : start + _ROWS]

@@ -12,7 +12,6 @@ from histocell.tl._colocalization.difference import colocalization_difference as
 from histocell.tl._colocalization.evaluation import evaluate_colocalization as evaluate_colocalization
 from histocell.tl._colocalization.result import ColocalizationResult as ColocalizationResult
 from histocell.tl._expression.expression import evaluate_expression as evaluate_expression
-from histocell.tl._expression.expression import expression_task as expression_task
 from histocell.tl._expression.expression import fit_expression as fit_expression
 from histocell.tl._expression.expression import predict_expression as predict_expression
 from histocell.tl._finetune.finetune import finetune_encoder as finetune_encoder

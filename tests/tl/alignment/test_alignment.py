@@ -172,7 +172,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match="not aligned with itself"):
             hc.tl.fit_alignment(data, "X_image", "X_image")
         with pytest.raises(
-            ValueError, match="'ridge' is a model for abundance, not for alignment; there are: cca, contr"
+            ValueError, match="'ridge' is a model for abundance, expression, not for alignment; there are: cca, contr"
         ):
             hc.tl.fit_alignment(data, "X_genes", "X_image", model="ridge")
         fit(data)

@@ -8,6 +8,7 @@ import numpy as np
 
 from histocell._core import keys
 from histocell._core.errors import listing, warn
+from histocell.bench.probing.embeddings import matrix
 from histocell.bench.probing.problem import Fold, Problem, Sample
 from histocell.tables.access import get_obsm, row_labels
 from histocell.tables.expression import choose_panel, read_expression
@@ -23,7 +24,7 @@ _MIN_SHARE = 0.1  # of the spots of every section have counts of a gene, as in H
 
 def cohort_problem(
     sections: Sections,
-    embeddings: Mapping[str, np.ndarray],
+    keys_of: Mapping[str, str],
     *,
     target: str | None,
     genes: int | Sequence[str],
@@ -32,11 +33,14 @@ def cohort_problem(
 ) -> Problem:
     """The task of a table: each group, or each fold that a column names, is left out in turn.
 
+    `keys_of` names the key of ``obsm`` of each encoder.
+
     Raises
     ------
     ValueError
         When there is one group, a section holds several, or a group lies in several folds.
     """
+    embeddings = {name: matrix(sections.table, key) for name, key in keys_of.items()}
     groups = dict(zip(sections.names, sections.groups(), strict=True))
     names, targets = _targets(sections, target, genes, layer)
     known = np.isfinite(targets).all(axis=1)

@@ -68,14 +68,14 @@ def hest_problems(
 def _problem(name: str, folder: Path, sources: Mapping[str, Source], genes: Sequence[str] | None) -> Problem:
     panel = GenePanel(list(genes) if genes is not None else _genes(folder), scale="log1p")
     files: dict[str, Files] = {}
-    folds = []
+    folds: list[tuple[int, list[str], list[str]]] = []
     numbers = sorted(int(path.stem.removeprefix("train_")) for path in (folder / "splits").glob("train_*.csv"))
     if not numbers:
         msg = f"{folder / 'splits'} holds no train_<i>.csv"
         raise FileNotFoundError(msg)
     for number in numbers:
-        sides = [_side(folder, f"{side}_{number}.csv", files) for side in ("train", "test")]
-        folds.append((number, *sides))
+        train, test = (_side(folder, f"{side}_{number}.csv", files) for side in ("train", "test"))
+        folds.append((number, train, test))
     names = list(files)
     for sample, paths in files.items():
         for path in paths:
@@ -129,9 +129,7 @@ def _read(
     task: str, names: Sequence[str], files: Mapping[str, Files], panel: GenePanel, sources: Mapping[str, Source], i: int
 ) -> Sample:
     sample = names[i]
-    import h5py
-
-    with reading(files[sample].patches, "the file of patches"), h5py.File(files[sample].patches) as patches:
+    with _open(files[sample].patches, "the file of patches") as patches:
         barcodes, order = _barcodes(patches, files[sample].patches), _order(patches)
         features = {
             name: _embed(patches, source)
@@ -141,7 +139,7 @@ def _read(
         }
     with reading(files[sample].expression, "the table of expression"):
         table = read_h5ad(files[sample].expression)
-    positions = pd.Index(table.obs_names).get_indexer(barcodes)
+    positions = pd.Index(table.obs_names).get_indexer(pd.Index(barcodes))
     if absent := int((positions < 0).sum()):
         msg = (
             f"{absent} of the {len(barcodes)} barcodes of the patches of {sample!r} are not in {files[sample].expression.name} "
@@ -150,6 +148,13 @@ def _read(
         raise ValueError(msg)
     targets = read_expression(table, panel, rows=positions, where=f"sample {sample!r}")
     return Sample(features, targets.astype(np.float64), order)
+
+
+def _open(path: Path, what: str) -> h5py.File:
+    import h5py
+
+    with reading(path, what):
+        return h5py.File(path)
 
 
 def _barcodes(file: h5py.File, path: Path) -> list[str]:
@@ -181,15 +186,13 @@ def _embed(file: h5py.File, encoder: Encoder) -> np.ndarray:
 
 def _stored(folder: Path, encoder: str, task: str, sample: str, barcodes: Sequence[str]) -> np.ndarray:
     """Embeddings of a sample in the order of `barcodes`."""
-    import h5py
-
     tried = [folder / f"{sample}.h5", folder / task / f"{sample}.h5"]
     tried += sorted((folder / task).glob(f"{encoder}/*/{sample}.h5"))
     path = next((path for path in tried if path.is_file()), None)
     if path is None:
         msg = f"no embeddings of {encoder!r} for sample {sample!r} of {task!r}: looked for {listing(tried)}"
         raise FileNotFoundError(msg)
-    with reading(path, "the file of embeddings"), h5py.File(path) as file:
+    with _open(path, "the file of embeddings") as file:
         key = next((key for key in _EMBEDDINGS if key in file), None)
         if key is None:
             msg = f"{path} has none of {listing(_EMBEDDINGS)}; it has {listing(file)}"
@@ -198,7 +201,7 @@ def _stored(folder: Path, encoder: str, task: str, sample: str, barcodes: Sequen
     if len(values) != len(known):
         msg = f"{path} has {len(values)} embeddings and {len(known)} barcodes"
         raise ValueError(msg)
-    rows = pd.Index(known).get_indexer(barcodes)
+    rows = pd.Index(known).get_indexer(pd.Index(barcodes))
     if absent := int((rows < 0).sum()):
         msg = f"{path} has no embedding of {absent} of the {len(barcodes)} patches of sample {sample!r} (such as {barcodes[int(np.argmin(rows))]!r})"
         raise ValueError(msg)

@@ -138,7 +138,7 @@ class Problem:
             return np.concatenate([np.arange(ends[i], ends[i + 1]) for i in samples])
 
         folds = [(of(fold.train), of(fold.test)) for fold in self.folds]
-        return list(probe_folds(units, folds, n_components=n_components, alpha=alpha))
+        return probe_folds(units, folds, n_components=n_components, alpha=alpha)
 
     def _table(
         self, protocol: str, encoder: str, scores: Sequence[FoldScore], *, n_bootstrap: int, seed: int
@@ -174,12 +174,12 @@ class Problem:
         for fold, score in zip(self.folds, scores, strict=True):
             if len(bad := np.flatnonzero(~np.isfinite(score.pearson))):
                 warn(
-                    f"{self.name}, {encoder}: {listing([self.targets[i] for i in bad], 5)} or the prediction of it is constant in fold "
+                    f"{self.name}, {encoder}: {listing([self.targets[int(i)] for i in bad], 5)} or the prediction of it is constant in fold "
                     f"{fold.name!r}, so its correlation is undefined (NaN); the mean is over the other {len(score.pearson) - len(bad)} "
                     "targets, where HEST-Bench's own would be NaN"
                 )
-        wanted, used = PROTOCOLS[protocol][0], min(score.n_components for score in scores)
-        if wanted is not None and used < wanted:
+        (wanted, penalty), used = PROTOCOLS[protocol], min(score.n_components for score in scores)
+        if wanted is not None and penalty is None and used < wanted:
             warn(
                 f"{self.name}, {encoder}: {used} components, as there are no {wanted}, which HEST-Bench takes; the penalty "
                 "follows their number"

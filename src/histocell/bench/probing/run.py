@@ -10,10 +10,10 @@ import pandas as pd
 
 from histocell import metrics
 from histocell._core.arguments import as_names, check_count
-from histocell._core.errors import listing
+from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng
 from histocell.bench.probing.cohort import cohort_problem
-from histocell.bench.probing.embeddings import cohort_embeddings, folder_sources
+from histocell.bench.probing.embeddings import cohort_keys, folder_sources, seen_groups, trained_on
 from histocell.bench.probing.hest_folder import hest_problems
 from histocell.bench.probing.problem import check_protocols
 from histocell.tables.sections import Sections
@@ -96,7 +96,7 @@ def probe(
     One row per ``task, model`` (the protocol), ``features`` (the encoder), ``group`` (the fold, and ``all``) and ``gene``
     (and ``mean``): ``metric`` (``pearson``), ``value``, ``low, high, interval``, ``n_undefined`` (correlations that are not
     defined, as gene or prediction is constant; they are NaN, and means are over the others), ``n_spots, n_training,
-    n_components, alpha``. With several tasks the task ``all`` has their mean.
+    n_components, alpha``. Writes ``obsm["X_<encoder>"]`` of encoders that embedded the patches of a table. With several tasks the task ``all`` has their mean.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def probe(
     """
     protocols = check_protocols(protocol)
     check_count(n_bootstrap, "n_bootstrap")
-    seed = int(as_rng(rng).integers(2**63 - 1))
+    intervals = {"n_bootstrap": n_bootstrap, "seed": int(as_rng(rng).integers(2**63 - 1))}
     if isinstance(data, str | Path):
         given = {"target": target, "group_key": group_key, "fold_key": fold_key, "layer": layer, "table_key": table_key}
         _check_none(given, "a table")
@@ -132,23 +132,34 @@ def probe(
             msg = "of a folder genes= are names; by default those of var_50genes.json"
             raise TypeError(msg)
         sources = folder_sources(encoders, device=device)
-        names = None if tasks is None else as_names(tasks)
-        problems = hest_problems(
-            Path(data).expanduser(), sources, tasks=names, genes=None if genes is None else as_names(genes)
-        )
+        wanted = [None if names is None else as_names(names) for names in (tasks, genes)]
+        problems = hest_problems(Path(data).expanduser(), sources, tasks=wanted[0], genes=wanted[1])
         for problem in problems:
             problem.check(patients or {})
-        columns = list(sources)
-    else:
-        _check_none({"tasks": tasks, "patients": patients}, "a folder of HEST-Bench")
-        sections = Sections(data, table_key=table_key, group_key=group_key)
-        embeddings = cohort_embeddings(data, sections.table, encoders, device=device, table_key=table_key)
-        wanted = 50 if genes is None else genes
-        problems = [cohort_problem(sections, embeddings, target=target, genes=wanted, fold_key=fold_key, layer=layer)]
-        columns = list(embeddings)
-    tables = [problem.scores(protocols, columns, n_bootstrap=n_bootstrap, seed=seed) for problem in problems]
+            seen = {name: trained_on(source) & {*problem.samples} for name, source in sources.items()}
+            _warn_of_seen({name: sorted(samples) for name, samples in seen.items()})
+        return finished([problem.scores(protocols, list(sources), **intervals) for problem in problems])
+    _check_none({"tasks": tasks, "patients": patients}, "a folder of HEST-Bench")
+    sections = Sections(data, table_key=table_key, group_key=group_key)
+    found = cohort_keys(data, sections.table, encoders, device=device, table_key=table_key)
+    _warn_of_seen(seen_groups(sections.table, found, sections.groups()))
+    facts = {"target": target, "genes": 50 if genes is None else genes, "fold_key": fold_key, "layer": layer}
+    problem = cohort_problem(sections, found, **facts)  # type: ignore[arg-type]
+    return finished([problem.scores(protocols, list(found), **intervals)])
+
+
+def finished(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The tables of all tasks in one, with their mean where there are several."""
     table = pd.concat([*tables, *_over_tasks(tables)], ignore_index=True)
     return table.astype({"n_undefined": int, "n_spots": int, "n_training": int, "n_components": int})
+
+
+def _warn_of_seen(seen: Mapping[str, Sequence[str]]) -> None:
+    for name, known in seen.items():
+        if known:
+            warn(
+                f"{name!r} was tuned with the expression of {listing(known)}: its scores there are of tissue that it knows"
+            )
 
 
 def _check_none(given: Mapping[str, object], kind: str) -> None:

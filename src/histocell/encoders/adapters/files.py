@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from histocell._core.errors import import_optional, listing
 from histocell._core.keys import safe_key
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CONFIG, TENSORS, RECORD, CARD = "adapter_config.json", "adapter_model.safetensors", "histocell.json", "README.md"
 PREFIX = "base_model.model."  # of peft
+DIGEST = "base_digest"  # attribute of a tuned network: the checksum of the weights that it started from
 _FORMAT = 1
 _KIND = "histocell adapter"
 # Variants of LoRA whose arithmetic is another; an adapter that uses one would be merged wrongly.
@@ -91,6 +92,16 @@ class Adapter:
             "bias": "none",
         }
 
+    def groups(self) -> list[str]:
+        """Patients or sections whose expression the training has seen, where it recorded them."""
+        training = self.metadata.get("training")
+        lists = (
+            [training.get(f"{part} groups", []) for part in ("training", "validation")]
+            if isinstance(training, dict)
+            else []
+        )
+        return list(dict.fromkeys(str(name) for names in lists if isinstance(names, list) for name in names))
+
     def origin(self) -> str:
         """The weights that it was trained on, for messages."""
         return f"its base is {self.base.name!r} in the version {self.base_version or 'unknown'!r}"
@@ -125,7 +136,7 @@ def save_adapter(
     network: PeftModel,
     *,
     spec: EncoderSpec,
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, object],
     name: str | None = None,
     version: str = "",
     allow_restricted: bool = False,
@@ -162,7 +173,7 @@ def save_adapter(
 
     check_licence(spec, allow_restricted=allow_restricted)
     peft = import_optional("peft", "finetune")
-    digest = getattr(network, "base_digest", None) if isinstance(network, peft.PeftModel) else None
+    digest = vars(network).get(DIGEST) if isinstance(network, peft.PeftModel) else None
     if not digest:
         msg = f"network must come from hc.encoders.adapters.add_lora, with its weights, not {type(network).__name__}"
         raise ValueError(msg)
@@ -171,7 +182,7 @@ def save_adapter(
     if bad := [key for key, value in tensors.items() if not value.isfinite().all()]:
         msg = f"the updates hold NaN or infinite values ({listing(bad, 3)}), so the adapter is not saved"
         raise ValueError(msg)
-    folder = make_folder(Path(folder).expanduser())
+    folder = Path(folder).expanduser()
     record: JSON = {
         "format": _FORMAT,
         "kind": _KIND,
@@ -181,6 +192,7 @@ def save_adapter(
         "trainable_parameters": sum(value.numel() for value in tensors.values()),
         "metadata": _plain(dict(metadata), "metadata"),
     }
+    make_folder(folder)
     check_outputs([folder / file for file in (TENSORS, CONFIG, RECORD, CARD)])
     # The record comes last and knows the others: a kill in between is noticed when the adapter is read.
     with replacing(folder / TENSORS) as partial:
@@ -225,21 +237,23 @@ def read_adapter(folder: str | Path) -> Adapter:
     _check_tensors(tensors, targets, config["r"], folder)
     try:
         base, metadata = record["base"], record["metadata"]
-        spec = _spec_from(base["spec"])
-        known = {"name": str(record["name"]), "base_version": str(base["version"]), "base_digest": str(base["digest"])}
+        spec, name, version, digest = _spec_from(base["spec"]), record["name"], base["version"], base["digest"]
     except (KeyError, TypeError, ValueError) as error:
         msg = f"{folder / RECORD} does not describe an adapter ({type(error).__name__}: {error}); copy the folder again"
         raise ValueError(msg) from error
-    numbers = {"rank": int(config["r"]), "alpha": float(config["lora_alpha"]), "dropout": float(config["lora_dropout"])}
     return Adapter(
         folder=folder,
+        name=str(name),
         base=spec,
-        **known,
-        **numbers,
+        base_version=str(version),
+        base_digest=str(digest),
+        rank=int(config["r"]),
+        alpha=float(config["lora_alpha"]),
+        dropout=float(config["lora_dropout"]),
         targets=targets,
         tensors=tensors,
         metadata=metadata,
-        digest=_digest(folder, config, spec, known["base_digest"]),
+        digest=_digest(folder, config, spec, str(digest)),
     )
 
 

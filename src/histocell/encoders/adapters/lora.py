@@ -11,7 +11,7 @@ from torch import nn
 from histocell._core.arguments import check_count, check_positive, check_share
 from histocell._core.errors import import_optional, listing
 from histocell.encoders.adapters.digest import base_digest
-from histocell.encoders.adapters.files import PREFIX, Adapter, read_adapter
+from histocell.encoders.adapters.files import DIGEST, PREFIX, Adapter, read_adapter
 from histocell.encoders.adapters.targets import lora_targets
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def add_lora(
     on_meta = any(parameter.is_meta for parameter in network.parameters())
     tuned: PeftModel = peft.get_peft_model(network, config, low_cpu_mem_usage=on_meta)
     tuned.peft_config["default"].base_model_name_or_path = spec.hub_id or spec.name
-    tuned.base_digest = digest  # of the weights before training, which may cast them to another type
+    vars(tuned)[DIGEST] = digest  # of the weights before training, which may cast them to another type
     trainable = sum(parameter.numel() for parameter in tuned.parameters() if parameter.requires_grad)
     return tuned, LoraReport(trainable, sum(parameter.numel() for parameter in tuned.parameters()), tuple(names))
 
@@ -156,7 +156,7 @@ def load_adapter(folder: str | Path | Adapter, network: nn.Module, *, trainable:
     _check_base(network, adapter)
     config = peft.LoraConfig(**adapter.lora_config(), inference_mode=not trainable)
     tuned: PeftModel = peft.get_peft_model(network, config)
-    tuned.base_digest = adapter.base_digest
+    vars(tuned)[DIGEST] = adapter.base_digest
     outcome = peft.set_peft_model_state_dict(tuned, adapter.tensors)
     if outcome.unexpected_keys:
         msg = f"{adapter.folder} has tensors that the network has not: {listing(outcome.unexpected_keys, 4)}"

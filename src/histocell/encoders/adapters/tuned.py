@@ -27,7 +27,11 @@ def adapter_spec(adapter: Adapter, name: str | None = None) -> EncoderSpec:
         )
         raise ValueError(msg)
     about = AdapterOf(
-        folder=str(adapter.folder.resolve()), digest=adapter.digest, base=base.name, base_version=adapter.base_version
+        folder=str(adapter.folder.resolve()),
+        digest=adapter.digest,
+        base=base.name,
+        base_version=adapter.base_version,
+        groups=tuple(adapter.groups()),
     )
     return replace(
         base,

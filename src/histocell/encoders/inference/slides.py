@@ -111,7 +111,8 @@ def embed_slide(
 def describe(encoder: Encoder) -> dict[str, str | int]:
     """The settings of an encoder that its values depend on, for provenance; with base and content of an adapter."""
     about = encoder.spec.adapter
-    return ({} if about is None else {"base": about.base, "adapter": about.digest}) | {
+    of_adapter: dict[str, str | int] = {} if about is None else {"base": about.base, "adapter": about.digest}
+    return of_adapter | {
         "encoder": encoder.name,
         "revision": encoder.version,
         "pool": encoder.pool,

@@ -53,9 +53,9 @@ class ComponentRidgeConfig(RegressorConfig):
     target_transform: str = limited("standard", choices=scaling.TRANSFORMS)
     n_components: int = limited(30, least=1)
     row_weight: float = limited(0.5, least=0)
-    sharing: float = limited(0.3, least=0, most=1)
+    sharing: float = limited(0.2, least=0, most=1)
     kernel_share: float = limited(0.5, least=0, most=1)
-    kernel_width: float = limited(0.3, above=0)
+    kernel_width: float = limited(0.5, above=0)
     n_landmarks: int = limited(1000, least=10)
     alphas: tuple[float, ...] = limited(RidgeConfig.alphas, above=0)
     max_folds: int = limited(5, least=2)
@@ -162,7 +162,7 @@ class ComponentRidge(Regressor):
         scaled = scaling.forward_target(Y, self.config.target_transform, self.weights)
         Z = (scaled - self.weights["center"]) @ self.weights["loadings"].T
         spread = power @ Z**2
-        grown = {
+        grown: dict[str, list[Floats]] = {
             name: [self.weights[name]]
             for name in ("center", "loadings", "target_mean", "target_std")
             if name in self.weights

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
-from scipy.linalg import blas, eigh
+from scipy.linalg import blas
 
 from histocell import metrics
 from histocell._core.arguments import check_count, check_positive
+from histocell._core.device import one_blas_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from histocell._core.types import Bools, Floats, Ints
 
 N_COMPONENTS = 256
 ALPHAS = tuple(float(f"{alpha:.4g}") for alpha in 10 ** np.arange(-3, 7.1, 0.5))  # penalties that are tried
 MAX_FOLDS = 5  # within the training rows
+_THREADS = 8
 _ROWS = 4096  # that are in float64 at once
 _EPS = np.finfo(np.float64).eps
 
@@ -64,15 +68,16 @@ class Moments:
             msg = f"features and targets must have the same rows, and some, not shapes {X.shape} and {Y.shape}"
             raise ValueError(msg)
         d = X.shape[1]
-        mean_x, mean_y = X.mean(axis=0, dtype=np.float64), Y.mean(axis=0)
+        with np.errstate(invalid="ignore"):
+            mean_x, mean_y = X.mean(axis=0, dtype=np.float64), Y.mean(axis=0)
+        if not np.isfinite(mean_x).all() or not np.isfinite(mean_y).all():
+            msg = "features or targets hold NaN or infinite values; leave such rows out"
+            raise ValueError(msg)
         xx, xy, centred = np.zeros((d, d), order="F"), np.zeros((d, Y.shape[1])), Y - mean_y
         for start in range(0, len(X), _ROWS):
             part = np.subtract(X[start : start + _ROWS], mean_x, dtype=np.float64)
             xx = blas.dsyrk(1.0, part.T, beta=1.0, c=xx, overwrite_c=1)  # the upper triangle
             xy += part.T @ centred[start : start + _ROWS]
-        if not np.isfinite(xx[np.diag_indices(d)]).all() or not np.isfinite(mean_y).all():
-            msg = "features or targets hold NaN or infinite values; leave such rows out"
-            raise ValueError(msg)
         return cls(len(X), mean_x, mean_y, _symmetric(xx), xy, (centred**2).sum(axis=0), Y.min(axis=0), Y.max(axis=0))
 
     @classmethod
@@ -89,9 +94,9 @@ class Moments:
             n,
             mean_x,
             mean_y,
-            np.add.reduce([part.xx for part in parts]) + shift_x.T @ shift_x,
-            np.add.reduce([part.xy for part in parts]) + shift_x.T @ shift_y,
-            np.add.reduce([part.yy for part in parts]) + (shift_y**2).sum(axis=0),
+            _sum(parts, "xx") + shift_x.T @ shift_x,
+            _sum(parts, "xy") + shift_x.T @ shift_y,
+            _sum(parts, "yy") + (shift_y**2).sum(axis=0),
             np.minimum.reduce([part.low_y for part in parts]),
             np.maximum.reduce([part.high_y for part in parts]),
         )
@@ -209,7 +214,7 @@ def probe_folds(
     n_components: int | None = N_COMPONENTS,
     alpha: float | str | None = None,
     alphas: Sequence[float] = ALPHAS,
-) -> Iterator[FoldScore]:
+) -> list[FoldScore]:
     """Fit and score a probe in each fold, all targets at once.
 
     Parameters
@@ -226,14 +231,19 @@ def probe_folds(
     alphas
         Penalties that are tried.
     """
-    for train, test in folds:
-        parts = [units[i] for i in train]
-        whole, held = Moments.pooled(parts), Moments.pooled([units[i] for i in test])
+
+    def solve(fold: tuple[Ints, Ints]) -> FoldScore:
+        parts = [units[i] for i in fold[0]]
+        whole, held = Moments.pooled(parts), Moments.pooled([units[i] for i in fold[1]])
         basis = _basis(whole, n_components)
         k, g = basis.products.shape
         penalty = choose_alpha(parts, n_components=n_components, alphas=alphas) if alpha == "cv" else alpha
         value = hest_alpha(k, g) if penalty is None else check_positive(penalty, "alpha")
-        yield FoldScore(_path(basis, whole, held, [value])[0], value, k, whole.n, held.n)
+        return FoldScore(_path(basis, whole, held, [value])[0], value, k, whole.n, held.n)
+
+    # a decomposition by several threads waits longer than it computes: folds side by side, one thread each
+    with one_blas_thread(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        return list(pool.map(solve, folds))
 
 
 def choose_alpha(
@@ -271,21 +281,22 @@ def choose_alpha(
 
 
 def _basis(train: Moments, n_components: int | None) -> _Basis:
-    d = len(train.mean_x)
     if n_components is None:
-        shift_y = np.outer(train.mean_x, train.mean_y)
-        squares, directions = eigh(
-            train.xx + train.n * np.outer(train.mean_x, train.mean_x), driver="evd", check_finite=False
-        )
-        products = directions.T @ (train.xy + train.n * shift_y)
-        return _Basis(directions, np.maximum(squares, 0), products, np.zeros(d))
+        shift = train.n * np.outer(train.mean_x, train.mean_x)
+        squares, directions = _eigen(train.xx + shift, len(shift))
+        products = directions.T @ (train.xy + train.n * np.outer(train.mean_x, train.mean_y))
+        return _Basis(directions, squares, products, np.zeros(len(shift)))
     check_count(n_components, "n_components", least=1)
-    k = min(n_components, d, max(train.n - 1, 1))
     scale = _scale(train)
-    matrix = train.xx / np.outer(scale, scale)
-    squares, vectors = eigh(matrix, subset_by_index=(d - k, d - 1), driver="evr", overwrite_a=True, check_finite=False)
+    squares, vectors = _eigen(train.xx / np.outer(scale, scale), min(n_components, max(train.n - 1, 1)))
     directions = vectors / scale[:, None]
-    return _Basis(directions, np.maximum(squares, 0), directions.T @ train.xy, train.mean_x)
+    return _Basis(directions, squares, directions.T @ train.xy, train.mean_x)
+
+
+def _eigen(matrix: Floats, k: int) -> tuple[Floats, Floats]:
+    """The `k` largest eigenvalues, ascending, and their vectors."""
+    values, vectors = np.linalg.eigh(matrix)  # lets other threads work meanwhile, unlike scipy's
+    return np.maximum(values[-k:], 0), vectors[:, -k:]
 
 
 def _scale(train: Moments) -> Floats:
@@ -297,12 +308,15 @@ def _scale(train: Moments) -> Floats:
 
 def _path(basis: _Basis, train: Moments, held: Moments, alphas: Sequence[float]) -> Floats:
     """Correlation on held-out rows for each penalty and target, shape (n_alphas, g)."""
-    covariance = basis.directions.T @ held.xy
-    squares = basis.directions.T @ held.xx @ basis.directions
     known = ~(train.constant | held.constant)
     out = np.full((len(alphas), len(known)), np.nan)
+    if len(alphas) == 1:  # one set of coefficients is cheaper in the features themselves
+        directions, squares, covariance = basis.directions, held.xx, held.xy
+    else:
+        directions, covariance = np.eye(len(basis.squares)), basis.directions.T @ held.xy
+        squares = basis.directions.T @ held.xx @ basis.directions
     for i, alpha in enumerate(alphas):
-        weights = basis.weights(alpha)[:, known]
+        weights = directions @ basis.weights(alpha)[:, known]
         spread = np.sqrt((weights * (squares @ weights)).sum(axis=0) * held.yy[known])
         with np.errstate(invalid="ignore", divide="ignore"):
             out[i, known] = (weights * covariance[:, known]).sum(axis=0) / spread
@@ -310,8 +324,16 @@ def _path(basis: _Basis, train: Moments, held: Moments, alphas: Sequence[float])
 
 
 def _symmetric(upper: Floats) -> Floats:
-    """A matrix from its upper triangle."""
-    out = np.ascontiguousarray(upper.T)
-    rows, columns = np.triu_indices(len(out), 1)
-    out[rows, columns] = out[columns, rows]
+    """A matrix from its upper triangle, below which there are zeros."""
+    out = upper + upper.T
+    np.fill_diagonal(out, np.diagonal(upper))
+    return out
+
+
+def _sum(parts: Sequence[Moments], name: str) -> Floats:
+    """The sum of an array of all parts, without a copy of them all."""
+    first, *others = (getattr(part, name) for part in parts)
+    out: Floats = first.copy()
+    for other in others:
+        out += other
     return out

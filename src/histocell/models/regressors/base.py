@@ -62,7 +62,7 @@ class Regressor(Model):
 
     config_class = RegressorConfig
     config: RegressorConfig
-    tasks = ("abundance", "expression")
+    tasks: ClassVar[tuple[str, ...]] = ("abundance", "expression")
     _output: ClassVar[str] = ""
 
     @abstractmethod

@@ -51,6 +51,7 @@ RUN = "run"  # the column that `read` adds
 # of a table of scores; the one that is left names the targets
 COLUMNS = ("model", "group", "metric", "value", "low", "high")
 COUNTS = ("features", "interval", "n_spots", "n_undefined", "n_training", "n_overlapping")
+OF_PROBES = ("task", "alpha", "n_components")
 
 
 def read(
@@ -66,7 +67,7 @@ def read(
     The column ``run`` names what is drawn in one colour: the model, and the features where there are several.
     """
     table = data.copy() if isinstance(data, pd.DataFrame) else get.scores(data, key, table_key=table_key)
-    named = [name for name in table if name not in {*COLUMNS, *COUNTS}]
+    named = [name for name in table if name not in {*COLUMNS, *COUNTS, *OF_PROBES}]
     if absent := [name for name in COLUMNS if name not in table] or ([] if named else ["cell_type"]):
         msg = f"this is no table of scores: column {listing(absent)} not found; available: {listing(map(str, table))}. "
         msg += "hc.tl.evaluate_abundance and hc.bench make one"
@@ -112,6 +113,9 @@ def interval_names(table: pd.DataFrame) -> str:
 
 
 def _check_single(table: pd.DataFrame) -> None:
+    if "task" in table and table["task"].nunique() > 1:
+        msg = f"the table holds several tasks ({listing(table['task'].unique())}); choose one, or draw them with hc.pl.probe"
+        raise ValueError(msg)
     if (twice := table.duplicated(["model", "features", "group", "metric", "cell_type"])).any():
         model = table["model"][twice].iloc[0]
         msg = f"the table has several scores of {model!r} for one cell type, group and metric: give each run a name of its own"

@@ -182,6 +182,8 @@ def embed_cohort(
     """
     device = settings.device if device is None else device
     spec, normalizer = get_spec(encoder), as_normalizer(stain)
+    if spec.adapter is not None:  # by its name, which workers are told, wherever its folder was named from
+        encoder = spec.name
     tiling = _tiling(size_um, overlap, min_tissue)
     loading = {
         "encoder": encoder,

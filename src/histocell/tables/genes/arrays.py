@@ -46,7 +46,7 @@ class ArrayNeighbors(NamedTuple):
             if name not in table.obs:
                 hint = "The context of spots is that of their array; readers of Visium write it. Or spot_context=False."
                 raise missing_key("obs", name, table.obs.columns, hint)
-        places = table.obs[[_ROW, _COLUMN]].to_numpy(dtype=np.float64)
+        places = np.column_stack([np.asarray(table.obs[name], dtype=np.float64) for name in (_ROW, _COLUMN)])
         rows, columns, others = [np.arange(table.n_obs)], [np.arange(table.n_obs)], []
         for name, mine in zip(sections.names, sections.rows, strict=True):
             if not _is_hexagonal(places[mine]):

@@ -13,23 +13,23 @@ from histocell._core.arguments import check_count, check_switch
 from histocell._core.rng import as_rng
 from histocell.models.base import Model
 from histocell.models.registry import load
-from histocell.tables.access import get_table, row_labels, split_parts
-from histocell.tables.expression import GenePanel, choose_panel
+from histocell.tables.access import get_table, row_labels
 from histocell.tables.sections import Sections
 from histocell.tl._expression.fitting import Given, fit_panel
 from histocell.tl._expression.patterns import pattern_scores
-from histocell.tl._expression.task import (
+from histocell.tl.engine import evaluate as _evaluate
+from histocell.tl.engine import predict as _predict
+from histocell.tl.engine.layout import places_for
+from histocell.tl.engine.views import AUTO
+from histocell.tl.tasks.expression import (
     MOST_IN_FRAME,
+    NAME,
     ExpressionWriter,
     expression_task_of,
     layer_slots,
     panel_of,
     shared_panel,
 )
-from histocell.tl.engine import evaluate as _evaluate
-from histocell.tl.engine import predict as _predict
-from histocell.tl.engine.layout import places_for
-from histocell.tl.engine.views import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -364,8 +364,9 @@ def evaluate_expression(
     task = expression_task_of(panel, layer)
     check_count(n_bootstrap, "n_bootstrap")
     seed = int(as_rng(rng).integers(2**63 - 1))
-    options = {"split_key": split_key, "n_bootstrap": n_bootstrap, "rng": seed}
-    scores = _evaluate.evaluate(task, sections, key=key, target="X", **options)
+    scores = _evaluate.evaluate(
+        task, sections, key=key, target="X", split_key=split_key, n_bootstrap=n_bootstrap, rng=seed
+    )
     if check_switch(patterns, "patterns"):
         parts = [scores, _patterns(task, sections, key, split_key, n_bootstrap=n_bootstrap, rng=seed)]
         scores = pd.concat([part for part in parts if len(part)], ignore_index=True)[scores.columns]
@@ -377,68 +378,17 @@ def evaluate_expression(
     return None
 
 
-def expression_task(
-    data: Data,
-    genes: int | str | Sequence[str] | None = 50,
-    *,
-    layer: str | None = None,
-    scale: str = "log1p_cp10k",
-    spot_context: bool = False,
-    flavor: str = "variance",
-    min_share: float = 0.0,
-    split_key: str = keys.SPLIT,
-    table_key: str | None = None,
-) -> Task:
-    """The task of predicting a panel of genes, for the protocols of ``hc.bench``.
-
-    Those leave groups out in turn and score one panel in all of them, so it is chosen over all groups, as that of
-    HEST-Bench: over rows with ``obs[split_key] == "train"`` where there are any, else over all.
-
-    Parameters
-    ----------
-    data
-        AnnData, or SpatialData with a table, with raw counts.
-    genes, layer, scale, spot_context, flavor, min_share
-        As in `histocell.tl.fit_expression`.
-    split_key
-        Column of ``obs`` with ``train``, ``val``, ``test``.
-    table_key
-        Table of a SpatialData, where it holds several.
-
-    Returns
-    -------
-    A task: ``hc.bench.leave_one_group_out(data, task=task)``. Its ``target=`` is not used.
+def _task_of(model: Model) -> Task:
+    """The task of a model's panel.
 
     Raises
     ------
-    KeyError
-        When a gene or the layer is missing.
     ValueError
-        When values are no raw counts, or sections share too few genes.
-
-    Examples
-    --------
-    >>> import histocell as hc
-    >>> sdata = hc.datasets.synthetic_tissue(3, n_patients=3, size_px=600, spot_pitch_um=50, rng=0)
-    >>> hc.pp.patches(sdata)
-    >>> hc.pp.embed_image(sdata, "morphology")
-    >>> task = hc.tl.expression_task(sdata, 20)
-    >>> scores = hc.bench.leave_one_group_out(sdata, task=task, models="component_ridge", n_bootstrap=0)
-    >>> "cc_per_slide" in set(scores["metric"])
-    True
+        When it was fitted for another task.
     """
-    sections = Sections(data, table_key=table_key)
-    parts = split_parts(sections.table, split_key)
-    train = None if parts is None or not (parts == keys.TRAIN).any() else parts == keys.TRAIN
-    options = {"genes": genes, "flavor": flavor, "min_share": min_share, "scale": scale, "spot_context": spot_context}
-    panel = choose_panel(sections, train, layer=layer, **options)  # type: ignore[arg-type]
-    return expression_task_of(panel, layer)
-
-
-def _task_of(model: Model) -> Task:
-    """The task that a model was fitted for."""
-    if model.facts.get("task", "expression") != "expression":  # the engine says so
-        return expression_task_of(GenePanel(["-"]))
+    if (fitted := model.facts.get("task", NAME)) != NAME:
+        msg = f"this model predicts {fitted}, not {NAME}; use hc.tl.predict_{fitted}"
+        raise ValueError(msg)
     return expression_task_of(panel_of(model.facts, "this model"), model.facts.get(_LAYER))
 
 

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.errors import warn
 from histocell._core.settings import logger
 from histocell.models.expression.component_ridge import ComponentRidge
 from histocell.models.places import Places
 from histocell.models.registry import make_model
 from histocell.tables.access import coordinates, split_parts
-from histocell.tables.expression import GenePanel, choose_panel, read_expression, total_counts
-from histocell.tl._expression.task import MOST_IN_FRAME, NAME, expression_task_of
+from histocell.tables.expression import GenePanel, choose_panel, read_expression, report_empty, total_counts
 from histocell.tl.engine import fit as _fit
 from histocell.tl.engine import rows as _rows
 from histocell.tl.engine.layout import places_for, reach_um
 from histocell.tl.engine.task import Task, Values
+from histocell.tl.tasks.expression import MOST_IN_FRAME, NAME, expression_task_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from histocell._core.rng import RNGLike, SeedLike
-    from histocell._core.types import Floats
+    from histocell._core.types import Bools, Floats
     from histocell.models.base import Model
     from histocell.tables.sections import Sections
     from histocell.tl.engine.fit import Dataset
@@ -71,9 +70,9 @@ def fit_panel(
     unfitted = dataset.views.tell(_make(model, given))
     dataset = replace(dataset, places=places_for([unfitted], sections))
     reach = max(reach_um([unfitted], dataset.places), _context_um(sections) if given.spot_context else 0.0)
-    rows = _rows.training_rows(
-        sections, dataset.known, split_key=given.split_key, features=dataset.names, reach_um=reach
-    )
+    everything = np.ones(table.n_obs, dtype=bool)
+    rows = _rows.training_rows(sections, everything, split_key=given.split_key, features=dataset.names, reach_um=reach)
+    rows = _with_counts(rows, dataset.known)
     panel = choose_panel(
         sections,
         rows.index[~rows.validation],
@@ -102,13 +101,21 @@ def fit_panel(
     return fitted, dataset.names
 
 
+def _with_counts(rows: Rows, known: Bools) -> Rows:
+    """The rows that have counts."""
+    keep = known[rows.index]
+    report_empty(int((~keep).sum()), len(keep), "they are left out of the fit")
+    if not (keep & ~rows.validation).any():
+        msg = "no training row has counts"
+        raise ValueError(msg)
+    return replace(rows, index=rows.index[keep], validation=rows.validation[keep], groups=rows.groups[keep])
+
+
 def _totals(table: AnnData, given: Given) -> Values:
     """Counts of each row, for which rows are known before there is a panel."""
     totals = total_counts(table, given.layer)
     if given.scale != "log1p_cp10k":
         return Values(totals[:, None], ["counts"])
-    if empty := int((totals == 0).sum()):
-        warn(f"{empty} of {len(totals)} rows have no counts; left out of the fit")
     return Values(np.where(totals > 0, totals, np.nan)[:, None], ["counts"], {}, totals)
 
 
@@ -117,7 +124,7 @@ def _read_rows(table: AnnData, panel: GenePanel, rows: Rows, layer: str | None, 
     array = np.full((table.n_obs, len(panel)), np.nan, dtype=np.float32)
     array[rows.index] = read_expression(table, panel, layer=layer, rows=rows.index)
     names, renamed = keys.safe_names(panel.genes, quiet=True)
-    return Values(array, names, renamed, weights)
+    return Values(array, names, renamed, weights)  # type: ignore[arg-type]
 
 
 def _extend(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # What two embeddings must agree on to be the same kind of number, where it is known of both.
 IDENTITY = ("dim", "encoder", "revision", "pool", "size_um", "mpp", "stain")
-_DESCRIPTION = ("library", "license", "version")
+_DESCRIPTION = ("library", "license", "version", "base", "adapter")
 _PREFIX = "X_"
 _OF_GENES = ("X_scgpt", "X_pca_genes", "X_scvi")
 _NOT_IMAGE = ("X_pca", "X_umap", "X_tsne", "X_diffmap", "X_draw_graph")

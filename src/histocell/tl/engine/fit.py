@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -122,7 +122,7 @@ def fit(
     index, groups = rows.index, rows.groups
     known = None if dataset.places is None else dataset.places.rows(index)
     weights = None if dataset.truth.weights is None else dataset.truth.weights[index]
-    settings = {"index": index, "groups": groups, "validation": validation, "weights": weights}
+    settings: dict[str, Any] = {"index": index, "groups": groups, "validation": validation, "weights": weights}
     fit_rows = partial(model.fit, X, Y, **settings, device=device)
     if model.needs_places:
         fit_rows(places=known, rng=as_rng(rng))

@@ -56,8 +56,19 @@ def expression_task_of(panel: GenePanel, layer: str | None = None) -> Task:
         writer=ExpressionWriter("Run hc.tl.predict_expression(data) first.", panel),
         baselines=keys.BASELINES,
         column="gene",
+        match=match_genes,
         settings=_SETTINGS,
     )
+
+
+def match_genes(truth: Values, predicted: Values) -> Values:
+    """The truth of the genes that were predicted, too; which the table lacks was said before."""
+    known = set(predicted.names)
+    shared = [name for name in truth.names if name in known]
+    if not shared:
+        msg = f"truth and predictions share no gene: {listing(truth.names)} against {listing(predicted.names)}"
+        raise ValueError(msg)
+    return truth.select(shared)
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class ExpressionWriter(Frames):
 
     def read(self, table: AnnData, key: str) -> Values:
         """The prediction called `key`: of a panel in a layer, the genes that the table has."""
-        if key in table.obsm or key not in [name for name in table.layers if name is not None]:
+        if key in table.obsm or key not in [name for name in table.layers.keys() if name is not None]:
             return super().read(table, key)
         genes, columns = _in_table(table, self.panel.genes if self.panel else list(table.var_names))
         names, renamed = keys.safe_names(genes, quiet=True)

@@ -1,0 +1,1 @@
+"""Tasks that protocols outside of the package predict and score."""
