@@ -141,7 +141,8 @@ def test_bad_shapes(cohort):
 def test_registry():
     assert model_class("ridge") is Ridge
     with pytest.raises(
-        ValueError, match="unknown model 'forest'; there are: bleep, cca, cell_transformer, component_ridge, contrastive"
+        ValueError,
+        match="unknown model 'forest'; there are: bleep, cca, cell_transformer, component_ridge, contrastive",
     ):
         model_class("forest")
 
