@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -43,6 +44,7 @@ def test_scores_and_differences(two):
     assert "against noise" in repr(result)
     ax = hc.pl.probe(result, show=False)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["probe", "expression", "abundance"]
+    plt.close("all")
 
 
 def trained_on(data, key, groups):
