@@ -69,7 +69,9 @@ def section(name: str, programs: np.ndarray, rng: np.random.Generator):
     rows, columns = np.divmod(np.arange(len(counts)), SIDE)
     table.obsm["spatial"] = (np.column_stack([columns, rows]) + 0.5) * EDGE
     table.obs["patient"] = name
-    sdata = hc.io.from_anndata(table, image=pixels.clip(0, 255).astype(np.uint8), mpp=0.5, spot_diameter_um=EDGE / 2, section=name)
+    sdata = hc.io.from_anndata(
+        table, image=pixels.clip(0, 255).astype(np.uint8), mpp=0.5, spot_diameter_um=EDGE / 2, section=name
+    )
     hc.pp.patches(sdata, size_um=EDGE / 2)
     return sdata
 
