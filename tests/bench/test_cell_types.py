@@ -67,7 +67,7 @@ def test_default_models_and_missing_genes(cells):
 
 
 def test_models_of_another_task(cells):
-    with pytest.raises(ValueError, match="'ridge' is a model for abundance, not for cell_types"):
+    with pytest.raises(ValueError, match="'ridge' is a model for abundance, expression, not for cell_types"):
         hc.bench.leave_one_group_out(cells, "X_he", task="cell_types", models=["ridge"])
     with pytest.raises(ValueError, match="CellTransformer is a model for cell_types, not for abundance"):
         hc.bench.leave_one_group_out(cells, "X_he", models=hc.models.CellTransformer())

@@ -9,7 +9,7 @@ import numpy as np
 
 from histocell._core import keys
 from histocell._core.arguments import check_count
-from histocell._core.errors import missing_key
+from histocell._core.errors import MissingKeyError, missing_key
 from histocell.pl._choices import choose
 from histocell.pl._patches.sheet import Group, Sheet, edge_um
 from histocell.pl._points import draw_tissue
@@ -117,7 +117,7 @@ def retrieval(
     shown = shown.assign(place=table.obs_names.get_indexer(shown["row"].astype(str)))
     if (shown["place"] < 0).any():
         msg = f'uns["{key}"] names rows that this table has not; run hc.tl.retrieve(data, ...) again'
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     place = section or str(shown["section"].astype(str).value_counts().index[0])
     with styled(ax is None):
         if ax is None:

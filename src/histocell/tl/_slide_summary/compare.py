@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from histocell._core.arguments import check_share
-from histocell._core.errors import listing, warn
+from histocell._core.errors import MissingKeyError, listing, warn
 from histocell.tl._slide_summary.summarize import COLUMNS
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _names(labels: pd.Index, first: str | None, second: str | None) -> tuple[str
         chosen[chosen.index(None)] = others[0]
     if absent := [str(name) for name in chosen if name not in there]:
         msg = f"no patient is of the group {listing(absent)}; there are {listing(there)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     return str(chosen[0]), str(chosen[1])
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from histocell import get, metrics
 from histocell._core import keys
 from histocell._core.arguments import as_pairs, check_count, check_positive
-from histocell._core.errors import listing, reading, warn
+from histocell._core.errors import MissingKeyError, listing, reading, warn
 from histocell._core.rng import as_rng
 from histocell._core.settings import progress_bar
 from histocell.tables.access import is_spatialdata
@@ -165,7 +165,7 @@ def _patient(sections: Sections, rows: Ints, slide: str, given: Mapping[str, str
     if given is not None:
         if slide not in given:
             msg = f"patients= does not name the patient of {slide!r}; it has {listing(given)}"
-            raise KeyError(msg)
+            raise MissingKeyError(msg)
         return given[slide]
     if keys.PATIENT in sections.table.obs:
         return str(sections.table.obs[keys.PATIENT].iloc[rows[0]])
@@ -248,7 +248,7 @@ def _together(
     wanted = list(combinations(names, 2)) if isinstance(pairs, bool) else list(pairs)
     if absent := sorted({name for pair in wanted for name in pair} - set(names)):
         msg = f"colocalization= names {listing(absent)}; the types are {listing(names)}"
-        raise KeyError(msg)
+        raise MissingKeyError(msg)
     here = AnnData(obs=pd.DataFrame({keys.MPP: sections.mpp()[rows]}, index=sections.table.obs_names[rows]))
     here.obsm[keys.SPATIAL], here.obsm["types"] = sections.coordinates_px()[rows], frame.iloc[rows]
     result = _colocalization(here, "types", length_scale_um=length_scale_um, inplace=False)
