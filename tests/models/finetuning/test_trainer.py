@@ -96,7 +96,9 @@ def test_resumes_to_the_same_weights(make_trainer, tmp_path, monkeypatch, whole,
 def test_resumes_after_a_real_kill(make_trainer, tmp_path, whole):
     script = KILL.format(folder=str(Path(__file__).parent), out=str(tmp_path / "killed"), at=8)
     (tmp_path / "killed").mkdir()
-    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}, check=False
+    )
     assert done.returncode == -signal.SIGKILL
     assert (tmp_path / "killed" / LAST).is_file()
     assert_same(weights(make_trainer(tmp_path / "killed", checkpoint_steps=2)), whole[1])

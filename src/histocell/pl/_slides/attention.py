@@ -15,6 +15,7 @@ from histocell.pl._points import draw_spots, draw_tissue
 from histocell.pl._sections import find_sections, tissue_image
 from histocell.pl._style import AMOUNT, add_colorbar, add_scalebar, check_axes, finish, styled, text_scale
 from histocell.tables.access import get_table
+from histocell.tables.sections import Sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,7 +129,9 @@ def attention(
         raise ValueError(msg)
     values = values / np.nanmean(values)
     limit = float(np.nanpercentile(values, _LIMIT)) if vmax is None else check_positive(vmax, "vmax")
-    has_tiles = n_top > 0 and shown.image is not None and keys.PATCHES in table.obsm
+    source = None if isinstance(image, bool) else image
+    has_tiles = n_top > 0 and image is not False and keys.PATCHES in table.obsm
+    has_tiles = has_tiles and _has_image(data, shown.name, source, table_key)
     order = np.argsort(np.where(np.isfinite(values), -values, np.inf), kind="stable")[:n_top]
     top = [str(name) for name in table.obs_names[shown.rows[order[np.isfinite(values[order])]]]]
     colors = plt.get_cmap(cmap)
@@ -142,11 +145,16 @@ def attention(
         if shown.mpp is not None:
             add_scalebar(axes[0])
         if has_tiles:
-            source = None if isinstance(image, bool) else image
             ncols = int(np.ceil(np.sqrt(len(top))))
             patches(data, spots=top, image=source, ncols=ncols, ax=axes[1], table_key=table_key, show=False)
             axes[1].set_title("most attention", pad=3)
     return finish(axes[0] if len(axes) == 1 else axes, created=ax is None, show=show)
+
+
+def _has_image(data: Data, name: str, source: Images | None, table_key: str | None) -> bool:
+    """Whether the slide itself is there, not its thumbnail alone, as in a store of `histocell.pp.embed_cohort`."""
+    regions = Sections(data, table_key=table_key).regions(image=source, need_image=False)
+    return any(region.section == name and region.image is not None for region in regions)
 
 
 def _axes(
