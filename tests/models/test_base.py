@@ -142,7 +142,7 @@ def test_registry():
     assert model_class("ridge") is Ridge
     with pytest.raises(
         ValueError,
-        match="unknown model 'forest'; there are: bleep, cca, cell_transformer, component_ridge, contrastive",
+        match="unknown model 'forest'; there are: abmil, bleep, cca, cell_transformer, common_class, component_ridge",
     ):
         model_class("forest")
 
