@@ -45,10 +45,10 @@ def report(
     data: Data,
     path: str | PathLike[str],
     *,
-    title: str | None = None,
     section: str | Sequence[str] | None = None,
     image: Images | bool = True,
     max_sections: int = 4,
+    title: str | None = None,
     table_key: str | None = None,
 ) -> None:
     """Write what is known of a run to one HTML page: maps, scores, co-localization, niches, warnings and provenance.
@@ -62,14 +62,14 @@ def report(
         provenance of all slots.
     path
         File to write, ``.html``; a page that this function wrote is replaced, any other file is not.
-    title
-        Of the page.
     section
         Sections to map; by default the first `max_sections`.
     image
         Whether to draw the image under maps; for an AnnData also the image itself, or a mapping from section to it.
     max_sections
         Most sections that are mapped.
+    title
+        Of the page.
     table_key
         The table of a SpatialData that has several.
 
