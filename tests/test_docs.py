@@ -105,7 +105,7 @@ def test_page_runs(name, tmp_path, monkeypatch, request):
 
 def test_what_is_not_run_says_why():
     reasons = {reason for path in PAGES.values() for reason in re.findall(r"<!-- not run: (.+) -->", path.read_text())}
-    assert reasons <= {"needs weights", "needs a GPU", "needs R", "needs minutes"}
+    assert reasons <= {"needs weights", "needs a GPU", "needs R", "needs minutes", "needs slides"}
 
 
 @pytest.mark.parametrize("name", [name for name in PAGES if name != "architecture.md"])  # adds names of its own

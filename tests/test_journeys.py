@@ -36,14 +36,14 @@ def journey(tmp_path_factory, data_dir) -> Path:
     """A folder in which the blocks of the README were run, one after the other, each in a process of its own."""
     folder = tmp_path_factory.mktemp("journey")
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         run(block, folder, data_dir)
     return folder
 
 
 def test_the_readme_runs_as_it_is_printed(journey):
-    files = {"abundance-model", "features", "slide.zarr", "embedded", "outs", "nuclei", "nuclei.geojson"}
+    files = {"abundance-model", "features", "slide.zarr", "embedded", "outs", "nuclei", "nuclei.geojson", "run.html"}
     assert {path.name for path in journey.iterdir()} - {".histocell"} == files
     assert (journey / "abundance-model" / "model.safetensors").exists()
 
