@@ -40,6 +40,18 @@ def test_peft_reads_the_folder_by_itself(folder, images, tiny):
     assert torch.equal(theirs(images), folder.network(images))
 
 
+def test_all_blocks_of_a_deep_network(tmp_path, images, tiny):
+    """Of twenty targets and more peft keeps what their names have in common; a folder names each."""
+    spec = replace(tiny.spec, arch_kwargs={**tiny.spec.arch_kwargs, "depth": 8})
+    network, report = adapters.add_lora(tiny.network(spec), spec, blocks=8)
+    assert len(report.targets) == 32
+    adapters.save_adapter(tmp_path / "deep", network, spec=spec, version="random-0", metadata={})
+    adapter = adapters.read_adapter(tmp_path / "deep")
+    assert set(adapter.targets) == set(report.targets)
+    again = adapters.load_adapter(adapter, tiny.network(spec))
+    torch.testing.assert_close(again(images), network.eval()(images))
+
+
 def test_only_the_updates_are_trained(folder, tiny):
     again = adapters.load_adapter(folder.path, tiny.network(), trainable=True)
     names = [name for name, parameter in again.named_parameters() if parameter.requires_grad]

@@ -198,7 +198,7 @@ def save_adapter(
     with replacing(folder / TENSORS) as partial:
         save_file(tensors, partial, metadata={"format": "pt"})
     with replacing(folder / CONFIG) as partial:
-        partial.write_text(json.dumps(_peft_config(network), indent=1, sort_keys=True), encoding="utf-8")
+        partial.write_text(json.dumps(_peft_config(network, tensors), indent=1, sort_keys=True), encoding="utf-8")
     with replacing(folder / CARD) as partial:
         partial.write_text(model_card(record, spec), encoding="utf-8")
     record["files"] = {file: file_digest(folder / file) for file in (TENSORS, CONFIG)}
@@ -306,9 +306,10 @@ def _spec_from(facts: JSON) -> EncoderSpec:
     return EncoderSpec(**(facts | triples))
 
 
-def _peft_config(network: PeftModel) -> JSON:
+def _peft_config(network: PeftModel, tensors: Mapping[str, Tensor]) -> JSON:
     config = network.peft_config["default"].to_dict() | {"inference_mode": True}
-    config["target_modules"] = sorted(config["target_modules"])
+    # Of many targets peft keeps what their names have in common.
+    config["target_modules"] = sorted({key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors})
     return {
         key: value
         for key, value in config.items()
