@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.offsetbox import AnchoredOffsetbox
 from spatialdata import bounding_box_query
@@ -155,3 +156,20 @@ def test_own_axes(sdata):
 
 def test_looks(sdata, looks_like):
     looks_like(hc.pl.patches(sdata, n=6, by="Tumour"), "patches")
+
+
+def test_some_of_each_class(sdata):
+    table = sdata["table"]
+    table.obs["kind"] = pd.Categorical(
+        np.where(np.arange(table.n_obs) % 3 == 0, "b", "a"), categories=["a", "b", "none"]
+    )
+    table.obs.loc[table.obs_names[:2], "kind"] = np.nan
+    axis = hc.pl.patches(sdata, by="kind", n=8, show=False)
+    texts = [text.get_text() for text in axis.texts]
+    assert [text for text in texts if text in {"a", "b", "none"}] == ["a", "b"]
+    assert len(axis.images) == 8
+    drawn = [text for text in texts if text in set(table.obs_names)]
+    assert table.obs["kind"].reindex(drawn).tolist() == ["a"] * 4 + ["b"] * 4
+    table.obs["kind"] = np.nan
+    with pytest.raises(ValueError, match="missing in all rows"):
+        hc.pl.patches(sdata, by="kind", show=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from histocell._core.arguments import check_count
 from histocell._core.rng import as_rng
 from histocell.pl._choices import choose
 from histocell.pl._patches.sheet import Group, Sheet, edge_um
-from histocell.pl._style import PALETTE, finish, styled
+from histocell.pl._style import PALETTE, colors_of, finish, styled
 from histocell.tables.access import get_obsm
 from histocell.tables.sections import Sections
 from histocell.tables.windows import check_patches
@@ -49,17 +49,18 @@ def patches(
     show: bool | None = None,
     table_key: str | None = None,
 ) -> Axes | None:
-    """Show patches as the encoder sees them: at random, of given spots, or of the highest and lowest abundances.
+    """Show patches as the encoder sees them: at random, of given spots, of each class, or of the highest and lowest abundances.
 
     Parameters
     ----------
     data
-        Reads ``obsm["patches"]``, the image, and ``obsm[key]`` for `by`.
+        Reads ``obsm["patches"]``, the image, and ``obsm[key]`` or ``obs[by]`` for `by`.
     n
-        How many patches.
+        How many patches, in all.
     by
         A cell type: half of the patches are those with the most of it, half those with the least, as predicted or
-        measured, which their heading says.
+        measured, which their heading says. Or a column of ``obs`` with classes, such as ``"cell_type"`` or ``"niche"``: as many
+        of each, at random.
     spots
         Names of the spots to show, instead of a choice.
     key
@@ -112,12 +113,15 @@ def patches(
     windows = np.asarray(get_obsm(table, keys.PATCHES, "Run hc.pp.patches(data) first."))
     if key is None:
         key = keys.PREDICTED if keys.PREDICTED in table.obsm else keys.ABUNDANCE
-    values = None if by is None else _values(table, by, key)
+    labels = _categories(table, by) if by in table.obs and not _has_type(table, by, key) else None
+    values = None if by is None or labels is not None else _values(table, str(by), key)
     for name, count in (("n", n), ("ncols", ncols), ("patch_px", patch_px)):
         if count is not None:
             check_count(count, name, least=1)
     if spots is not None:
         groups = [Group("", table.obs_names.get_indexer(pd.Index(choose(spots, table.obs_names, "spot"))))]
+    elif labels is not None:
+        groups = _classes(_rows(sections, section), labels, str(by), n, as_rng(rng))
     elif values is None:
         rows = _rows(sections, section)
         groups = [Group("", np.sort(as_rng(rng).choice(rows, size=min(n, len(rows)), replace=False)))]
@@ -142,6 +146,30 @@ def patches(
         if title:
             sheet.ax.set_title(title)
     return finish(sheet.ax, created=ax is None, show=show)
+
+
+def _has_type(table: AnnData, by: str | None, key: str) -> bool:
+    return key in table.obsm and by in get.abundance(table, key)
+
+
+def _categories(table: AnnData, by: str | None) -> pd.Categorical[str]:
+    return pd.Categorical(cast("pd.Series[str]", table.obs[by]))
+
+
+def _classes(
+    rows: NDArray[np.intp], labels: pd.Categorical[str], by: str, n: int, rng: np.random.Generator
+) -> list[Group]:
+    """Some rows of each class."""
+    codes = labels.codes[rows]
+    present = np.unique(codes[codes >= 0])
+    if not len(present):
+        msg = f'obs["{by}"] is missing in all rows of the section'
+        raise ValueError(msg)
+    each = max(1, n // len(present))
+    chosen = [rng.permutation(rows[codes == code])[:each] for code in present]
+    names = [str(labels.categories[code]) for code in present]
+    colors = colors_of([str(name) for name in labels.categories], None)
+    return [Group(name, np.sort(some), colors[name]) for name, some in zip(names, chosen, strict=True)]
 
 
 def _values(table: AnnData, by: str, key: str) -> NDArray[np.float64]:
