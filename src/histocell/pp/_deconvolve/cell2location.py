@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 EXTRA = "deconvolution"
 _REFERENCE_BATCH = 2500  # cells of a step, what the package takes
 _TAIL = 0.1  # share of the epochs whose loss is compared with that of as many before
+_LEAST_TAIL = 10  # epochs whose losses have a median worth comparing
 _SETTLED = 0.01  # most of the loss's whole fall that may happen in the tail of a converged run
 
 
@@ -104,9 +105,12 @@ def fit_cells(
 
 
 def remaining_fall(loss: Floats) -> float:
-    """The share of the loss's whole fall that happened in the last tenth of the epochs; NaN for fewer than 20 epochs."""
+    """The share of the loss's whole fall that happened in the last tenth of the epochs; NaN for fewer than 100 epochs.
+
+    The loss is drawn anew in each epoch: medians of fewer than ten say little.
+    """
     tail = int(len(loss) * _TAIL)
-    if tail < 2:
+    if tail < _LEAST_TAIL:
         return float("nan")
     before, last = np.median(loss[-2 * tail : -tail]), np.median(loss[-tail:])
     fall = loss[0] - last
@@ -123,9 +127,12 @@ def warn_unless_converged(loss: Floats) -> bool:
     still = remaining_fall(loss)
     if still <= _SETTLED:
         return True
+    seen = f"{100 * still:.2g} % of the fall of its loss happened in the last tenth of them"
+    if np.isnan(still):
+        seen = "they are too few to tell, or the loss did not fall"
     warn(
-        f"cell2location has not converged in {len(loss)} epochs: {100 * still:.2g} % of the fall of its loss happened in the "
-        f"last tenth of them (at most {100 * _SETTLED:g} % when it has settled). Give more, epochs={5 * len(loss)}"
+        f"cell2location has not converged in {len(loss)} epochs: {seen} (at most {100 * _SETTLED:g} % when it has settled). "
+        f"Give more, epochs={5 * len(loss)}"
     )
     return False
 
