@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from copy import deepcopy
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -60,6 +61,7 @@ def test_the_whole_way(patients, tmp_path):
     table = patients["table"]
     assert table.uns["finetuning"]["history"]["train_loss"].shape == (1, 1)
     assert hc.pl.history(patients, key="finetuning", show=False).get_xlabel() == "epoch"
+    plt.close("all")
     hc.pp.embed_image(patients, "tests-vit", weights="random")
     hc.pp.embed_image(patients, hc.encoders.register_adapter(tmp_path, name="tests-tuned"))
     tuned, frozen = table.obsm["X_tests-tuned"], table.obsm["X_tests-vit"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
@@ -112,6 +113,7 @@ def test_same_again_and_written(table, tmp_path):
     np.testing.assert_array_equal(read["value"], again["value"])
     axes = hc.pl.batch_effect(table, show=False)
     assert [axis.get_title() for axis in axes] == ["adjusted Rand index", "alike neighbours"]
+    plt.close("all")
 
 
 @pytest.mark.parametrize(
