@@ -61,18 +61,30 @@ def test_stores_of_a_folder(tmp_path):
         )
         hc.pp.segment_nuclei(sdata, measure=False)
         sdata.write(tmp_path / f"slide{number}.zarr")
-        n_nuclei, n_tiles = sdata["nucleus_table"].n_obs, tiles.n_obs
+        n_nuclei, tissue = sdata["nucleus_table"].n_obs, tiles.obs["tissue_fraction"].sum()
     table = hc.tl.summarize_slides(tmp_path, colocalization=False, n_bootstrap=0)
     wide = table.pivot(index="slide", columns="feature", values="value")
     assert wide.index.tolist() == ["slide0", "slide1"]
     assert wide["mean a"].tolist() == [1.0, 2.0]
-    assert wide.loc["slide1", "tissue_mm2"] == pytest.approx(n_tiles * 0.056**2)
+    assert wide.loc["slide1", "tissue_mm2"] == pytest.approx(tissue * 0.056**2)
     assert wide.loc["slide1", "nuclei_per_mm2"] == pytest.approx(n_nuclei / wide.loc["slide1", "tissue_mm2"])
     named = hc.tl.summarize_slides(
         {"x": tmp_path / "slide0.zarr"}, colocalization=False, n_bootstrap=0, patients={"x": "p"}
     )
     assert set(named["slide"]) == {"x"}
     assert set(named["patient"]) == {"p"}
+
+
+def test_tiles_that_overlap_do_not_count_twice():
+    areas = []
+    for overlap in (0.0, 0.5):
+        sdata = hc.datasets.synthetic_tissue(size_px=1000, rng=0)
+        hc.pp.tiles(sdata, size_um=56, overlap=overlap)
+        tiles = sdata["tile_table"]
+        tiles.obsm["predicted_abundance"] = pd.DataFrame({"a": 1.0, "b": 2.0}, index=tiles.obs_names)
+        table = hc.tl.summarize_slides(sdata, colocalization=False, n_bootstrap=0)
+        areas.append(table.loc[table["feature"] == "tissue_mm2", "value"].item())
+    assert areas[1] == pytest.approx(areas[0], rel=0.15)
 
 
 def test_groups_are_compared_by_patients():

@@ -15,6 +15,7 @@ from histocell import get, metrics
 from histocell._core import keys
 from histocell._core.arguments import as_pairs, check_count, check_positive
 from histocell._core.errors import MissingKeyError, listing, reading, warn
+from histocell._core.geometry import spot_pitch
 from histocell._core.rng import as_rng
 from histocell._core.settings import progress_bar
 from histocell.tables.access import is_spatialdata
@@ -80,8 +81,8 @@ def summarize_slides(
     -------
     Data frame of a row for each slide and feature: ``slide``, ``patient``, ``feature``, ``value``, ``low``, ``high``, ``interval``
     (``95 % over 20 blocks``; ``none`` of fewer than five). Features are ``share of <type>`` of the sum of all types,
-    ``mean <type>`` per row, ``<type> with <type>``, ``n_rows``; ``tissue_mm2`` where rows are tiles; ``nuclei_per_mm2`` where nuclei
-    were segmented. ``table.pivot(index="slide", columns="feature", values="value")`` makes a column of each.
+    ``mean <type>`` per row, ``<type> with <type>``, ``n_rows``; ``tissue_mm2`` where rows are tiles, by
+    their share of tissue; ``nuclei_per_mm2`` where nuclei were segmented. ``table.pivot(index="slide", columns="feature", values="value")`` makes a column of each.
 
     Raises
     ------
@@ -225,8 +226,15 @@ def _areas(data: Data, sections: Sections, section: str, rows: Ints) -> Iterator
         or "size_um" not in facts
     ):
         return
-    overlap = float(facts.get("overlap") or 0.0)
-    area = len(rows) * (float(facts["size_um"]) * (1 - overlap)) ** 2 * _MM2
+    edge_um = float(facts["size_um"])
+    if len(rows) > 1:  # tiles that overlap do not count twice
+        edge_um = min(edge_um, spot_pitch(sections.coordinates_um()[rows]))
+    share = (
+        table.obs[keys.TISSUE_FRACTION].to_numpy(dtype=np.float64)[rows] if keys.TISSUE_FRACTION in table.obs else 1.0
+    )
+    area = float(np.nansum(np.broadcast_to(share, len(rows)))) * edge_um**2 * _MM2
+    if not area > 0:
+        return
     yield "tissue_mm2", area
     if keys.NUCLEUS_TABLE in data.tables:
         nuclei = Sections(data, table_key=keys.NUCLEUS_TABLE)
