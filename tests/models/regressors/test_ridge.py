@@ -105,6 +105,15 @@ def test_single_precision_of_wide_features_is_enough(n_features, noise, monkeypa
     np.testing.assert_allclose(single.predict(new), double.predict(new), atol=(1e-3 if noise else 1e-2) * Y.std())
 
 
+def test_single_precision_keeps_what_is_small_beside_the_mean(monkeypatch):
+    monkeypatch.setattr(ridge, "_WIDE", 1)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 10))
+    Y = X[:, :2] + 1e8
+    model = Ridge(target_transform="none").fit(X, Y, groups=np.repeat(list("abcd"), 50), rng=0)
+    np.testing.assert_allclose(model.predict(X) - 1e8, X[:, :2], atol=0.02)
+
+
 def test_penalty_by_rows_and_groups_together(cohort):
     model = Ridge(target_transform="none").fit(cohort.X, cohort.Y, groups=cohort.groups)
     X = (cohort.X - cohort.X.mean(0)) / cohort.X.std(0)

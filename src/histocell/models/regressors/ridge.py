@@ -136,18 +136,19 @@ class Ridge(Regressor):
         if not alphas.size:
             msg = "alphas is empty; give at least one penalty"
             raise ValueError(msg)
+        # Means are taken off first: single precision would lose what is small beside them.
+        middle = Y[rows.train].mean(axis=0) if precision is np.float32 else np.zeros(Y.shape[1])
+        targets, penalties = (Y - middle).astype(precision, copy=False), alphas.astype(precision)
         split = (view.astype(precision, copy=False) for view in np.split(X, self.config.n_views, axis=1))
-        views = [
-            self._fit_view(view, Y.astype(precision, copy=False), rows, alphas.astype(precision)) for view in split
-        ]
+        views = [self._fit_view(view, targets, rows, penalties) for view in split]
         held, coefficients, intercept, best, score = (np.stack(each) for each in zip(*views, strict=True))
         self.weights |= {
             "coefficients": coefficients.reshape(X.shape[1], -1).astype(np.float64) / len(views),
-            "intercept": intercept.mean(axis=0, dtype=np.float64),
+            "intercept": intercept.mean(axis=0, dtype=np.float64) + middle,
             "alpha": alphas[best if len(views) > 1 else best[0]],
         }
         self.history = {"alphas": alphas, "cv_score": score.mean(axis=0)}
-        return held.mean(axis=0)
+        return held.mean(axis=0) + middle
 
     def _fit_view(self, X: np.ndarray, Y: np.ndarray, rows: FitRows, alphas: np.ndarray) -> tuple[np.ndarray, ...]:
         """Held-out predictions, coefficients, intercept, penalties and the scores of all penalties."""
