@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import histocell as hc
+from histocell.encoders import registry
 from histocell.models.finetuning.heads import load_heads
 
 pytest.importorskip("peft")
@@ -19,16 +20,6 @@ FAST = {"weights": "random", "genes": 12, "warmup_epochs": 1, "max_epochs": 1, "
 
 @pytest.fixture(scope="module")
 def _patients():
-    spec = hc.encoders.EncoderSpec(
-        name="tests-vit",
-        library="timm",
-        arch="vit_tiny_patch16_224",
-        arch_kwargs={"img_size": 16, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2},
-        input_px=16,
-        pooling="cls",
-        license="MIT",
-    )
-    hc.encoders.register(spec, overwrite=True)
     sdata = hc.datasets.synthetic_tissue(
         4, n_patients=4, size_px=500, spot_pitch_um=50, spot_diameter_um=50, n_genes=20, rng=0
     )
@@ -40,7 +31,18 @@ def _patients():
 
 
 @pytest.fixture
-def patients(_patients):
+def patients(_patients, monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._registry()))
+    spec = hc.encoders.EncoderSpec(
+        name="tests-vit",
+        library="timm",
+        arch="vit_tiny_patch16_224",
+        arch_kwargs={"img_size": 16, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2},
+        input_px=16,
+        pooling="cls",
+        license="MIT",
+    )
+    hc.encoders.register(spec)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return deepcopy(_patients)
