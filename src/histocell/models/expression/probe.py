@@ -13,6 +13,7 @@ from scipy.linalg import blas
 from histocell import metrics
 from histocell._core.arguments import check_count, check_positive
 from histocell._core.device import one_blas_thread
+from histocell.models.expression.eigen import largest_eigen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,8 @@ class Moments:
     mean_x, mean_y
         Means of features, ``(d,)``, and targets, ``(g,)``.
     xx, xy
-        Sums of products of what differs from the means, ``(d, d)`` and ``(d, g)``.
+        Sums of products of what differs from the means, ``(d, d)`` and ``(d, g)``. `xx` is symmetric, and only what is on
+        and above its diagonal is kept up: the rest is not read.
     yy
         Sums of squares of the targets, ``(g,)``.
     low_y, high_y
@@ -76,9 +78,9 @@ class Moments:
         xx, xy, centred = np.zeros((d, d), order="F"), np.zeros((d, Y.shape[1])), Y - mean_y
         for start in range(0, len(X), _ROWS):
             part = np.subtract(X[start : start + _ROWS], mean_x, dtype=np.float64)
-            xx = blas.dsyrk(1.0, part.T, beta=1.0, c=xx, overwrite_c=1)  # the upper triangle
+            xx = blas.dsyrk(1.0, part.T, beta=1.0, c=xx, overwrite_c=1)
             xy += part.T @ centred[start : start + _ROWS]
-        return cls(len(X), mean_x, mean_y, _symmetric(xx), xy, (centred**2).sum(axis=0), Y.min(axis=0), Y.max(axis=0))
+        return cls(len(X), mean_x, mean_y, xx, xy, (centred**2).sum(axis=0), Y.min(axis=0), Y.max(axis=0))
 
     @classmethod
     def pooled(cls, parts: Sequence[Moments]) -> Moments:
@@ -94,7 +96,7 @@ class Moments:
             n,
             mean_x,
             mean_y,
-            _sum(parts, "xx") + shift_x.T @ shift_x,
+            blas.dsyrk(1.0, shift_x.T, beta=1.0, c=_sum(parts, "xx"), overwrite_c=1),
             _sum(parts, "xy") + shift_x.T @ shift_y,
             _sum(parts, "yy") + (shift_y**2).sum(axis=0),
             np.minimum.reduce([part.low_y for part in parts]),
@@ -282,21 +284,21 @@ def choose_alpha(
 
 def _basis(train: Moments, n_components: int | None) -> _Basis:
     if n_components is None:
-        shift = train.n * np.outer(train.mean_x, train.mean_x)
-        squares, directions = _eigen(train.xx + shift, len(shift))
+        shift = np.outer(train.mean_x, train.mean_x).T  # columns lie together, as in `xx`
+        squares, directions = _eigen(train.xx + train.n * shift, len(shift))
         products = directions.T @ (train.xy + train.n * np.outer(train.mean_x, train.mean_y))
         return _Basis(directions, squares, products, np.zeros(len(shift)))
     check_count(n_components, "n_components", least=1)
     scale = _scale(train)
-    squares, vectors = _eigen(train.xx / np.outer(scale, scale), min(n_components, max(train.n - 1, 1)))
+    squares, vectors = _eigen(train.xx / np.outer(scale, scale).T, min(n_components, max(train.n - 1, 1)))
     directions = vectors / scale[:, None]
     return _Basis(directions, squares, directions.T @ train.xy, train.mean_x)
 
 
 def _eigen(matrix: Floats, k: int) -> tuple[Floats, Floats]:
-    """The `k` largest eigenvalues, ascending, and their vectors."""
-    values, vectors = np.linalg.eigh(matrix)  # lets other threads work meanwhile, unlike scipy's
-    return np.maximum(values[-k:], 0), vectors[:, -k:]
+    """The `k` largest eigenvalues, ascending, and their vectors, of the upper triangle of a matrix."""
+    values, vectors = largest_eigen(matrix, k)
+    return np.maximum(values, 0), vectors
 
 
 def _scale(train: Moments) -> Floats:
@@ -310,30 +312,25 @@ def _path(basis: _Basis, train: Moments, held: Moments, alphas: Sequence[float])
     """Correlation on held-out rows for each penalty and target, shape (n_alphas, g)."""
     known = ~(train.constant | held.constant)
     out = np.full((len(alphas), len(known)), np.nan)
+    if not known.any():
+        return out
     if len(alphas) == 1:  # one set of coefficients is cheaper in the features themselves
         directions, squares, covariance = basis.directions, held.xx, held.xy
     else:
         directions, covariance = np.eye(len(basis.squares)), basis.directions.T @ held.xy
-        squares = basis.directions.T @ held.xx @ basis.directions
+        squares = basis.directions.T @ blas.dsymm(1.0, held.xx, basis.directions)
     for i, alpha in enumerate(alphas):
         weights = directions @ basis.weights(alpha)[:, known]
-        spread = np.sqrt((weights * (squares @ weights)).sum(axis=0) * held.yy[known])
+        spread = np.sqrt((weights * blas.dsymm(1.0, squares, weights)).sum(axis=0) * held.yy[known])
         with np.errstate(invalid="ignore", divide="ignore"):
             out[i, known] = (weights * covariance[:, known]).sum(axis=0) / spread
     return np.where(np.isfinite(out), np.clip(out, -1, 1), np.nan)
 
 
-def _symmetric(upper: Floats) -> Floats:
-    """A matrix from its upper triangle, below which there are zeros."""
-    out = upper + upper.T
-    np.fill_diagonal(out, np.diagonal(upper))
-    return out
-
-
 def _sum(parts: Sequence[Moments], name: str) -> Floats:
     """The sum of an array of all parts, without a copy of them all."""
     first, *others = (getattr(part, name) for part in parts)
-    out: Floats = first.copy()
+    out: Floats = first.copy(order="K")
     for other in others:
         out += other
     return out

@@ -1,0 +1,90 @@
+"""The largest eigenvalues of a symmetric matrix and their vectors, in several threads at once."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.linalg import cython_lapack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from histocell._core.types import Floats
+
+_BLOCK = 64  # columns that a step of LAPACK takes together
+
+
+def largest_eigen(matrix: Floats, k: int) -> tuple[Floats, Floats]:
+    """The `k` largest eigenvalues, ascending, and their vectors, as `numpy.linalg.eigh` finds them, but sooner.
+
+    The matrix is made tridiagonal and that one decomposed, as in LAPACK's ``dsyevd``; only the vectors that are wanted are
+    then turned back. Other threads work meanwhile, which scipy's own calls of LAPACK do not allow.
+
+    Parameters
+    ----------
+    matrix
+        Symmetric, shape ``(d, d)``; what is below the diagonal is not read.
+    k
+        From 1 to d.
+
+    Returns
+    -------
+    values, vectors
+        Shapes ``(k,)`` and ``(d, k)``.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        When the iteration does not converge.
+    """
+    d = len(matrix)
+    if 2 * k > d or not _callable():
+        values, vectors = np.linalg.eigh(matrix, UPLO="U")
+        return values[-k:], vectors[:, -k:]
+    reflectors = np.array(matrix, dtype=np.float64, order="F")
+    values, beside, scales, work = np.empty(d), np.empty(d), np.empty(d), np.empty(_BLOCK * d)
+    _call("dsytrd", "U", d, reflectors, d, values, beside, scales, work, work.size)
+    turned, work, steps = np.empty((d, d), order="F"), np.empty(1 + 4 * d + d * d), np.empty(3 + 5 * d, dtype=np.intc)
+    _call("dstedc", "I", d, values, beside, turned, d, work, work.size, steps, steps.size)
+    vectors = np.asfortranarray(turned[:, -k:])
+    _call("dormtr", "L", "U", "N", d, k, reflectors, d, scales, vectors, d, work, work.size)
+    return values[-k:], vectors
+
+
+def _call(name: str, *arguments: str | int | np.ndarray) -> None:
+    """One routine of LAPACK; the last of its arguments, which says how it went, is added."""
+    held = [_held(argument) for argument in arguments]
+    info = ctypes.c_int(0)
+    _routine(name)(*(ctypes.addressof(each) if not isinstance(each, int) else each for each in held), ctypes.addressof(info))
+    if info.value:
+        msg = f"LAPACK's {name} ended with {info.value}"
+        raise np.linalg.LinAlgError(msg)
+
+
+def _held(argument: str | int | np.ndarray) -> ctypes.c_char | ctypes.c_int | int:
+    """What has an address: a character, an integer, or the address of an array."""
+    if isinstance(argument, str):
+        return ctypes.c_char(argument.encode())
+    return ctypes.c_int(argument) if isinstance(argument, int) else argument.ctypes.data
+
+
+@functools.cache
+def _routine(name: str) -> Callable[..., None]:
+    """A routine of the LAPACK of scipy; ctypes frees the interpreter while it runs."""
+    capsule = cython_lapack.__pyx_capi__[name]
+    get_name, get_pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
+    get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    signature = get_name(capsule)
+    address = get_pointer(capsule, signature)
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (signature.count(b",") + 1))(address)
+
+
+@functools.cache
+def _callable() -> bool:
+    """Whether LAPACK is there with integers of 32 bits, as these calls have them."""
+    routines = getattr(cython_lapack, "__pyx_capi__", {})
+    return all(name in routines and "int *" in repr(routines[name]) for name in ("dsytrd", "dstedc", "dormtr"))
