@@ -13,7 +13,7 @@ from scipy.linalg import blas
 from histocell import metrics
 from histocell._core.arguments import check_count, check_positive
 from histocell._core.device import one_blas_thread
-from histocell.models.expression.eigen import largest_eigen
+from histocell.models.expression.eigen import Eigen, largest_eigen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,24 +157,29 @@ class _Basis(NamedTuple):
 
     Attributes
     ----------
-    directions
-        Shape (d, k): scores are ``(x - shift) @ directions``.
+    eigen
+        Of the products of the scaled features, of which there are d.
+    scale, shift
+        Shape (d,): scores are ``(x - shift) / scale`` times the vectors of `eigen`.
     squares
         Shape (k,): sum of squares of the scores over the training rows.
     products
         Shape (k, g): sums of their products with the targets.
-    shift
-        Shape (d,).
     """
 
-    directions: Floats
+    eigen: Eigen
+    scale: Floats
+    shift: Floats
     squares: Floats
     products: Floats
-    shift: Floats
 
     def weights(self, alpha: float) -> Floats:
         """Coefficients of the scores, shape (k, g)."""
         return self.products / (self.squares + alpha)[:, None]
+
+    def in_features(self, weights: Floats) -> Floats:
+        """Coefficients of the features, shape (d, g), for those of the scores."""
+        return self.eigen.back(weights) / self.scale[:, None]
 
 
 def hest_alpha(n_components: int, n_targets: int) -> float:
@@ -203,9 +208,9 @@ def fit_probe(train: Moments, *, n_components: int | None = N_COMPONENTS, alpha:
     Jaume et al.: HEST-1k (NeurIPS 2024), arXiv:2406.16192, section on HEST-Bench.
     """
     basis = _basis(train, n_components)
-    k = basis.directions.shape[1]
+    k = len(basis.squares)
     alpha = hest_alpha(k, train.xy.shape[1]) if alpha is None else check_positive(alpha, "alpha")
-    coefficients = basis.directions @ basis.weights(alpha)
+    coefficients = basis.in_features(basis.weights(alpha))
     return Probe(coefficients, -basis.shift @ coefficients, alpha, k)
 
 
@@ -283,22 +288,17 @@ def choose_alpha(
 
 
 def _basis(train: Moments, n_components: int | None) -> _Basis:
+    d = len(train.mean_x)
     if n_components is None:
-        shift = np.outer(train.mean_x, train.mean_x).T  # columns lie together, as in `xx`
-        squares, directions = _eigen(train.xx + train.n * shift, len(shift))
-        products = directions.T @ (train.xy + train.n * np.outer(train.mean_x, train.mean_y))
-        return _Basis(directions, squares, products, np.zeros(len(shift)))
-    check_count(n_components, "n_components", least=1)
-    scale = _scale(train)
-    squares, vectors = _eigen(train.xx / np.outer(scale, scale).T, min(n_components, max(train.n - 1, 1)))
-    directions = vectors / scale[:, None]
-    return _Basis(directions, squares, directions.T @ train.xy, train.mean_x)
-
-
-def _eigen(matrix: Floats, k: int) -> tuple[Floats, Floats]:
-    """The `k` largest eigenvalues, ascending, and their vectors, of the upper triangle of a matrix."""
-    values, vectors = largest_eigen(matrix, k)
-    return np.maximum(values, 0), vectors
+        k, scale, shift = d, np.ones(d), np.zeros(d)
+        matrix = train.xx + train.n * np.outer(train.mean_x, train.mean_x).T  # columns lie together, as in `xx`
+        products = train.xy + train.n * np.outer(train.mean_x, train.mean_y)
+    else:
+        check_count(n_components, "n_components", least=1)
+        k, scale, shift = min(n_components, max(train.n - 1, 1), d), _scale(train), train.mean_x
+        matrix, products = train.xx / np.outer(scale, scale).T, train.xy / scale[:, None]
+    eigen = largest_eigen(matrix, k)
+    return _Basis(eigen, scale, shift, np.maximum(eigen.values, 0), eigen.onto(products))
 
 
 def _scale(train: Moments) -> Floats:
@@ -314,16 +314,17 @@ def _path(basis: _Basis, train: Moments, held: Moments, alphas: Sequence[float])
     out = np.full((len(alphas), len(known)), np.nan)
     if not known.any():
         return out
-    if len(alphas) == 1:  # one set of coefficients is cheaper in the features themselves
-        directions, squares, covariance = basis.directions, held.xx, held.xy
-    else:
-        directions, covariance = np.eye(len(basis.squares)), basis.directions.T @ held.xy
-        squares = basis.directions.T @ blas.dsymm(1.0, held.xx, basis.directions)
+    one = len(alphas) == 1  # one set of coefficients is cheaper in the features themselves
+    squares, products = held.xx, held.xy
+    if not one:
+        directions = basis.in_features(np.eye(len(basis.squares)))
+        squares, products = directions.T @ blas.dsymm(1.0, squares, directions), directions.T @ products
     for i, alpha in enumerate(alphas):
-        weights = directions @ basis.weights(alpha)[:, known]
+        weights = basis.weights(alpha)[:, known]
+        weights = basis.in_features(weights) if one else weights
         spread = np.sqrt((weights * blas.dsymm(1.0, squares, weights)).sum(axis=0) * held.yy[known])
         with np.errstate(invalid="ignore", divide="ignore"):
-            out[i, known] = (weights * covariance[:, known]).sum(axis=0) / spread
+            out[i, known] = (weights * products[:, known]).sum(axis=0) / spread
     return np.where(np.isfinite(out), np.clip(out, -1, 1), np.nan)
 
 
