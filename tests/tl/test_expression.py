@@ -67,12 +67,11 @@ class TestFit:
         assert fitted(table, model=hc.models.Ridge()).config.target_transform == "root"  # keeps its own
         assert fitted(table, interval=None).has_interval is False
 
-    def test_layer(self, table):
+    def test_layer(self, table, user_sees):
         table.layers["counts"] = table.X.copy()
         table.X = csr_matrix(np.log1p(table.X.toarray()))
-        with pytest.raises(
-            ValueError, match=r"X does not hold raw counts.*layer= names the layer with raw counts: counts"
-        ):
+        match = r"X does not hold raw counts.*layer= names the layer with raw counts: counts"
+        with user_sees("Expression", "normalised counts, with the raw ones in a layer", ValueError, match=match):
             hc.tl.fit_expression(table, **FAST)
         assert fitted(table, layer="counts").facts["layer"] == "counts"
         hc.tl.predict_expression(table)
@@ -139,16 +138,18 @@ class TestPredict:
         hc.tl.predict_expression(table)
         assert np.isfinite(table.obsm["predicted_expression"].to_numpy()).all()
 
-    def test_nan_embeddings(self, table):
+    def test_nan_embeddings(self, table, user_sees):
         table.obsm["X_morphology"] = np.array(table.obsm["X_morphology"])
         table.obsm["X_morphology"][:3] = np.nan
         with pytest.warns(UserWarning, match="3 of .* rows have features or targets that are not finite"):
             fitted(table)
-        with pytest.warns(UserWarning, match="3 of .* rows have no finite features"):
+        with user_sees(
+            "Expression", "rows with NaN in their features", UserWarning, match="3 of .* rows have no finite features"
+        ):
             hc.tl.predict_expression(table)
         assert np.isnan(table.obsm["predicted_expression"].to_numpy()[:3]).all()
 
-    def test_models_are_for_their_task(self, table):
+    def test_models_are_for_their_task(self, table, user_sees):
         fitted(table)
         with pytest.raises(
             ValueError, match="this model predicts expression, not abundance; use hc.tl.predict_expression"
@@ -159,9 +160,8 @@ class TestPredict:
             hc.tl.predict_expression(table, model_key="abundance_model")
         with pytest.raises(KeyError, match="expression_missing"):
             hc.tl.predict_expression(table, model_key="expression_missing")
-        with pytest.raises(
-            ValueError, match="'knn' is a model for cell_types, not for expression; there are: .*component_ridge"
-        ):
+        match = "'knn' is a model for cell_types, not for expression; there are: .*component_ridge"
+        with user_sees("Expression", "a model of another task", ValueError, match=match):
             hc.tl.fit_expression(table, model="knn")
 
 
@@ -207,10 +207,11 @@ class TestManyGenes:
         assert "predicted_expression" in wide.obsm
         assert "predicted_expression" not in wide.layers
 
-    def test_genes_that_the_table_lacks(self, wide):
+    def test_genes_that_the_table_lacks(self, wide, user_sees):
         model = fitted(wide, model="component_ridge", genes=20)
         part = wide[:, [name for name in wide.var_names if name not in model.targets[:3]]].copy()
-        with pytest.warns(UserWarning, match="3 of the 20 genes of the panel are not in the table"):
+        match = "3 of the 20 genes of the panel are not in the table"
+        with user_sees("Expression", "a table that lacks genes of the panel, at prediction", UserWarning, match=match):
             hc.tl.predict_expression(part)
         assert np.isfinite(part.layers["predicted_expression"]).any(axis=0).sum() == 17
         none = wide.copy()
@@ -218,9 +219,10 @@ class TestManyGenes:
         hc.tl.predict_expression(none)
         assert none.obsm["predicted_expression"].shape[1] == 20  # no variable to align with
 
-    def test_other_models_take_so_many_genes(self, table, monkeypatch):
+    def test_other_models_take_so_many_genes(self, table, monkeypatch, user_sees):
         monkeypatch.setattr(fitting, "MOST_AT_ONCE", 10)
-        with pytest.raises(ValueError, match='12 are more than 10: choose model="component_ridge"'):
+        match = '12 are more than 10: choose model="component_ridge"'
+        with user_sees("Expression", "more genes than a model holds at once", ValueError, match=match):
             hc.tl.fit_expression(table, **FAST)
 
 
@@ -256,7 +258,7 @@ class TestEvaluate:
         assert mean["interval"].iloc[-1] == "range of 4 groups"
         assert mean["value"].iloc[-1] == pytest.approx(mean["value"].iloc[:-1].mean())
 
-    def test_panel_mismatch(self, table):
+    def test_panel_mismatch(self, table, user_sees):
         model = fitted(table)
         hc.tl.predict_expression(table)
         part = table[:, [name for name in table.var_names if name not in model.targets[:2]]].copy()
@@ -267,9 +269,8 @@ class TestEvaluate:
             scores = hc.tl.evaluate_expression(part, n_bootstrap=0, inplace=False)
         assert scores.query("metric == 'cc' and group == 'all' and model == 'ridge'").shape[0] == 11
         part.var_names = [f"ENSG{i:011d}" for i in range(part.n_vars)]
-        with pytest.raises(
-            ValueError, match="none of the 12 genes of the panel .* is in the table, whose genes are ENSG"
-        ):
+        match = "none of the 12 genes of the panel .* is in the table, whose genes are ENSG"
+        with user_sees("Expression", "a truth that names genes otherwise", ValueError, match=match):
             hc.tl.evaluate_expression(part)
 
     def test_constant_genes_are_counted(self, table):
@@ -285,8 +286,8 @@ class TestEvaluate:
         assert scores.query("gene == 'mean'")["n_undefined"].item() == 1
         assert np.isnan(scores.query("gene == @model.targets[0]")["value"].item())
 
-    def test_nothing_predicted(self, table):
-        with pytest.raises(KeyError, match="Run hc.tl.predict_expression"):
+    def test_nothing_predicted(self, table, user_sees):
+        with user_sees("Expression", "scores before a prediction", KeyError, match="Run hc.tl.predict_expression"):
             hc.tl.evaluate_expression(table)
         table.obsm["mine"] = table.obsm["X_morphology"][:, :2]
         with pytest.raises(ValueError, match="the prediction 'mine' knows no panel of genes"):
@@ -304,22 +305,22 @@ class TestBadInput:
         assert "the training rows are one group" in said
         assert 'no obs["split"]' in said
 
-    def test_sections_without_shared_genes(self, table):
+    def test_sections_without_shared_genes(self, table, user_sees):
         counts = table.X.toarray()
         rows = (table.obs["patient"] == "P1").to_numpy()
         counts[np.ix_(rows, np.arange(0, table.n_vars, 2))] = 0
         counts[np.ix_(~rows, np.arange(1, table.n_vars, 2))] = 0
         table.X = csr_matrix(counts)
-        with pytest.raises(
-            ValueError, match="0 of .* genes have at least 3 counts .* whether the sections share their genes"
-        ):
+        match = "0 of .* genes have at least 3 counts .* whether the sections share their genes"
+        with user_sees("Expression", "samples that share no genes", ValueError, match=match):
             hc.tl.fit_expression(table, **FAST)
 
-    def test_spots_without_counts(self, table):
+    def test_spots_without_counts(self, table, user_sees):
         counts = table.X.toarray()
         counts[:20] = 0
         table.X = csr_matrix(counts)
-        with pytest.warns(UserWarning, match="20 of 1.. rows have no counts: they are left out of the fit"):
+        match = "20 of 1.. rows have no counts: they are left out of the fit"
+        with user_sees("Expression", "spots without counts", UserWarning, match=match):
             fitted(table)
 
 

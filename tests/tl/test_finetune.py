@@ -96,10 +96,10 @@ def test_a_patient_is_held_out_where_none_validates(patients, tmp_path):
     assert "P4" not in result.train_groups + result.val_groups
 
 
-def test_one_patient(patients, tmp_path):
+def test_one_patient(patients, tmp_path, user_sees):
     hc.pp.split(patients, by="patient", test=["P2", "P3", "P4"])
     overlap = pytest.warns(UserWarning, match="3 training or validation rows are left out: their patches overlap")
-    with overlap, pytest.warns(UserWarning, match="of one patient"):
+    with overlap, user_sees("Tuning", "one patient to train on", UserWarning, match="of one patient"):
         hc.tl.finetune_encoder(patients, "tests-vit", out=tmp_path, **FAST)
 
 
@@ -111,53 +111,68 @@ def test_several_tables(patients, tmp_path):
     assert whole.history["val_loss"] == pytest.approx(result.history["val_loss"], rel=1e-5)
 
 
-def test_tables_without_shared_genes(patients, tmp_path):
+def test_tables_without_shared_genes(patients, tmp_path, user_sees):
     tables = tables_of(patients)
     table = tables[1]["table"]
     table.var_names = [f"ENSG{i:011d}" for i in range(table.n_vars)]
-    with pytest.raises(ValueError, match="share no gene"):
+    with user_sees("Tuning", "tables that share no gene", ValueError, match="share no gene"):
         hc.tl.finetune_encoder(tables, "tests-vit", out=tmp_path, **FAST)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("given", "spoil", "message"),
     [
-        (lambda counts: np.log1p(counts), "raw counts.*fractions"),
-        (lambda counts: np.where(np.arange(len(counts))[:, None] == 3, np.nan, counts), "raw counts.*not finite"),
-        (lambda counts: counts - 1, "raw counts.*below 0"),
+        ("normalised counts", np.log1p, "raw counts.*fractions"),
+        (
+            "counts with NaN",
+            lambda counts: np.where(np.arange(len(counts))[:, None] == 3, np.nan, counts),
+            "raw counts.*not finite",
+        ),
+        ("counts below 0", lambda counts: counts - 1, "raw counts.*below 0"),
     ],
 )
-def test_values_that_are_no_counts(patients, tmp_path, spoil, message):
+def test_values_that_are_no_counts(patients, tmp_path, user_sees, given, spoil, message):
     patients["table"].X = spoil(patients["table"].X.toarray())
-    with pytest.raises(ValueError, match=message):
+    with user_sees("Tuning", given, ValueError, match=message):
         hc.tl.finetune_encoder(patients, "tests-vit", out=tmp_path, **FAST)
 
 
-def test_rows_without_counts_are_left_out(patients, tmp_path):
+def test_rows_without_counts_are_left_out(patients, tmp_path, user_sees):
     counts = patients["table"].X.toarray()
     counts[:2] = 0
     patients["table"].X = counts
-    with pytest.warns(UserWarning, match="2 training or validation rows have no counts"):
+    match = "2 training or validation rows have no counts"
+    with user_sees("Tuning", "spots without counts", UserWarning, match=match):
         hc.tl.finetune_encoder(patients, "tests-vit", out=tmp_path, **FAST)
+
+
+@pytest.mark.parametrize(
+    ("given", "encoder", "options", "error", "message"),
+    [
+        ("an encoder without named attention", "timm/resnet18", {}, ValueError, "attention"),
+        ("an encoder without weights", "morphology", {}, ValueError, "no weights to tune"),
+        ("an encoder whose licence forbids derivatives", "uni", {}, PermissionError, "licence"),
+        ("a batch of one", "tests-vit", {"batch_size": 1}, ValueError, "batch_size must be at least 2"),
+        ("a gene that no table has", "tests-vit", {"genes": ["NOPE"]}, KeyError, "NOPE"),
+        ("a split that says something else", "tests-vit", {"split_key": "section"}, ValueError, "train, val, test"),
+    ],
+)
+def test_what_cannot_be_tuned(patients, tmp_path, user_sees, given, encoder, options, error, message):
+    with user_sees("Tuning", given, error, match=message):
+        hc.tl.finetune_encoder(patients, encoder, out=tmp_path, **(FAST | options))
 
 
 @pytest.mark.parametrize(
     ("encoder", "options", "error", "message"),
     [
-        ("timm/resnet18", {}, ValueError, "attention"),
-        ("morphology", {}, ValueError, "no weights to tune"),
-        ("uni", {}, PermissionError, "licence"),
         ("no-such-encoder", {}, KeyError, "not known"),
         ("tests-vit", {"method": "clip"}, ValueError, "method must be one of seal, recon, contrastive"),
-        ("tests-vit", {"batch_size": 1}, ValueError, "batch_size must be at least 2"),
         ("tests-vit", {"blocks": 3}, ValueError, "blocks"),
         ("tests-vit", {"precision": "fp16"}, ValueError, "precision"),
         ("tests-vit", {"pool": "attention"}, ValueError, "cannot pool"),
         ("tests-vit", {"genes": 0}, ValueError, "genes"),
-        ("tests-vit", {"genes": ["NOPE"]}, KeyError, "NOPE"),
         ("tests-vit", {"config": {"lr": 1.0}}, TypeError, "config= repeats lr"),
         ("tests-vit", {"config": {"speed": 1.0}}, TypeError, "no setting speed"),
-        ("tests-vit", {"split_key": "section"}, ValueError, "train, val, test"),
     ],
 )
 def test_bad_arguments(patients, tmp_path, encoder, options, error, message):
@@ -171,15 +186,15 @@ def test_nothing_to_train_on(patients, tmp_path):
         hc.tl.finetune_encoder(patients, "tests-vit", out=tmp_path, **FAST)
 
 
-def test_without_patches(patients, tmp_path):
+def test_without_patches(patients, tmp_path, user_sees):
     del patients["table"].obsm["patches"]
-    with pytest.raises(KeyError, match=r"hc\.pp\.patches"):
+    with user_sees("Tuning", "a table without patches", KeyError, match=r"hc\.pp\.patches"):
         hc.tl.finetune_encoder(patients, "tests-vit", out=tmp_path, **FAST)
 
 
-def test_other_settings_in_the_same_folder(patients, tmp_path):
+def test_other_settings_in_the_same_folder(patients, tmp_path, user_sees):
     hc.tl.finetune_encoder(patients, "tests-vit", out=tmp_path, **FAST)
-    with pytest.raises(ValueError, match=r"rank was 8 and is 4"):
+    with user_sees("Tuning", "other settings in the folder of a run", ValueError, match=r"rank was 8 and is 4"):
         hc.tl.finetune_encoder(patients, "tests-vit", out=tmp_path, rank=4, **FAST)
     hc.tl.finetune_encoder(patients, "tests-vit", out=tmp_path, rank=4, overwrite=True, **FAST)
 
@@ -193,8 +208,8 @@ def test_modules_stay_as_they_are(patients, tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-def test_files_of_others_stay(patients, tmp_path):
+def test_files_of_others_stay(patients, tmp_path, user_sees):
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"README\.md"):
+    with user_sees("Tuning", "a folder that holds files of others", FileExistsError, match=r"README\.md"):
         hc.tl.finetune_encoder(patients, "tests-vit", out=tmp_path, **FAST)
     assert (tmp_path / "README.md").read_text() == "mine"

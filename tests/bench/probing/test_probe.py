@@ -88,13 +88,12 @@ def test_genes_by_name_and_compare(cohort):
         hc.bench.compare(pd.concat(both))
 
 
-def test_a_constant_gene_is_stated_and_not_averaged_away(hest):
+def test_a_constant_gene_is_stated_and_not_averaged_away(hest, user_sees):
     bench, given = hest.bench, hest.given
     rng = np.random.default_rng(5)
     hest.write_sample(bench / "IDC", "IDC1", rng, n=60, constant=[4 - 2])
-    with pytest.warns(
-        UserWarning, match=r"IDC, given: G2 or the prediction of it is constant in fold 'IDC1'.*would be NaN"
-    ):
+    match = r"IDC, given: G2 or the prediction of it is constant in fold 'IDC1'.*would be NaN"
+    with user_sees("Probes", "a gene that is constant in a test fold", UserWarning, match=match):
         scores = hc.bench.probe(bench, given, tasks="IDC", n_bootstrap=50)
     fold = scores[scores["group"] == "IDC1"].set_index("gene")
     assert np.isnan(fold.loc["G2", "value"])
@@ -128,7 +127,8 @@ def test_samples_and_genes_that_are_missing(hest, user_sees):
     ):
         hc.bench.probe(bench, given, tasks="IDC")
     (given["given"] / "IDC2.away").rename(given["given"] / "IDC" / "IDC2.h5")
-    with pytest.raises(KeyError, match="1 of the 2 genes of the panel are not in sample 'IDC1': NOPE"):
+    match = "1 of the 2 genes of the panel are not in sample 'IDC1': NOPE"
+    with user_sees("Probes", "a gene that a sample lacks", KeyError, match=match):
         hc.bench.probe(bench, given, tasks="IDC", genes=["G1", "NOPE"])
     (bench / "IDC" / "var_50genes.json").write_text('{"genes": 3}')
     with pytest.raises(ValueError, match="var_50genes.json must be"):
@@ -166,7 +166,8 @@ def test_rows_that_do_not_match(hest, user_sees):
         values = file["embeddings"][:]
         values[2, 2] = np.nan
         file["embeddings"][...] = values
-    with pytest.raises(ValueError, match="embeddings of 'given' are NaN or infinite in 1 of 40 rows of sample 'IDC0'"):
+    match = "embeddings of 'given' are NaN or infinite in 1 of 40 rows of sample 'IDC0'"
+    with user_sees("Probes", "embeddings with NaN", ValueError, match=match):
         hc.bench.probe(bench, given, tasks="IDC")
     shutil.copy(path.with_suffix(".copy"), path)
     table = bench / "IDC" / "adata" / "IDC0.h5ad"
@@ -176,7 +177,7 @@ def test_rows_that_do_not_match(hest, user_sees):
         hc.bench.probe(bench, given, tasks="IDC")
     adata.X = np.log1p(adata.X)
     adata.write_h5ad(table)
-    with pytest.raises(ValueError, match="does not hold raw counts"):
+    with user_sees("Probes", "normalised counts", ValueError, match="does not hold raw counts"):
         hc.bench.probe(bench, given, tasks="IDC")
 
 

@@ -92,7 +92,7 @@ def test_another_adapter_is_another_revision_and_definition(folder, tmp_path, ti
     assert hc.encoders.register_adapter(folder.path, name="other", overwrite=True) == "other"
 
 
-def test_base_from_a_file(folder, tmp_path, images, tiny):
+def test_base_from_a_file(folder, tmp_path, images, tiny, user_sees):
     name = hc.encoders.register_adapter(folder.path)
     save_file(tiny.network().trunk.state_dict(), tmp_path / "base.safetensors")
     save_file(tiny.network(rng=7).trunk.state_dict(), tmp_path / "another.safetensors")
@@ -100,15 +100,14 @@ def test_base_from_a_file(folder, tmp_path, images, tiny):
     assert encoder.version.startswith("base.safetensors-")
     with pytest.raises(ValueError, match=r"was trained on other weights: its base is 'tiny' in the version 'random-0'"):
         hc.encoders.load(name, weights=tmp_path / "another.safetensors", device="cpu")
-    with pytest.raises(ValueError, match="was trained on other weights"):
+    with user_sees("Adapters", "another revision of the base", ValueError, match="was trained on other weights"):
         hc.encoders.load(name, weights="random", rng=3, device="cpu")
 
 
-def test_an_adapter_for_another_network(folder, tiny):
+def test_an_adapter_for_another_network(folder, tiny, user_sees):
     wide = replace(tiny.spec, arch_kwargs={"depth": 2, "img_size": 32, "embed_dim": 96}, dim=96)
-    with pytest.raises(
-        ValueError, match=r"for another network than this one: .*attn\.proj is \(96, 96\) instead of \(48, 48\)"
-    ):
+    match = r"for another network than this one: .*attn\.proj is \(96, 96\) instead of \(48, 48\)"
+    with user_sees("Adapters", "another base", ValueError, match=match):
         adapters.apply_adapter(tiny.network(wide), adapters.read_adapter(folder.path))
     shallow = replace(tiny.spec, arch_kwargs={"depth": 1, "img_size": 32, "embed_dim": 48})
     with pytest.raises(ValueError, match=r"blocks\.1\.attn\.proj is not there"):
@@ -125,14 +124,15 @@ def without_checksums(path):
     change(path / "histocell.json", lambda record: record.pop("files"))
 
 
-def test_damaged_folders(folder):
+def test_damaged_folders(folder, user_sees):
     def copy(name):
         return shutil.copytree(folder.path, folder.path.parent / name)
 
     tensors = "adapter_model.safetensors"
     cut = copy("cut")
     (cut / tensors).write_bytes((cut / tensors).read_bytes()[:-100])
-    with pytest.raises(ValueError, match="is not the file that histocell.json was written with: it is truncated"):
+    match = "is not the file that histocell.json was written with: it is truncated"
+    with user_sees("Adapters", "weights that end early", ValueError, match=match):
         adapters.read_adapter(cut)
     without_checksums(cut)
     with pytest.raises(ValueError, match="cannot be read as weights"):
@@ -155,7 +155,8 @@ def test_damaged_folders(folder):
     dora = copy("dora")
     change(dora / "adapter_config.json", lambda config: config.update(use_dora=True))
     without_checksums(dora)
-    with pytest.raises(ValueError, match=r"is not plain LoRA \(LORA; use_dora=True\)"):
+    match = r"is not plain LoRA \(LORA; use_dora=True\)"
+    with user_sees("Adapters", "an adapter of another kind than LoRA", ValueError, match=match):
         adapters.read_adapter(dora)
     future = copy("future")
     change(future / "histocell.json", lambda record: record.update(format=2))
@@ -163,19 +164,20 @@ def test_damaged_folders(folder):
         adapters.read_adapter(future)
     bare = copy("bare")
     (bare / "histocell.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"histocell\.json not found"):
+    with user_sees("Adapters", "a folder of peft alone", FileNotFoundError, match=r"histocell\.json not found"):
         hc.encoders.register_adapter(bare)
     with pytest.raises(KeyError, match="neither an encoder's name nor the folder of an adapter"):
         hc.encoders.get_spec(str(bare))
 
 
-def test_a_folder_that_changed_after_it_was_registered(folder, tiny):
+def test_a_folder_that_changed_after_it_was_registered(folder, tiny, user_sees):
     name = hc.encoders.register_adapter(folder.path)
     net, _ = tiny.tuned(seed=9)
     adapters.save_adapter(
         folder.path, net, spec=tiny.spec, version="random-0", metadata={}
     )  # its own files are replaced
-    with pytest.raises(ValueError, match="was changed since 'tiny-breast' was registered"):
+    match = "was changed since 'tiny-breast' was registered"
+    with user_sees("Adapters", "a folder that changed after it was registered", ValueError, match=match):
         hc.encoders.load(name, device="cpu")
     assert hc.encoders.register_adapter(folder.path) == name
     hc.encoders.load(name, device="cpu")
@@ -190,19 +192,20 @@ def test_files_of_others_stay(folder, tmp_path, tiny):
     assert (folder.path / "adapter_model.safetensors").read_bytes() == before
 
 
-def test_licences_that_forbid_derivatives(tmp_path, tiny):
+def test_licences_that_forbid_derivatives(tmp_path, tiny, user_sees):
     net, _ = tiny.tuned()
     restricted = {name for name in hc.encoders.list_encoders().index if hc.encoders.get_spec(name).forbids_derivatives}
     assert restricted == {"conch", "conch-v1.5", "uni", "uni2-h", "virchow2", "h-optimus-1", "h0-mini", "gpfm"}
     spec = replace(tiny.spec, license="CC-BY-NC-ND-4.0")
-    with pytest.raises(PermissionError, match="does not allow to pass on what is derived from it"):
+    match = "does not allow to pass on what is derived from it"
+    with user_sees("Adapters", "a base whose licence forbids derivatives", PermissionError, match=match):
         adapters.save_adapter(tmp_path / "a", net, spec=spec, metadata={})
     assert not (tmp_path / "a").exists()
     adapters.save_adapter(tmp_path / "a", net, spec=spec, metadata={}, allow_restricted=True)
     assert "does not allow to pass on derivatives" in (tmp_path / "a" / "README.md").read_text()
 
 
-def test_what_cannot_be_saved(tmp_path, tiny):
+def test_what_cannot_be_saved(tmp_path, tiny, user_sees):
     net, _ = tiny.tuned()
     with pytest.raises(ValueError, match="metadata must hold what JSON can hold"):
         adapters.save_adapter(tmp_path / "a", net, spec=tiny.spec, metadata={"genes": {1, 2}})
@@ -210,14 +213,15 @@ def test_what_cannot_be_saved(tmp_path, tiny):
         adapters.save_adapter(tmp_path / "a", tiny.network(), spec=tiny.spec, metadata={})
     with torch.no_grad():
         next(p for n, p in net.named_parameters() if "lora_B" in n).fill_(torch.nan)
-    with pytest.raises(ValueError, match="NaN or infinite"):
+    with user_sees("Adapters", "weights that are not finite", ValueError, match="NaN or infinite"):
         adapters.save_adapter(tmp_path / "a", net, spec=tiny.spec, metadata={})
     assert not (tmp_path / "a").exists()
 
 
-def test_no_adapter_on_top_of_an_adapter(folder, tiny):
+def test_no_adapter_on_top_of_an_adapter(folder, tiny, user_sees):
     spec = hc.encoders.get_spec(str(folder.path))
-    with pytest.raises(ValueError, match=r"has an adapter in its weights already.*trainable=True"):
+    match = r"has an adapter in its weights already.*trainable=True"
+    with user_sees("Adapters", "an adapter on top of an adapter", ValueError, match=match):
         adapters.add_lora(tiny.network(spec, None), spec)
 
 

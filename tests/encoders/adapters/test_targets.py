@@ -41,11 +41,11 @@ def test_every_encoder_tunes_attention_and_mlp_of_its_last_block_or_says_what_it
     assert not any("pool" in name for name, parameter in tuned.named_parameters() if parameter.requires_grad)
 
 
-def test_more_blocks():
+def test_more_blocks(user_sees):
     spec = hc.encoders.get_spec("kaiko-s16")
     names = lora_targets(on_meta(spec), spec, blocks=12)
     assert len(names) == 48
-    with pytest.raises(ValueError, match="'kaiko-s16' has 12 blocks, not 13"):
+    with user_sees("Adapters", "more blocks than there are", ValueError, match="'kaiko-s16' has 12 blocks, not 13"):
         lora_targets(on_meta(spec), spec, blocks=13)
     with pytest.raises(ValueError, match="blocks must be"):
         lora_targets(on_meta(spec), spec, blocks=0)

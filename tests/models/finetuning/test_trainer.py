@@ -111,15 +111,14 @@ def test_a_training_that_has_ended_is_not_repeated(make_trainer, tmp_path, monke
     assert_same(weights(again), expected)
 
 
-def test_stops_where_it_is_not_finite(make_trainer, tmp_path):
+def test_stops_where_it_is_not_finite(make_trainer, tmp_path, user_sees):
     values = np.random.default_rng(0).random((40, 6), dtype=np.float32)
     values[:30] *= 1e30  # squares overflow
     trainer = make_trainer(tmp_path, method="recon", values=values)
     trainer.checkpoints.save(Checkpoint(trainer._weights(), {"stage": 0, "step": 0}))
     before = (tmp_path / LAST).read_bytes()
-    with pytest.raises(
-        ValueError, match=r"no longer finite in stage 'joint', epoch 1, step 1 .*image.*stage 1, step 0 is kept"
-    ):
+    match = r"no longer finite in stage 'joint', epoch 1, step 1 .*image.*stage 1, step 0 is kept"
+    with user_sees("Tuning", "a loss that is not finite", ValueError, match=match):
         trainer.run()
     assert (tmp_path / LAST).read_bytes() == before
     assert all(torch.isfinite(value).all() for value in trainer._weights().values())
@@ -139,7 +138,7 @@ def test_gradients_that_are_not_finite_stop_it_too(make_trainer, tmp_path, monke
         trainer.run()
 
 
-def test_full_disk_keeps_the_checkpoint_before(tmp_path):
+def test_full_disk_keeps_the_checkpoint_before(tmp_path, user_sees):
     resource = pytest.importorskip("resource")
     checkpoints = Checkpoints(tmp_path, {"lr": 1})
     checkpoints.save(Checkpoint({"a": torch.zeros(10)}, {"stage": 0, "step": 3}))
@@ -147,7 +146,8 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
-        with pytest.raises(OSError, match=r"could not be written .*stage 1, step 3 is kept"):
+        match = r"could not be written .*stage 1, step 3 is kept"
+        with user_sees("Tuning", "a disk that is full", OSError, match=match):
             checkpoints.save(Checkpoint({"a": torch.zeros(1_000_000)}, {"stage": 0, "step": 4}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -166,11 +166,11 @@ def test_other_settings_are_refused(make_trainer, tmp_path):
     assert not (tmp_path / BEST).exists()
 
 
-def test_damaged_checkpoint(make_trainer, tmp_path):
+def test_damaged_checkpoint(make_trainer, tmp_path, user_sees):
     make_trainer(tmp_path).run()
     content = (tmp_path / LAST).read_bytes()
     (tmp_path / LAST).write_bytes(content[: len(content) // 2])
-    with pytest.raises(OSError, match="damaged or truncated"):
+    with user_sees("Tuning", "a checkpoint that ends early", OSError, match="damaged or truncated"):
         make_trainer(tmp_path).run()
 
 
