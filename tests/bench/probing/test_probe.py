@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 import histocell as hc
 from histocell import metrics
+from histocell.bench.probing import hest_folder
 from histocell.encoders import registry
 
 GENES = [f"G{i}" for i in range(5)]
@@ -86,6 +87,41 @@ def test_genes_by_name_and_compare(cohort):
     both = scores.assign(task="a"), scores.assign(task="b")
     with pytest.raises(ValueError, match="the table holds 2 tasks; choose one"):
         hc.bench.compare(pd.concat(both))
+
+
+def test_a_killed_run_repeats_no_finished_sample(hest, tmp_path, monkeypatch, user_sees):
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._registry()))
+    small = hc.encoders.EncoderSpec(name="small", library="timm", arch="resnet10t", license="MIT", input_px=32)
+    hc.encoders.register(small)
+    encoder = hc.encoders.load("small", weights="random", device="cpu")
+    without = hc.bench.probe(hest.bench, encoder, tasks="IDC", n_bootstrap=20)
+    options = {"tasks": "IDC", "n_bootstrap": 20, "store": tmp_path / "store"}
+    embedded, encode = [], hest_folder.encode
+
+    def killed_in_the_third(encoder, images):
+        if len(embedded) == 2:
+            raise KeyboardInterrupt
+        embedded.append(len(images))
+        return encode(encoder, images)
+
+    monkeypatch.setattr(hest_folder, "encode", killed_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        hc.bench.probe(hest.bench, encoder, **options)
+    assert embedded == [60, 80]
+    again = []
+    monkeypatch.setattr(hest_folder, "encode", lambda encoder, images: again.append(len(images)) or encode(encoder, images))
+    for expected in ([40], []):  # the third sample, then none
+        again.clear()
+        pd.testing.assert_frame_equal(hc.bench.probe(hest.bench, encoder, **options), without)
+        assert again == expected
+    other = hc.encoders.load("small", weights="random", rng=1, device="cpu")
+    with user_sees("Probes", "a store with embeddings of other weights", ValueError, match="holds features of other"):
+        hc.bench.probe(hest.bench, other, **options)
+    hest.write_sample(hest.bench / "IDC", "IDC1", np.random.default_rng(9), n=60)
+    with pytest.raises(ValueError, match="patches is .*, now "):
+        hc.bench.probe(hest.bench, encoder, **options)
+    with pytest.raises(ValueError, match="store= keeps what encoders embed"):
+        hc.bench.probe(hest.bench, hest.given, **options)
 
 
 def test_a_constant_gene_is_stated_and_not_averaged_away(hest, user_sees):

@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from histocell.models.expression import losses
+from histocell.models.finetuning import settings
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,33 @@ def test_reconstruction(arrays, values):
     assert loss.item() == pytest.approx(values["plain"]["barlow_std_mse"]["scaled"], rel=1e-5)
     assert_gradient(gradients(10 * loss, predicted)[0], arrays["grad_barlow_std_mse_pred"])
     assert_gradient(gradients(losses.pcc(predicted, true), predicted)[0], arrays["grad_pcc_pred"])
+
+
+@pytest.mark.parametrize("case", ["plain", "tricky"])
+@pytest.mark.parametrize("name", settings.LOSSES)
+def test_losses_by_name(arrays, values, case, name):
+    predicted, true, std = (arrays[f"{case}_{what}"] for what in ("pred", "target", "gene_std"))
+    found = losses.RECONSTRUCTIONS[name](predicted, true, std)
+    if case == "tricky" and name in ("seal", "standardized_mse"):
+        assert found < 1e3  # the original divides by 1e-8 for gene 11: 9e11
+        return
+    original = {"seal": "barlow_std_mse", "negative_binomial": "negbin"}.get(name, name)
+    assert float(found) == pytest.approx(values[case][original]["scaled"], rel=1e-5)
+
+
+def test_predictions_below_0_have_a_likelihood():
+    predicted = torch.full((4, 3), -2.0, requires_grad=True)
+    loss = losses.negative_binomial(predicted, torch.zeros(4, 3))
+    assert loss.item() == pytest.approx(0, abs=1e-6)  # no count where none is expected
+    assert torch.isfinite(gradients(loss, predicted)[0]).all()
+
+
+def test_the_negative_binomial_is_that_of_scipy():
+    rng = np.random.default_rng(0)
+    counts, mean = rng.integers(0, 20, (30, 4)), rng.uniform(0.5, 20, (30, 4))
+    expected = -stats.nbinom.logpmf(counts, 0.1, 0.1 / (0.1 + mean)).mean()
+    found = losses.negative_binomial(torch.tensor(np.log1p(mean)), torch.tensor(np.log1p(counts)))
+    assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
 def test_sum_of_both(arrays, values):

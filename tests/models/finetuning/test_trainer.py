@@ -14,6 +14,7 @@ import torch
 
 from histocell.models.finetuning.checkpoints import BEST, LAST, Checkpoint, Checkpoints
 from histocell.models.finetuning.heads import load_heads, save_heads
+from histocell.models.finetuning.settings import LOSSES
 from histocell.models.finetuning.tower import ImageTower
 
 N_STEPS = 12  # one epoch of the autoencoder and two of all, four batches each
@@ -57,9 +58,12 @@ def stop_at(monkeypatch, trainer, step):
     monkeypatch.setattr(trainer, "_learn", counted)
 
 
-@pytest.mark.parametrize("method", ["seal", "recon", "contrastive"])
-def test_everything_of_a_method_is_trained(make_trainer, tmp_path, method):
-    trainer = make_trainer(tmp_path, method=method)
+@pytest.mark.parametrize(
+    ("method", "loss"),
+    [("recon", "seal"), ("contrastive", "seal"), *(("seal", loss) for loss in LOSSES)],
+)
+def test_everything_of_a_method_is_trained(make_trainer, tmp_path, method, loss):
+    trainer = make_trainer(tmp_path, method=method, loss=loss)
     before = {name: value.clone() for name, value in trainer._weights().items()}
     after = weights(trainer)
     still = {name for name in before if torch.equal(before[name], after[name])}

@@ -11,8 +11,12 @@ import numpy as np
 import pandas as pd
 from anndata import read_h5ad
 
+from histocell._core import keys
 from histocell._core.errors import listing, reading
+from histocell._core.outputs import file_digest
 from histocell.bench.probing.problem import Fold, Problem, Sample
+from histocell.encoders.inference.slides import check_finite, definition, describe
+from histocell.encoders.inference.store import FeatureStore
 from histocell.encoders.loading import encode
 from histocell.tables.expression import GenePanel, read_expression
 
@@ -40,9 +44,14 @@ class Files(NamedTuple):
 
 
 def hest_problems(
-    folder: Path, sources: Mapping[str, Source], *, tasks: Sequence[str] | None, genes: Sequence[str] | None
+    folder: Path,
+    sources: Mapping[str, Source],
+    *,
+    tasks: Sequence[str] | None,
+    genes: Sequence[str] | None,
+    store: Path | None,
 ) -> list[Problem]:
-    """The tasks of a folder: one, or one for each folder in it that has splits.
+    """The tasks of a folder: one, or one for each folder in it that has splits; what encoders embed goes to `store`.
 
     Raises
     ------
@@ -62,10 +71,12 @@ def hest_problems(
     if absent := [name for name in tasks or () if name not in found]:
         msg = f"tasks {listing(absent)} are not in {folder}; there are {listing(found)}"
         raise FileNotFoundError(msg)
-    return [_problem(name, found[name], sources, genes) for name in tasks or found]
+    return [_problem(name, found[name], sources, genes, store) for name in tasks or found]
 
 
-def _problem(name: str, folder: Path, sources: Mapping[str, Source], genes: Sequence[str] | None) -> Problem:
+def _problem(
+    name: str, folder: Path, sources: Mapping[str, Source], genes: Sequence[str] | None, store: Path | None
+) -> Problem:
     panel = GenePanel(list(genes) if genes is not None else _genes(folder), scale="log1p")
     files: dict[str, Files] = {}
     folds: list[tuple[int, list[str], list[str]]] = []
@@ -92,7 +103,7 @@ def _problem(name: str, folder: Path, sources: Mapping[str, Source], genes: Sequ
     ]
     if len({fold.name for fold in named}) < len(named):
         named = [fold._replace(name=f"fold {number}") for fold, (number, *_) in zip(named, folds, strict=True)]
-    read = partial(_read, name, names, files, panel, sources)
+    read = partial(_read, name, names, files, panel, sources, store)
     return Problem(name, panel.genes, names, named, read)
 
 
@@ -126,13 +137,23 @@ def _side(folder: Path, name: str, files: dict[str, Files]) -> list[str]:
 
 
 def _read(
-    task: str, names: Sequence[str], files: Mapping[str, Files], panel: GenePanel, sources: Mapping[str, Source], i: int
+    task: str,
+    names: Sequence[str],
+    files: Mapping[str, Files],
+    panel: GenePanel,
+    sources: Mapping[str, Source],
+    store: Path | None,
+    i: int,
 ) -> Sample:
     sample = names[i]
+    stores: dict[str, Path | None] = dict.fromkeys(sources)
+    if store is not None:
+        folders = dict(zip(sources, keys.safe_keys(sources), strict=True))
+        stores = {name: store / folders[name] / keys.safe_key(task) / keys.safe_key(sample) for name in sources}
     with _open(files[sample].patches, "the file of patches") as patches:
         barcodes, order = _barcodes(patches, files[sample].patches), _order(patches)
         features = {
-            name: _embed(patches, source)
+            name: _embed(patches, source, stores[name])
             if not isinstance(source, Path)
             else _stored(source, name, task, sample, barcodes)
             for name, source in sources.items()
@@ -177,11 +198,19 @@ def _order(file: h5py.File) -> np.ndarray:
     return xy[:, np.argmax(np.ptp(xy, axis=0))]
 
 
-def _embed(file: h5py.File, encoder: Encoder) -> np.ndarray:
+def _embed(file: h5py.File, encoder: Encoder, store: Path | None) -> np.ndarray:
+    """Embeddings of all patches of a file; those that the store holds already are not computed again."""
     images = file["img"]
-    return np.concatenate(
-        [encode(encoder, images[start : start + _PATCHES]) for start in range(0, len(images), _PATCHES)]
-    )
+    if store is None:
+        starts = range(0, len(images), _PATCHES)
+        return np.concatenate([encode(encoder, images[start : start + _PATCHES]) for start in starts])
+    facts = {**describe(encoder), "definition": definition(encoder.spec), "patches": file_digest(Path(file.filename))}
+    with FeatureStore.open(
+        store, shape=(len(images), encoder.dim), chunk_rows=_PATCHES, manifest=facts
+    ) as on_disk:
+        for chunk in list(on_disk.todo):
+            on_disk.write(chunk, check_finite(encode(encoder, images[on_disk.rows(chunk)]), encoder))
+    return np.asarray(on_disk.lazy())
 
 
 def _stored(folder: Path, encoder: str, task: str, sample: str, barcodes: Sequence[str]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ def probe(
     rng: SeedLike | RNGLike | None = 0,
     device: str | None = None,
     table_key: str | None = None,
+    store: str | PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Predict expression from frozen embeddings by ridge, patients left out in turn: how much an encoder knows of it.
 
@@ -90,6 +92,10 @@ def probe(
         Of encoders that embed.
     table_key
         Table of a SpatialData that holds several.
+    store
+        Folder that keeps what encoders embed of a folder, ``<store>/<encoder>/<task>/<sample>``, while they do. A run that
+        was killed and is started again repeats at most 512 patches; other weights, settings or patches than those of the
+        run before are an error.
 
     Returns
     -------
@@ -105,8 +111,8 @@ def probe(
     KeyError
         When a gene, an embedding or an encoder is not there.
     ValueError
-        When a patient lies on both sides of a fold, rows of embeddings and expression do not match, or values are no raw
-        counts.
+        When a patient lies on both sides of a fold, rows of embeddings and expression do not match, values are no raw
+        counts, or `store` holds embeddings of other settings.
 
     References
     ----------
@@ -133,13 +139,17 @@ def probe(
             raise TypeError(msg)
         sources = folder_sources(encoders, device=device)
         wanted = [None if names is None else as_names(names) for names in (tasks, genes)]
-        problems = hest_problems(Path(data).expanduser(), sources, tasks=wanted[0], genes=wanted[1])
+        if store is not None and all(isinstance(source, Path) for source in sources.values()):
+            msg = "store= keeps what encoders embed, and all encoders= are folders with embeddings"
+            raise ValueError(msg)
+        kept = None if store is None else Path(store).expanduser()
+        problems = hest_problems(Path(data).expanduser(), sources, tasks=wanted[0], genes=wanted[1], store=kept)
         for problem in problems:
             problem.check(patients or {})
             seen = {name: trained_on(source) & {*problem.samples} for name, source in sources.items()}
             _warn_of_seen({name: sorted(samples) for name, samples in seen.items()})
         return finished([problem.scores(protocols, list(sources), **intervals) for problem in problems])
-    _check_none({"tasks": tasks, "patients": patients}, "a folder of HEST-Bench")
+    _check_none({"tasks": tasks, "patients": patients, "store": store}, "a folder of HEST-Bench")
     sections = Sections(data, table_key=table_key, group_key=group_key)
     found = cohort_keys(data, sections.table, encoders, device=device, table_key=table_key)
     _warn_of_seen(seen_groups(sections.table, found, sections.groups()))

@@ -10,6 +10,8 @@ from torch.nn import functional
 from histocell.models.alignment.contrastive import info_nce
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 _VARIANCE = 1e-9  # added to variances, so that a constant gene has correlation 0
@@ -101,3 +103,39 @@ def pcc(predicted: Tensor, true: Tensor) -> Tensor:
     true = true - true.mean(dim=1, keepdim=True)
     lengths = predicted.norm(dim=1) * true.norm(dim=1)
     return 1 - ((predicted * true).sum(dim=1) / (lengths + _LENGTH)).mean()
+
+
+def negative_binomial(predicted: Tensor, true: Tensor, *, shape: float = 0.1) -> Tensor:
+    """Negative log-likelihood of counts, mean over rows and genes; both sides are logarithms of 1 + counts.
+
+    Parameters
+    ----------
+    predicted, true
+        Shape ``(n, genes)``; predictions below 0 count as 0.
+    shape
+        Of the gamma distribution of the rates: a count of mean m has the variance m + m² / shape.
+    """
+    mean, counts = predicted.clamp(min=0).expm1() + _LENGTH, true.expm1()
+    share = mean / (mean + shape)
+    arrangements = torch.lgamma(counts + shape) - torch.lgamma(counts.new_tensor(shape)) - torch.lgamma(counts + 1)
+    likelihood = arrangements + shape * (1 - share + _LENGTH).log() + counts * (share + _LENGTH).log()
+    return -likelihood.mean()
+
+
+def pls(predicted: Tensor, true: Tensor) -> Tensor:
+    """-1e-4 times the Frobenius norm of the covariances of predicted and true genes, which partial least squares maximises."""
+    predicted, true = predicted - predicted.mean(dim=0), true - true.mean(dim=0)
+    return -1e-4 * (predicted.T @ true / (len(true) - 1)).norm()
+
+
+# losses of predicted expression by name, of predictions, truth and the deviations of genes, with the weights of the original
+RECONSTRUCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "seal": reconstruction,
+    "mse": lambda predicted, true, _: 10 * functional.mse_loss(predicted, true),
+    "standardized_mse": lambda predicted, true, std: 10 * standardized_mse(predicted, true, std),
+    "l1": lambda predicted, true, _: 10 * functional.l1_loss(predicted, true),
+    "huber": lambda predicted, true, _: 10 * functional.huber_loss(predicted, true),
+    "pcc": lambda predicted, true, _: 5 * pcc(predicted, true),
+    "negative_binomial": lambda predicted, true, _: 10 * negative_binomial(predicted, true),
+    "pls": lambda predicted, true, _: pls(predicted, true),
+}

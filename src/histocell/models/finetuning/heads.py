@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from histocell.models.expression.autoencoder import ExpressionAutoencoder, ImageDecoder
-from histocell.models.expression.losses import reconstruction, symmetric_info_nce
+from histocell.models.expression.losses import RECONSTRUCTIONS, symmetric_info_nce
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +42,7 @@ class Heads(nn.Module):
     def __init__(self, dim: int, mean: Tensor, std: Tensor, config: FinetuneConfig) -> None:
         super().__init__()
         self.config = config
+        self.reconstruction = RECONSTRUCTIONS[config.loss]
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         sample = config.divergence_weight > 0
@@ -56,7 +57,7 @@ class Heads(nn.Module):
             msg = "this method has no autoencoder"
             raise ValueError(msg)
         coded = self.autoencoder(expression)
-        losses = {"genes": reconstruction(coded.expression, expression, self.std)}
+        losses = {"genes": self.reconstruction(coded.expression, expression, self.std)}
         if self.config.divergence_weight:
             losses["divergence"] = self.config.divergence_weight * coded.divergence
         return losses
@@ -68,11 +69,11 @@ class Heads(nn.Module):
             coded = self.autoencoder(expression)
             losses["contrast"] = symmetric_info_nce(image, coded.code, temperature=self.config.temperature)
             if self.config.reconstruct:
-                losses["genes"] = reconstruction(coded.expression, expression, self.std)
+                losses["genes"] = self.reconstruction(coded.expression, expression, self.std)
             if self.config.divergence_weight:
                 losses["divergence"] = self.config.divergence_weight * coded.divergence
         if self.decoder is not None:
-            losses["image"] = reconstruction(self.decoder(image), expression, self.std)
+            losses["image"] = self.reconstruction(self.decoder(image), expression, self.std)
         return losses
 
     @torch.no_grad()

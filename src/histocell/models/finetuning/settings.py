@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from histocell.models.settings import Config, limited
 
 METHODS = ("seal", "recon", "contrastive")
+LOSSES = ("seal", "mse", "standardized_mse", "l1", "huber", "pcc", "negative_binomial", "pls")
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,10 @@ class FinetuneConfig(Config):
     method
         ``"seal"``: contrast of image and expression, and reconstruction of expression from both; ``"recon"``:
         reconstruction from the image alone; ``"contrastive"``: contrast alone.
+    loss
+        Of expression that is decoded: ``"seal"``, correlation of genes and standardised squares; ``"mse"``,
+        ``"standardized_mse"``, ``"l1"``, ``"huber"``; ``"pcc"``, correlation within rows; ``"negative_binomial"`` of
+        counts; ``"pls"``, covariance of predicted and true genes.
     temperature
         Of the contrast.
     lr, autoencoder_lr
@@ -43,6 +48,7 @@ class FinetuneConfig(Config):
     """
 
     method: str = limited("seal", choices=METHODS)
+    loss: str = limited("seal", choices=LOSSES)
     temperature: float = limited(0.05, above=0)
     lr: float = limited(1e-4, above=0)
     autoencoder_lr: float = limited(5e-4, above=0)
