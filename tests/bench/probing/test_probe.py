@@ -109,7 +109,9 @@ def test_a_killed_run_repeats_no_finished_sample(hest, tmp_path, monkeypatch, us
         hc.bench.probe(hest.bench, encoder, **options)
     assert embedded == [60, 80]
     again = []
-    monkeypatch.setattr(hest_folder, "encode", lambda encoder, images: again.append(len(images)) or encode(encoder, images))
+    monkeypatch.setattr(
+        hest_folder, "encode", lambda encoder, images: again.append(len(images)) or encode(encoder, images)
+    )
     for expected in ([40], []):  # the third sample, then none
         again.clear()
         pd.testing.assert_frame_equal(hc.bench.probe(hest.bench, encoder, **options), without)

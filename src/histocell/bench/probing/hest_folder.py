@@ -205,9 +205,7 @@ def _embed(file: h5py.File, encoder: Encoder, store: Path | None) -> np.ndarray:
         starts = range(0, len(images), _PATCHES)
         return np.concatenate([encode(encoder, images[start : start + _PATCHES]) for start in starts])
     facts = {**describe(encoder), "definition": definition(encoder.spec), "patches": file_digest(Path(file.filename))}
-    with FeatureStore.open(
-        store, shape=(len(images), encoder.dim), chunk_rows=_PATCHES, manifest=facts
-    ) as on_disk:
+    with FeatureStore.open(store, shape=(len(images), encoder.dim), chunk_rows=_PATCHES, manifest=facts) as on_disk:
         for chunk in list(on_disk.todo):
             on_disk.write(chunk, check_finite(encode(encoder, images[on_disk.rows(chunk)]), encoder))
     return np.asarray(on_disk.lazy())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from histocell.tl.engine.intervals import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from os import PathLike
 
     from histocell._core.rng import RNGLike, SeedLike
     from histocell.bench.probing.embeddings import Encoders

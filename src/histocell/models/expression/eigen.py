@@ -86,7 +86,9 @@ def _call(name: str, *arguments: str | int | np.ndarray) -> None:
     """One routine of LAPACK; the last of its arguments, which says how it went, is added."""
     held = [_held(argument) for argument in arguments]
     info = ctypes.c_int(0)
-    _routine(name)(*(ctypes.addressof(each) if not isinstance(each, int) else each for each in held), ctypes.addressof(info))
+    _routine(name)(
+        *(ctypes.addressof(each) if not isinstance(each, int) else each for each in held), ctypes.addressof(info)
+    )
     if info.value:
         msg = f"LAPACK's {name} ended with {info.value}"
         raise np.linalg.LinAlgError(msg)
