@@ -101,8 +101,11 @@ def test_base_from_a_file(folder, tmp_path, images, tiny, user_sees):
     assert encoder.version.startswith("base.safetensors-")
     with pytest.raises(ValueError, match=r"was trained on other weights: its base is 'tiny' in the version 'random-0'"):
         hc.encoders.load(name, weights=tmp_path / "another.safetensors", device="cpu")
-    with user_sees("Adapters", "another revision of the base", ValueError, match="was trained on other weights"):
+    with pytest.raises(ValueError, match="was trained on other weights") as error:
         hc.encoders.load(name, weights="random", rng=3, device="cpu")
+    # weights that are drawn, and with them their checksums, depend on the version of torch
+    seen = re.sub(r"[0-9a-f]{16}", "<checksum>", str(error.value))
+    user_sees.line("Adapters", "another revision of the base", f"ValueError: {seen}")
 
 
 def test_an_adapter_for_another_network(folder, tiny, user_sees):
