@@ -1,4 +1,4 @@
-"""A synthetic cohort for tuning an encoder by expression: frozen, tuned in three ways, and by shuffled expression."""
+"""A synthetic cohort for tuning an encoder by expression: frozen, tuned in three ways, and by expression that says nothing."""
 
 from __future__ import annotations
 
@@ -105,7 +105,26 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean((a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))))
 
 
-def synthetic(methods=("recon", "contrastive", "seal", "shuffled"), seed: int = 0) -> pd.DataFrame:
+# method, expression and augmentation of what is trained by expression that says nothing of a patch
+CONTROLS = {
+    "shuffled": ("seal", "shuffled", True),
+    "noise": ("seal", "noise", True),
+    "noise, recon": ("recon", "noise", True),
+    "noise, no augmentation": ("seal", "noise", False),
+}
+
+
+def control(tables: list, kind: str) -> None:
+    """Expression of other patches of the patient, or counts that are drawn without looking at the patient."""
+    rng = np.random.default_rng(5)
+    for number, table in enumerate(tables):
+        if kind == "shuffled":
+            table.X = np.random.default_rng(number).permutation(table.X)
+        elif kind == "noise":
+            table.X = rng.poisson(25, table.X.shape).astype(np.float32)
+
+
+def synthetic(methods=("recon", "contrastive", "seal", *CONTROLS), seed: int = 0) -> pd.DataFrame:
     """PCC of a ridge on each embedding, on patients that nothing was fitted on."""
     warnings.simplefilter("ignore")
     spec = hc.encoders.EncoderSpec(
@@ -125,15 +144,16 @@ def synthetic(methods=("recon", "contrastive", "seal", "shuffled"), seed: int = 
     for method in methods:
         folder = Path(tempfile.mkdtemp())
         truth = [table.X.copy() for table in tables]
-        if method == "shuffled":
-            for number, table in enumerate(tables):
-                table.X = np.random.default_rng(number).permutation(table.X)
+        how, expression, augment = CONTROLS.get(method, (method, "true", True))
+        control(tables, expression)
+        settings = SETTINGS | {"config": SETTINGS["config"] | {"augment": augment}}
         start = time.process_time()
-        how = {"weights": "random", "method": "seal" if method == "shuffled" else method, "rng": seed}
-        result = hc.tl.finetune_encoder(sections, "bench-vit", out=folder, **how, **SETTINGS)
+        result = hc.tl.finetune_encoder(
+            sections, "bench-vit", out=folder, weights="random", method=how, rng=seed, **settings
+        )
         seconds[method] = time.process_time() - start
         print(f"{method}: {result}", flush=True)
-        name = hc.encoders.register_adapter(folder, name=f"bench-{method}", overwrite=True)
+        name = hc.encoders.register_adapter(folder, name=f"bench-{methods.index(method)}", overwrite=True)
         for table, sdata, counts in zip(tables, sections, truth, strict=True):
             table.X = counts
             hc.pp.embed_image(sdata, name)
