@@ -161,7 +161,9 @@ class TestJourney:
 
     def test_attention_of_models_and_cells_without_two_modalities(self, cells, user_sees):
         fit(cells)
-        with user_sees("Cell types", "attention of a model that has none", ValueError, match="logistic has no attention"):
+        with user_sees(
+            "Cell types", "attention of a model that has none", ValueError, match="logistic has no attention"
+        ):
             hc.tl.predict_cell_types(cells, attention=True)
         fit(cells, "X_pca_genes", model="cell_transformer", config=TINY | {"max_epochs": 1})
         with pytest.raises(ValueError, match="tokens of genes alone"):
@@ -171,7 +173,9 @@ class TestJourney:
         del cells.obsm["X_toy"]
         with (
             pytest.warns(UserWarning, match="predicted from X_pca_genes alone"),
-            user_sees("Cell types", "attention on a slide without images", ValueError, match="no cell has genes and image"),
+            user_sees(
+                "Cell types", "attention on a slide without images", ValueError, match="no cell has genes and image"
+            ),
         ):
             hc.tl.predict_cell_types(cells, attention=True)
 

@@ -75,7 +75,9 @@ class ByHand:
         own = [*range(n_own), *([len(kinds) - 1] if kinds[-1] == 2 * n_own else [])]
         d, found = WIDTH // N_HEADS, np.zeros((2, len(own), 2 * n_own + 1))
         for layer in range(2):
-            q, k, v = np.split(self.linear(f"layers.{layer}.attention", self.norm(f"layers.{layer}.before", T)), 3, axis=1)
+            q, k, v = np.split(
+                self.linear(f"layers.{layer}.attention", self.norm(f"layers.{layer}.before", T)), 3, axis=1
+            )
             mixed = np.zeros_like(T)
             for head in range(N_HEADS):
                 part = slice(head * d, (head + 1) * d)
@@ -124,7 +126,9 @@ def test_is_that_of_every_step_by_hand(architecture, config, names):
     genes, image = (N_GENES, N_IMAGE) if architecture != "spatial" else (N_GENES + N_IMAGE, 0)
     model, X, places = fitted(architecture, config, genes=genes, image=image)
     by_cell, logits = naive(model, X, places)
-    np.testing.assert_allclose(model._logits(X, places, None), logits, rtol=1e-3, atol=1e-3)  # the layers of the prediction
+    np.testing.assert_allclose(
+        model._logits(X, places, None), logits, rtol=1e-3, atol=1e-3
+    )  # the layers of the prediction
     group = np.arange(120) % 3
     group[::7] = -1
     found = model.attention(X, group, places=places)
