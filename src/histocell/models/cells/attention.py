@@ -35,9 +35,9 @@ class Attention(NamedTuple):
 
 def token_names(modalities: list[str], *, place: bool, neighbors: bool) -> tuple[list[str], list[str | None]]:
     """Names of a cell's own tokens, and of all kinds of tokens as the network numbers them; `None` where there are none of a kind."""
-    last = [COORDINATES] if place else []
     around = [f"{name} of neighbours" if neighbors else None for name in modalities]
-    return [*modalities, *last], [*modalities, *around, *(last or [None])]
+    own = [*modalities, *([COORDINATES] if place else [])]
+    return own, [*modalities, *around, COORDINATES if place else None]
 
 
 def mean_by_group(

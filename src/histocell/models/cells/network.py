@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -103,7 +103,7 @@ class CellNet(nn.Module):
         own = [*range(len(self.widths)), *([len(kinds) - 1] if self.place is not None else [])]
         found = []
         for layer, mask in zip(self.layers, self._masks(kinds, there, xy, tokens.dtype), strict=True):
-            found.append(layer.weights(tokens, mask).mean(dim=1)[:, own] @ to_kind)
+            found.append(cast("Layer", layer).weights(tokens, mask).mean(dim=1)[:, own] @ to_kind)
             tokens = layer(tokens, mask)
         return torch.stack(found, dim=1)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 from histocell._core import keys
 from histocell._core.arguments import check_count
@@ -18,7 +19,6 @@ from histocell.tables.access import get_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
 
@@ -127,8 +127,8 @@ def modality_attention(
 def _by_type(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Lines of types, columns of pairs of tokens in the order of the slot, the mean over layers."""
     pairs = list(dict.fromkeys(zip(frame["from"], frame["to"], strict=True)))
-    mean = frame.groupby(["cell_type", "from", "to"], observed=True)["attention"].mean().unstack(["from", "to"])
-    return mean.loc[names, pairs]
+    mean = frame.pivot_table(values="attention", index="cell_type", columns=["from", "to"], observed=True)
+    return mean.reindex(index=names, columns=pd.MultiIndex.from_tuples(pairs, names=["from", "to"]))
 
 
 def _draw(axis: Axes, values: pd.DataFrame, cmap: Colormap) -> None:

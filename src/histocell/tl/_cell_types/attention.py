@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from histocell._core.errors import warn
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from histocell.models.base import Model
     from histocell.models.cells.transformer import CellTransformer
     from histocell.models.places import Places

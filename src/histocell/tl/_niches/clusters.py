@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from histocell._core.types import Floats, Ints
+    from histocell._core.types import JSON, Floats, Ints
 
 METHODS = ("leiden", "kmeans")
 RAPIDS = "rapids_singlecell"
@@ -90,9 +91,12 @@ class Clustering:
     gpu: int | None = None
 
     @property
-    def package(self) -> str:
-        """What clusters: ``"scanpy"`` or ``"rapids_singlecell"``, and k-means scikit-learn."""
-        return "scikit-learn" if self.method == "kmeans" else "scanpy" if self.gpu is None else RAPIDS
+    def facts(self) -> JSON:
+        """For the provenance: what clusters, and how."""
+        shared: JSON = {"method": self.method, "max_cells": self.max_cells}
+        if self.method == "kmeans":
+            return shared | {"package": "scikit-learn", "n_niches": self.n_niches}
+        return shared | {"package": "scanpy" if self.gpu is None else RAPIDS, "resolution": self.resolution}
 
     def run(self, values: NDArray[np.float32], rng: np.random.Generator, *, shared: float = 1.0) -> Clusters:
         """Cluster the rows of `values`, all of them finite.
@@ -177,10 +181,7 @@ def pick_gpu(device: str | None) -> int | None:
 
 def _rapids(gpu: int) -> tuple[Any, AbstractContextManager[object]]:
     """rapids-singlecell, and the context of the GPU that it is to run on."""
-    import cupy
-    import rapids_singlecell
-
-    return rapids_singlecell, cupy.cuda.Device(gpu)
+    return import_module(RAPIDS), import_module("cupy").cuda.Device(gpu)
 
 
 def reduce(values: NDArray[np.float32], n_components: int, rng: np.random.Generator, max_rows: int) -> np.ndarray:

@@ -181,10 +181,8 @@ def niches(
         return {key_added: column, slot: result}
     table.obs[key_added] = column
     table.uns[slot] = result
-    facts = {"embedding": key, "method": method, "smooth_um": float(smooth_um), "cell_type_key": cell_type_key}
-    facts |= {"package": clustering.package}
-    facts |= {"resolution": clustering.resolution} if method == "leiden" else {"n_niches": clustering.n_niches}
-    keys.write_provenance(table, key_added, **facts, n_permutations=n_permutations, max_cells=clustering.max_cells)
+    used = {"embedding": key, "smooth_um": float(smooth_um), "cell_type_key": cell_type_key}
+    keys.write_provenance(table, key_added, **used, **clustering.facts, n_permutations=n_permutations)
     return None
 
 
