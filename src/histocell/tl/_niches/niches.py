@@ -176,11 +176,9 @@ def niches(
     if types is not None:
         result["enrichment"] = enrichment(xy[rows], found.labels, types.iloc[rows], where, n_permutations, generator)
     column = _column(table, rows, found).rename(key_added)
-    slot = f"{key_added}s"
     if not inplace:
-        return {key_added: column, slot: result}
-    table.obs[key_added] = column
-    table.uns[slot] = result
+        return {key_added: column, f"{key_added}s": result}
+    table.obs[key_added], table.uns[f"{key_added}s"] = column, result
     used = {"embedding": key, "smooth_um": float(smooth_um), "cell_type_key": cell_type_key}
     keys.write_provenance(table, key_added, **used, **clustering.facts, n_permutations=n_permutations)
     return None
