@@ -179,7 +179,7 @@ def changed_element(
     change: Callable[[NDArray[np.uint8], float], NDArray[np.uint8]],
     *,
     mpp: float,
-    intensity_range: IntensityRange | None,
+    intensity_range: tuple[float, float] | None,
     reach_px: Callable[[float], int] | None = None,
 ) -> DataArray | DataTree:
     """An image element like another, of RGB pixels that are changed when they are asked for.
