@@ -7,6 +7,7 @@ import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numba.extending import get_cython_function_address
 from scipy.linalg import cython_lapack
 
 if TYPE_CHECKING:
@@ -86,9 +87,8 @@ def _call(name: str, *arguments: str | int | np.ndarray) -> None:
     """One routine of LAPACK; the last of its arguments, which says how it went, is added."""
     held = [_held(argument) for argument in arguments]
     info = ctypes.c_int(0)
-    _routine(name)(
-        *(ctypes.addressof(each) if not isinstance(each, int) else each for each in held), ctypes.addressof(info)
-    )
+    addresses = [each if isinstance(each, int) else ctypes.addressof(each) for each in (*held, info)]
+    _routine(name, len(addresses))(*addresses)
     if info.value:
         msg = f"LAPACK's {name} ended with {info.value}"
         raise np.linalg.LinAlgError(msg)
@@ -102,15 +102,10 @@ def _held(argument: str | int | np.ndarray) -> ctypes.c_char | ctypes.c_int | in
 
 
 @functools.cache
-def _routine(name: str) -> Callable[..., None]:
+def _routine(name: str, n_arguments: int) -> Callable[..., None]:
     """A routine of the LAPACK of scipy; ctypes frees the interpreter while it runs."""
-    capsule = cython_lapack.__pyx_capi__[name]
-    get_name, get_pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
-    get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
-    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    signature = get_name(capsule)
-    address = get_pointer(capsule, signature)
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (signature.count(b",") + 1))(address)
+    address = get_cython_function_address("scipy.linalg.cython_lapack", name)
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * n_arguments)(address)
 
 
 @functools.cache
