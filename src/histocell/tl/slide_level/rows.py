@@ -75,7 +75,7 @@ def contents(dataset: Dataset) -> np.ndarray:
     means = np.asarray(dataset.X)
     rows = np.column_stack([means, np.asarray(n_tiles, dtype=np.float64)]).astype(np.float32)
     hashes = hash_rows(row.tobytes() for row in rows).astype(str)
-    empty = ~np.isfinite(means).all(axis=1)
+    empty = ~np.isfinite(means).any(axis=1)
     return np.where(empty, [f"empty {name}" for name in dataset.table.obs_names], hashes).astype(object)
 
 
