@@ -16,7 +16,9 @@ RUN = {"n_bootstrap": 20, "inplace": False}
 def summary_of(positive, rng):
     """The tidy table of slides of which positive ones have more T cells."""
     shares = np.array([rng.dirichlet([6.0 if each else 2.0, 2, 8, 2]) for each in positive])
-    wide = pd.DataFrame(shares, index=[f"S{i + 1}" for i in range(len(shares))], columns=[f"share of {t}" for t in TYPES])
+    wide = pd.DataFrame(
+        shares, index=[f"S{i + 1}" for i in range(len(shares))], columns=[f"share of {t}" for t in TYPES]
+    )
     wide["n_rows"] = 40.0  # the same everywhere: tells nothing
     return wide.rename_axis("slide").melt(ignore_index=False, var_name="feature", value_name="value").reset_index()
 
@@ -84,14 +86,19 @@ def test_folds_of_patients(made):
     assert auc_of(alone)["composition"] == auc_of(scores)["composition"]
 
 
-def test_missing_numbers_are_told(made):
+def test_missing_numbers_are_told(made, user_sees):
     slides = made[1].copy()
     frame = slides.obsm["composition"].copy()
     frame.loc[["S1", "S40"], "share of B cells"] = np.nan
     frame["T cells with B cells"] = np.nan
     frame.loc["S2"] = np.nan
     slides.obsm["composition"] = frame
-    with pytest.warns(UserWarning, match=r"41 of 240 numbers of 40 training slides are missing; 1 columns are never known"):
+    with user_sees(
+        "Slide level",
+        "a composition with missing numbers",
+        UserWarning,
+        match=r"41 of 240 numbers of 40 training slides are missing; 1 columns are never known",
+    ):
         hc.tl.fit_slides(slides, model="composition")
     with (
         pytest.warns(UserWarning, match="61 of 354 numbers of 59 slides to predict are missing"),
@@ -99,6 +106,9 @@ def test_missing_numbers_are_told(made):
     ):
         hc.tl.predict_slides(slides)
     assert slides.obs["predicted_slide"].isna().tolist() == [name == "S2" for name in slides.obs_names]
+    with pytest.warns(UserWarning, match="not all of 20 slides are predicted.*: composition 19"):
+        scores = hc.tl.evaluate_slides(slides, **RUN)
+    assert scores.groupby("model")["n_slides"].max().to_dict() == {"composition": 19, "common_class": 20}
     assert hc.get.coefficients(slides).loc["T cells with B cells"].tolist() == [0, 0, 0, 0]
 
 
@@ -125,19 +135,21 @@ class TestBadInput:
         with pytest.raises(KeyError, match="fit_slides"):
             hc.get.coefficients(made[1])
 
-    def test_summary_of_other_slides(self, made):
+    def test_summary_of_other_slides(self, made, user_sees):
         tiles, slides = made
         frame = slides.obsm["composition"]
-        with pytest.raises(ValueError, match="summary names no slide"):
+        with user_sees("Slide level", "a summary of other slides", ValueError, match="summary names no slide"):
             hc.io.slide_table(tiles, summary=frame.set_axis([f"T{i}" for i in range(60)]))
-        with pytest.warns(UserWarning, match="says nothing of 10 of 60 slides: S1"):
+        with user_sees(
+            "Slide level", "a summary of some of the slides", UserWarning, match="says nothing of 10 of 60 slides: S1"
+        ):
             table = hc.io.slide_table(tiles, summary=frame[10:])
         assert table.obsm["composition"]["share of T cells"].isna().sum() == 10
 
-    def test_summary_that_is_no_numbers(self, made):
+    def test_summary_that_is_no_numbers(self, made, user_sees):
         tiles, slides = made
         frame = slides.obsm["composition"].assign(stage="II")
-        with pytest.raises(ValueError, match="of which no numbers: stage"):
+        with user_sees("Slide level", "a summary with texts", ValueError, match="of which no numbers: stage"):
             hc.io.slide_table(tiles, summary=frame)
         with pytest.raises(ValueError, match="one row per slide"):
             hc.io.slide_table(tiles, summary=pd.concat([slides.obsm["composition"]] * 2))

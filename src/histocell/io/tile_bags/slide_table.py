@@ -150,7 +150,8 @@ def _composition(summary: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     if texts or not wide.columns.size or wide.columns.has_duplicates or wide.index.has_duplicates:
         msg = (
             "summary must be the table of hc.tl.summarize_slides, or numbers in columns of different names, one row per slide; "
-            f"it has the columns {listing(wide.columns, 6)}" + (f", of which no numbers: {listing(texts, 6)}" if texts else "")
+            f"it has the columns {listing(wide.columns, 6)}"
+            + (f", of which no numbers: {listing(texts, 6)}" if texts else "")
         )
         raise ValueError(msg)
     if not wide.index.isin(names).any():

@@ -367,7 +367,9 @@ def own_features(models: Sequence[Model]) -> str | None:
 
 def baselines_of(task: Task, model: Model) -> tuple[str, ...]:
     """The baselines that are simpler than a model and can be fitted on its features."""
-    return tuple(name for name in task.baselines_of(model.name) if own_features([model]) is None or name == "common_class")
+    return tuple(
+        name for name in task.baselines_of(model.name) if own_features([model]) is None or name == "common_class"
+    )
 
 
 def describe(fitted: Model, outcome: Outcome) -> None:
