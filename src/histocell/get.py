@@ -362,7 +362,8 @@ def coefficients(data: Data, key: str = keys.SLIDE_MODEL, *, table_key: str | No
     model = load(table, model_key=key)
     found = model if model.name == keys.COMPOSITION else model.baselines.get(keys.COMPOSITION)
     if found is None:
-        raise missing_key(f'uns["{key}"]', keys.COMPOSITION, [model.name, *model.baselines], hint)
+        container = f'uns["{key}"]'
+        raise missing_key(container, keys.COMPOSITION, [model.name, *model.baselines], hint)
     weights, names = found.weights, found.features[0].get("columns")
     scale = weights["input_scale"]
     out = pd.DataFrame(weights["coefficients"].T, index=names, columns=list(found.targets))

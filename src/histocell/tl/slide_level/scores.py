@@ -73,6 +73,8 @@ def scores_of(
     scores["interval"] = scores["interval"].str.replace("blocks", "patients")
     there = {name: int(np.isfinite(values.array).all(axis=1).sum()) for name, values in predictions.items()}
     if fewer := [f"{name} {n}" for name, n in there.items() if n < len(truth.array)]:
-        warn(f"not all of {len(truth.array)} slides are predicted, and models are scored on different ones: {listing(fewer)}")
+        warn(
+            f"not all of {len(truth.array)} slides are predicted, and models are scored on different ones: {listing(fewer)}"
+        )
     scores["n_spots"] = scores["model"].map(there)
     return scores.drop(columns=["group", "n_overlapping"]).rename(columns={"n_spots": "n_slides"})
