@@ -78,14 +78,15 @@ def worked_slides():
     """Slides, and their tiles, that went the whole way: outcomes, attention, scanners compared, tiles searched."""
     tiles = hc.datasets.synthetic_slides(12, n_tiles=20, n_features=4, rng=3)
     shares = np.random.default_rng(0).dirichlet(np.ones(len(NASTY)), size=12)
-    shares[0] = np.nan
+    shares[0] = np.nan  # slide S1, which is for testing
     summary = pd.DataFrame(shares, index=[f"S{i}" for i in range(1, 13)], columns=NASTY)
     slides = hc.io.slide_table(tiles, summary=summary)
     hc.pp.split(slides, by="patient", test=["P1", "P2", "P3", "P4"])
     hc.tl.fit_slides(slides, tiles, config={"hidden": 8, "attention": 4, "max_epochs": 1})
     with pytest.warns(UserWarning, match="1 of 12 rows have no finite features"):
         hc.tl.predict_slides(slides, tiles, attention=True)
-    hc.tl.evaluate_slides(slides, n_bootstrap=10)
+    with pytest.warns(UserWarning, match="composition 3"):
+        hc.tl.evaluate_slides(slides, n_bootstrap=10)
     tiles.obs["scanner"] = np.where(np.arange(tiles.n_obs) % 2, "A", "B")
     settings = {"clustering": "kmeans", "n_seeds": 1}
     hc.tl.batch_effect(tiles, "X_tiles", batch_key="scanner", biology_key="label", **settings)
@@ -209,7 +210,8 @@ def test_slots_of_slides_survive(worked_slides, through, tmp_path):
         check_same(back.uns[name], slides.uns[name], name)
     assert hc.get.coefficients(back).equals(hc.get.coefficients(slides))
     of_tiles = ad.AnnData(obs=tiles.obs.copy(), obsm=dict(tiles.obsm))
-    again = hc.tl.predict_slides(back, of_tiles, inplace=False)
+    with pytest.warns(UserWarning, match="1 of 12 rows have no finite features"):
+        again = hc.tl.predict_slides(back, of_tiles, inplace=False)
     for name in ("predicted_slide_probability", "predicted_slide_composition_probability"):
         assert np.array_equal(again[name], slides.obsm[name], equal_nan=True), name
     (tmp_path / "tiles").mkdir()

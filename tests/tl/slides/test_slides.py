@@ -346,7 +346,7 @@ class TestBadInput:
             hc.tl.predict_slides(slides, {"S1": np.ones((20, 4))}, attention=True)
 
     def test_models_of_other_tasks(self, few):
-        with pytest.raises(ValueError, match="abmil, common_class, mean_pooling"):
+        with pytest.raises(ValueError, match="abmil, common_class, composition, mean_pooling"):
             hc.tl.fit_slides(few[1], model="ridge")
 
     def test_labels_beside_tiles(self, few):
