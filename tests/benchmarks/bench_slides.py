@@ -156,7 +156,7 @@ def memory(n_slides: int, n_tiles: int, dim: int, large: int) -> None:
             f"{name}: {count} slides of {size:,} x {dim}, means {read:.0f} s ({count / read:.1f} slides/s), peak {peak_mb():.0f} MB"
         )
         start = time.perf_counter()
-        hc.tl.fit_slides(slides, made, config={"max_epochs": 1})
+        hc.tl.fit_slides(slides, made, config={"preset": "paper", "max_epochs": 1})
         fitted = time.perf_counter() - start
         print(f"  one epoch of abmil {fitted:.0f} s ({count / fitted:.1f} slides/s), peak {peak_mb():.0f} MB")
         few = slides[: min(count, 4)].copy()
