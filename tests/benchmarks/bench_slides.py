@@ -25,11 +25,13 @@ COHORTS = ((200, 4.0), (120, 3.0))  # slides, half of which are held out, and sh
 SURVIVAL = {"time_key": "time", "event_key": "event"}
 
 
-def abmil(n_tiles: int, seeds: list[int], preset: str) -> None:
+def abmil(n_tiles: int, n_features: int, seeds: list[int], preset: str) -> None:
     """AUC on patients who were held out, with and without a region that tells the label, and attention inside of it."""
     for n_slides, effect in COHORTS:
         for seed in seeds:
-            tiles, slides, scores = one(seed, n_slides, n_tiles, effect, config={"preset": preset})
+            tiles, slides, scores = one(
+                seed, n_slides, n_tiles, effect, config={"preset": preset}, n_features=n_features
+            )
             shares, hits = overlap(tiles, slides.obs_names[slides.obs["split"] == "test"])
             print(
                 f"attention in the planted region: {shares.mean():.3f} of all, the region is {REGION:.3f} of the tiles; of as many tiles "
@@ -69,11 +71,12 @@ def one(
     *,
     config: dict[str, object],
     planted: bool = True,
+    n_features: int = 32,
     **outcome: str,
 ) -> tuple[ad.AnnData, ad.AnnData, pd.DataFrame]:
     """Fit on the patients of one half of a cohort and score those of the other: tiles, slides, scores."""
     tiles = hc.datasets.synthetic_slides(
-        n_slides, n_tiles=n_tiles, region=REGION, effect=effect, planted=planted, rng=seed
+        n_slides, n_tiles=n_tiles, n_features=n_features, region=REGION, effect=effect, planted=planted, rng=seed
     )
     slides = hc.io.slide_table(tiles)
     slides.obs["split"] = np.where(np.arange(n_slides) % 4 < 2, "test", "train")  # half of each class
@@ -178,6 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="cohorts of abmil and survival")
+    parser.add_argument("--features", type=int, default=32, help="features of a tile of abmil")
     parser.add_argument("--preset", default="robust", help="of abmil")
     parser.add_argument("--many", type=int, default=1000, help="slides of memory")
     parser.add_argument("--tiles", type=int, default=10_000, help="tiles of each slide of memory")
@@ -185,7 +189,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=1536)
     options = parser.parse_args()
     if "abmil" in options.part:
-        abmil(200, options.seeds, options.preset)
+        abmil(200, options.features, options.seeds, options.preset)
     if "survival" in options.part:
         survival(200, options.seeds, options.preset)
     if "memory" in options.part:
