@@ -171,13 +171,7 @@ def cross_validate_slides(
     if keys.COMPOSITION in choices:
         composition = np.asarray(Dataset.read(task, table, keys.COMPOSITION, target, None).X)
     labels, _ = patients(table, group_key)
-    there = dataset.known & (composition is None or np.isfinite(composition).any(axis=1))
-    if own_features(every) is None:
-        there &= np.isfinite(np.asarray(dataset.X)).all(axis=1)
-    known = np.flatnonzero(there)
-    if len(known) < table.n_obs:
-        what = "no tiles" if composition is None else "no tiles or no composition"
-        warn(f"{table.n_obs - len(known)} of {table.n_obs} slides have no known outcome or {what}; left out")
+    known = _known(dataset, composition, every)
     _check_copies(dataset, labels, known)
     bags = bags_of(table, tiles, dataset.names[0], every)
     Y = dataset.truth.array
@@ -187,17 +181,7 @@ def cross_validate_slides(
     generator = as_rng(rng)
     folds = study.folds(known, n_folds, draw_seed(generator))
     names = [RISK] if outcome.name == "survival" else dataset.truth.names
-    predicted = {name: np.full((len(Y), len(names)), np.nan) for name in choices}
-    number, chosen = np.zeros(len(Y), dtype=np.intp), {name: Counter[str]() for name in choices}
-    with progress_bar(total=len(folds) * len(choices), desc="cross-validation", unit="fit") as bar:
-        for fold, (fitted, held) in enumerate(folds):
-            number[held], seed = fold, draw_seed(generator)
-            for name, each in choices.items():
-                model = study.choose(each, fitted, seed)
-                chosen[name][_text(model, each)] += 1
-                predicted[name][held] = study.predict(model, fitted, held, seed)
-                bar.update()
-            logger.info("fold %d: %d slides to fit on, %d held out", fold, len(fitted), len(held))
+    predicted, number, chosen = _over_folds(study, choices, folds, len(names), generator)
     scores = scores_of(
         task,
         dataset.truth.rows(known),
@@ -210,6 +194,39 @@ def cross_validate_slides(
     )
     texts = {name: "; ".join(f"{text} in {n}" for text, n in counts.items() if text) for name, counts in chosen.items()}
     return scores.assign(settings=scores["model"].map(texts))
+
+
+def _known(dataset: Dataset, composition: np.ndarray | None, models: Sequence[Model]) -> Ints:
+    """Slides whose outcome is known, and what all models look at; a warning tells of others."""
+    there = dataset.known & (composition is None or np.isfinite(composition).any(axis=1))
+    if own_features(models) is None:
+        there &= np.isfinite(np.asarray(dataset.X)).all(axis=1)
+    if not there.all():
+        what = "no tiles" if composition is None else "no tiles or no composition"
+        warn(f"{int((~there).sum())} of {len(there)} slides have no known outcome or {what}; left out")
+    return np.flatnonzero(there)
+
+
+def _over_folds(
+    study: _Study,
+    choices: Mapping[str, Sequence[Model]],
+    folds: Sequence[tuple[Ints, Ints]],
+    n_out: int,
+    generator: np.random.Generator,
+) -> tuple[dict[str, Floats], Ints, dict[str, Counter[str]]]:
+    """Predictions of each model, the fold of each slide, and how often which settings were chosen."""
+    predicted = {name: np.full((len(study.Y), n_out), np.nan) for name in choices}
+    number, chosen = np.zeros(len(study.Y), dtype=np.intp), {name: Counter[str]() for name in choices}
+    with progress_bar(total=len(folds) * len(choices), desc="cross-validation", unit="fit") as bar:
+        for fold, (fitted, held) in enumerate(folds):
+            number[held], seed = fold, draw_seed(generator)
+            for name, each in choices.items():
+                model = study.choose(each, fitted, seed)
+                chosen[name][_text(model, each)] += 1
+                predicted[name][held] = study.predict(model, fitted, held, seed)
+                bar.update()
+            logger.info("fold %d: %d slides to fit on, %d held out", fold, len(fitted), len(held))
+    return predicted, number, chosen
 
 
 def _choices(
