@@ -346,7 +346,7 @@ def coefficients(data: Data, key: str = keys.SLIDE_MODEL, *, table_key: str | No
     >>> import numpy as np, pandas as pd
     >>> import histocell as hc
     >>> slides = hc.io.slide_table(hc.datasets.synthetic_slides(20, n_tiles=40))
-    >>> lymphocytes = 0.1 * (slides.obs["label"] == "positive") + np.random.default_rng(0).uniform(size=20)
+    >>> lymphocytes = 0.5 * (slides.obs["label"] == "positive") + np.random.default_rng(0).uniform(size=20)
     >>> slides.obsm["composition"] = lymphocytes.to_frame("share of lymphocytes")
     >>> slides.obs["split"] = "train"
     >>> hc.tl.fit_slides(slides, model="composition")
