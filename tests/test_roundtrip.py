@@ -73,6 +73,27 @@ def worked_nuclei():
     return sdata
 
 
+@pytest.fixture(scope="module")
+def worked_slides():
+    """Slides, and their tiles, that went the whole way: outcomes, attention, scanners compared, tiles searched."""
+    tiles = hc.datasets.synthetic_slides(12, n_tiles=20, n_features=4, rng=3)
+    shares = np.random.default_rng(0).dirichlet(np.ones(len(NASTY)), size=12)
+    shares[0] = np.nan  # slide S1, which is for testing
+    summary = pd.DataFrame(shares, index=[f"S{i}" for i in range(1, 13)], columns=NASTY)
+    slides = hc.io.slide_table(tiles, summary=summary)
+    hc.pp.split(slides, by="patient", test=["P1", "P2", "P3", "P4"])
+    hc.tl.fit_slides(slides, tiles, config={"hidden": 8, "attention": 4, "max_epochs": 1})
+    with pytest.warns(UserWarning, match="1 of 12 rows have no finite features"):
+        hc.tl.predict_slides(slides, tiles, attention=True)
+    with pytest.warns(UserWarning, match="composition 3"):
+        hc.tl.evaluate_slides(slides, n_bootstrap=10)
+    tiles.obs["scanner"] = np.where(np.arange(tiles.n_obs) % 2, "A", "B")
+    settings = {"clustering": "kmeans", "n_seeds": 1}
+    hc.tl.batch_effect(tiles, "X_tiles", batch_key="scanner", biology_key="label", **settings)
+    hc.tl.retrieve(tiles, "X_tiles", rows=tiles.obs_names[0], k=3)
+    return sd.SpatialData(tables={"table": slides, "tiles": tiles})
+
+
 def h5ad(sdata, path, table="table"):
     sdata[table].write_h5ad(path / "a.h5ad")
     return ad.read_h5ad(path / "a.h5ad")
@@ -175,6 +196,30 @@ def test_slots_of_nuclei_survive(worked_nuclei, tmp_path):
     assert (back["nucleus_table"].obs["nucleus_id"] == worked_nuclei["nucleus_table"].obs["nucleus_id"]).all()
     holder = next(name for name in written if "alignment" in worked_nuclei[name].uns)
     check_same(back[holder].uns["alignment"], worked_nuclei[holder].uns["alignment"], "alignment")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:zarr")
+@pytest.mark.filterwarnings("ignore:The codec|.*Zarr format 3:UserWarning")
+@pytest.mark.parametrize("through", [h5ad, zarr, spatialdata])
+def test_slots_of_slides_survive(worked_slides, through, tmp_path):
+    slides, tiles = worked_slides["table"], worked_slides["tiles"]
+    back = through(worked_slides, tmp_path)
+    assert {"composition", "predicted_slide_probability", "predicted_slide_composition_probability"} <= set(slides.obsm)
+    check_slots(back, slides)
+    for name in ("slide_model", "slide_evaluation"):
+        check_same(back.uns[name], slides.uns[name], name)
+    assert hc.get.coefficients(back).equals(hc.get.coefficients(slides))
+    of_tiles = ad.AnnData(obs=tiles.obs.copy(), obsm=dict(tiles.obsm))
+    with pytest.warns(UserWarning, match="1 of 12 rows have no finite features"):
+        again = hc.tl.predict_slides(back, of_tiles, inplace=False)
+    for name in ("predicted_slide_probability", "predicted_slide_composition_probability"):
+        assert np.array_equal(again[name], slides.obsm[name], equal_nan=True), name
+    (tmp_path / "tiles").mkdir()
+    found = through(sd.SpatialData(tables={"tiles": tiles}), tmp_path / "tiles", "tiles")
+    assert "attention" in found.obs
+    check_slots(found, tiles)
+    for name in ("batch_effect", "retrieval"):
+        check_same(found.uns[name], tiles.uns[name], name)
 
 
 def test_original_names_are_kept(worked):

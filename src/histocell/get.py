@@ -22,6 +22,7 @@ __all__ = [
     "abundance",
     "alignment",
     "cell_types",
+    "coefficients",
     "colocalization",
     "embedding",
     "nuclei",
@@ -315,6 +316,59 @@ def cell_types(data: Data, key: str = keys.PREDICTED_TYPE, *, table_key: str | N
     slot = key + keys.PROBABILITY
     hint = "Run hc.tl.fit_cell_types(data, genes, image) and hc.tl.predict_cell_types(data) first."
     return _frame(get_obsm(table, slot, hint), table.obs_names, None)
+
+
+def coefficients(data: Data, key: str = keys.SLIDE_MODEL, *, table_key: str | None = None) -> pd.DataFrame:
+    """Coefficients of the composition of slides, one row per column of it.
+
+    Parameters
+    ----------
+    data
+        Table of slides; reads ``uns[key]``.
+    key
+        Slot of the model of `histocell.tl.fit_slides`: ``"composition"``, or another that it was fitted beside.
+    table_key
+        The table of a SpatialData that has several.
+
+    Returns
+    -------
+    For each class, or for ``risk``, what one standard deviation of the column adds to the logit or to the logarithm of the
+    hazard, all other columns being equal; ``mean`` and ``sd`` of the column in the training slides, 0 where it is not
+    used. Coefficients are shrunk by a penalty, and columns that tell the same share theirs: they are no tests.
+
+    Raises
+    ------
+    KeyError
+        If there is no model, or none of the composition.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> import histocell as hc
+    >>> slides = hc.io.slide_table(hc.datasets.synthetic_slides(20, n_tiles=40))
+    >>> lymphocytes = 0.5 * (slides.obs["label"] == "positive") + np.random.default_rng(0).uniform(size=20)
+    >>> slides.obsm["composition"] = lymphocytes.to_frame("share of lymphocytes")
+    >>> slides.obs["split"] = "train"
+    >>> hc.tl.fit_slides(slides, model="composition")
+    >>> bool(hc.get.coefficients(slides).loc["share of lymphocytes", "positive"] > 0)
+    True
+    """
+    from histocell.models.registry import load
+
+    hint = "Run hc.tl.fit_slides(slides, tiles) on slides with a composition: hc.io.slide_table(tiles, summary=...)."
+    table = get_table(data, table_key)
+    if key not in table.uns:
+        raise missing_key("uns", key, table.uns, hint)
+    model = load(table, model_key=key)
+    found = model if model.name == keys.COMPOSITION else model.baselines.get(keys.COMPOSITION)
+    if found is None:
+        container = f'uns["{key}"]'
+        raise missing_key(container, keys.COMPOSITION, [model.name, *model.baselines], hint)
+    weights, names = found.weights, found.features[0].get("columns")
+    scale = weights["input_scale"]
+    out = pd.DataFrame(weights["coefficients"].T, index=names, columns=list(found.targets))
+    sd = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+    return out.assign(mean=np.where(scale > 0, weights["input_mean"], 0.0), sd=sd)
 
 
 def colocalization(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import histocell as hc
+from histocell._core.rng import draw_seed
 from histocell.models.slides import bags as bags_module
 from histocell.models.slides.bags import Bag
 from histocell.models.slides.cox import cox_loss, fit_cox
@@ -27,6 +28,55 @@ def test_partial_likelihood_is_that_of_a_loop():
     risk = torch.tensor(rng.normal(size=20))
     wanted = sum(float(torch.logsumexp(risk[time >= time[i]], 0) - risk[i]) for i in range(20) if event[i])
     assert float(cox_loss(risk, time, event)) == pytest.approx(wanted, abs=1e-10)
+
+
+def test_slope_of_the_partial_likelihood():
+    """By the risk of a slide: its shares of the risk sets that it is in, less its event."""
+    rng = np.random.default_rng(1)
+    time, event, risk = rng.integers(1, 6, 20), rng.integers(2, size=20), rng.normal(size=20)
+    wanted = -event.astype(float)
+    for i in np.flatnonzero(event):
+        at_risk = time >= time[i]
+        wanted += at_risk * np.exp(risk) / np.exp(risk[at_risk]).sum()
+    made = torch.tensor(risk, requires_grad=True)
+    cox_loss(made, torch.tensor(time), torch.tensor(event)).backward()
+    assert made.grad.numpy() == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_slides_compared_one_at_a_time_learn_as_if_together(dropout):
+    """The gradients of two passes are those of one loss over all slides, with the same tiles and the same dropout."""
+    bags, means, Y = some_bags()
+    Y = np.column_stack([np.arange(12.0) + 1, np.arange(12) % 3 > 0])
+    model = hc.models.ABMIL(outcome="survival", dropout=dropout, bag_size=15, **SMALL).fit(means, Y, bags=bags)
+    net, targets, every = model._build(5, 1).train(), torch.tensor(Y, dtype=torch.float32), [Bag(bag) for bag in bags]
+    model._step(net, every, targets, np.random.default_rng(3))
+    found = [each.grad.clone() for each in net.parameters()]
+    net.zero_grad()
+    draws = np.random.default_rng(3)
+    risks = torch.stack([model._outputs(net, bag, draw_seed(draws)) for bag in every])[:, 0]
+    (cox_loss(risks, *targets.T) / Y[:, 1].sum()).backward()
+    for each, gradient in zip(net.parameters(), found, strict=True):
+        assert gradient == pytest.approx(each.grad, abs=1e-6)
+    assert max(float(each.abs().max()) for each in found) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("preset", "n", "events", "survival", "size"),
+    [
+        ("robust", 200, 0.5, False, 8),
+        ("robust", 60, 0.5, False, 6),
+        ("paper", 60, 0.5, False, 8),
+        ("robust", 60, 0.9, True, 8),
+        ("robust", 100, 0.1, True, 60),
+        ("paper", 100, 0.1, True, 8),
+    ],
+)
+def test_slides_of_a_step(preset, n, events, survival, size):
+    """Few slides: fewer at a time, for more steps. Few events: more slides at a time, for events to compare."""
+    Y = np.column_stack([np.arange(n), np.arange(n) < events * n]).astype(float)
+    model = hc.models.ABMIL(preset, outcome="survival" if survival else "classes")
+    assert model._schedule(Y).batch_size == size
 
 
 def test_cox_regression_finds_the_hazard():

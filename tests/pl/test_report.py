@@ -92,26 +92,26 @@ def test_leaves_figures_of_the_user_alone(run, tmp_path):
     plt.close(figure)
 
 
-def test_replaces_its_own_page_and_no_other(run, tmp_path):
+def test_replaces_its_own_page_and_no_other(run, tmp_path, user_sees):
     for _ in range(2):
         hc.pl.report(run, tmp_path / "run.html", section="P3S1", table_key="table")
     (tmp_path / "other.html").write_text("mine")
-    with pytest.raises(FileExistsError, match="other.html"):
+    with user_sees("Report", "a file of the user at the path", FileExistsError, match="other.html"):
         hc.pl.report(run, tmp_path / "other.html", table_key="table")
     assert (tmp_path / "other.html").read_text() == "mine"
 
 
-def test_bad_input(run, tmp_path):
-    with pytest.raises(ValueError, match=r"ends in .html"):
+def test_bad_input(run, tmp_path, user_sees):
+    with user_sees("Report", "a path that is no page", ValueError, match=r"ends in .html"):
         hc.pl.report(run, tmp_path / "run.pdf", table_key="table")
-    with pytest.raises(KeyError, match="P9S1"):
+    with user_sees("Report", "a section that is not there", KeyError, match="P9S1"):
         hc.pl.report(run, tmp_path / "run.html", section="P9S1", table_key="table")
     table = run["table"].copy()
     for slot in list(table.obsm):
         if slot != "spatial":
             del table.obsm[slot]
     table.uns.clear()
-    with pytest.raises(ValueError, match="nothing to report"):
+    with user_sees("Report", "data without a result", ValueError, match="nothing to report"):
         hc.pl.report(table, tmp_path / "run.html")
     assert list(tmp_path.iterdir()) == []
 

@@ -66,6 +66,7 @@ RETRIEVAL = "retrieval"
 BATCH_EFFECT = "batch_effect"
 
 SLIDE_MODEL = "slide_model"
+COMPOSITION = "composition"  # data frame in obsm of a table of slides
 SLIDE_EVALUATION = "slide_evaluation"
 PREDICTED_SLIDE = "predicted_slide"  # column of obs of a table of slides
 N_TILES = "n_tiles"

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from histocell import metrics
+from histocell._core import keys
 from histocell._core.arguments import check_count
 from histocell._core.errors import listing, warn
 from histocell._core.rng import as_rng, draw_seed
@@ -22,7 +23,7 @@ from histocell.tl.engine.fit import Dataset
 from histocell.tl.engine.task import Values
 from histocell.tl.slide_level.rows import contents, patients
 from histocell.tl.slide_level.scores import scores_of
-from histocell.tl.slide_level.slides import bags_of, unfitted_model
+from histocell.tl.slide_level.slides import bags_of, own_features, unfitted_model
 from histocell.tl.slide_level.task import RISK, Outcome
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class _Study:
 
     task: Task
     X: np.ndarray
+    composition: np.ndarray | None
     Y: Floats
     bags: list[Bag] | None
     patients: np.ndarray
@@ -63,11 +65,12 @@ class _Study:
         """Predictions of slides by a model fitted on others."""
         made = type(model)(**vars(model.config))
         options: dict[str, Any] = {"bags": self.bags} if made.needs_bags else {}
-        made.fit(self.X, self.Y, index=fitted, groups=self.patients[fitted], rng=seed, device=self.device, **options)
+        X = self.X if made.name != keys.COMPOSITION or self.composition is None else self.composition
+        made.fit(X, self.Y, index=fitted, groups=self.patients[fitted], rng=seed, device=self.device, **options)
         new: dict[str, Any] = (
             {"bags": [self.bags[i] for i in held]} if made.needs_bags and self.bags is not None else {}
         )
-        return made.predict(self.X[held], device=self.device, **new)
+        return made.predict(X[held], device=self.device, **new)
 
     def choose(self, models: Sequence[Model], fitted: Ints, seed: int) -> Model:
         """The one of several settings that predicts patients best that are held out of those to fit on."""
@@ -115,7 +118,8 @@ def cross_validate_slides(
     features
         Embedding in ``obsm``; by default the only one there is.
     models
-        One model or several, as in `histocell.tl.fit_slides`.
+        One model or several, as in `histocell.tl.fit_slides`; by default all, with ``"composition"`` where
+        ``obsm["composition"]`` is there.
     config
         Settings by the name of a model; several, as a list, to choose from: ``{"abmil": [{"lr": 1e-4}, {"lr": 1e-3}]}``.
     target, time_key, event_key
@@ -157,33 +161,27 @@ def cross_validate_slides(
     table, outcome = get_table(data, table_key), Outcome(target, time_key, event_key)
     if outcome.name == "survival" and models == _MODELS:
         models = _MODELS[1:]
+    if models in (_MODELS, _MODELS[1:]) and keys.COMPOSITION in table.obsm:
+        models = (*models, keys.COMPOSITION)
     choices = _choices(models, config, outcome)
     task = outcome.task(table)
-    dataset = Dataset.read(task, table, features, target, None)
+    every = [model for each in choices.values() for model in each]
+    dataset = Dataset.read(task, table, features or own_features(every), target, None)
+    composition = None
+    if keys.COMPOSITION in choices:
+        composition = np.asarray(Dataset.read(task, table, keys.COMPOSITION, target, None).X)
     labels, _ = patients(table, group_key)
-    known = np.flatnonzero(dataset.known & np.isfinite(np.asarray(dataset.X)).all(axis=1))
-    if len(known) < table.n_obs:
-        warn(f"{table.n_obs - len(known)} of {table.n_obs} slides have no known outcome or no tiles; left out")
+    known = _known(dataset, composition, every)
     _check_copies(dataset, labels, known)
-    bags = bags_of(table, tiles, dataset.names[0], [model for each in choices.values() for model in each])
+    bags = bags_of(table, tiles, dataset.names[0], every)
     Y = dataset.truth.array
     strata = Y[:, 1] if outcome.name == "survival" else Y.argmax(axis=1)
-    study = _Study(task, np.asarray(dataset.X), Y, bags, labels, strata.astype(np.int64), device)
+    study = _Study(task, np.asarray(dataset.X), composition, Y, bags, labels, strata.astype(np.int64), device)
     _check_folds(study, known, dataset.truth.names, outcome, n_folds)
     generator = as_rng(rng)
     folds = study.folds(known, n_folds, draw_seed(generator))
     names = [RISK] if outcome.name == "survival" else dataset.truth.names
-    predicted = {name: np.full((len(Y), len(names)), np.nan) for name in choices}
-    number, chosen = np.zeros(len(Y), dtype=np.intp), {name: Counter[str]() for name in choices}
-    with progress_bar(total=len(folds) * len(choices), desc="cross-validation", unit="fit") as bar:
-        for fold, (fitted, held) in enumerate(folds):
-            number[held], seed = fold, draw_seed(generator)
-            for name, each in choices.items():
-                model = study.choose(each, fitted, seed)
-                chosen[name][_text(model, each)] += 1
-                predicted[name][held] = study.predict(model, fitted, held, seed)
-                bar.update()
-            logger.info("fold %d: %d slides to fit on, %d held out", fold, len(fitted), len(held))
+    predicted, number, chosen = _over_folds(study, choices, folds, len(names), generator)
     scores = scores_of(
         task,
         dataset.truth.rows(known),
@@ -196,6 +194,39 @@ def cross_validate_slides(
     )
     texts = {name: "; ".join(f"{text} in {n}" for text, n in counts.items() if text) for name, counts in chosen.items()}
     return scores.assign(settings=scores["model"].map(texts))
+
+
+def _known(dataset: Dataset, composition: np.ndarray | None, models: Sequence[Model]) -> Ints:
+    """Slides whose outcome is known, and what all models look at; a warning tells of others."""
+    there = dataset.known & (composition is None or np.isfinite(composition).any(axis=1))
+    if own_features(models) is None:
+        there &= np.isfinite(np.asarray(dataset.X)).all(axis=1)
+    if not there.all():
+        what = "no tiles" if composition is None else "no tiles or no composition"
+        warn(f"{int((~there).sum())} of {len(there)} slides have no known outcome or {what}; left out")
+    return np.flatnonzero(there)
+
+
+def _over_folds(
+    study: _Study,
+    choices: Mapping[str, Sequence[Model]],
+    folds: Sequence[tuple[Ints, Ints]],
+    n_out: int,
+    generator: np.random.Generator,
+) -> tuple[dict[str, Floats], Ints, dict[str, Counter[str]]]:
+    """Predictions of each model, the fold of each slide, and how often which settings were chosen."""
+    predicted = {name: np.full((len(study.Y), n_out), np.nan) for name in choices}
+    number, chosen = np.zeros(len(study.Y), dtype=np.intp), {name: Counter[str]() for name in choices}
+    with progress_bar(total=len(folds) * len(choices), desc="cross-validation", unit="fit") as bar:
+        for fold, (fitted, held) in enumerate(folds):
+            number[held], seed = fold, draw_seed(generator)
+            for name, each in choices.items():
+                model = study.choose(each, fitted, seed)
+                chosen[name][_text(model, each)] += 1
+                predicted[name][held] = study.predict(model, fitted, held, seed)
+                bar.update()
+            logger.info("fold %d: %d slides to fit on, %d held out", fold, len(fitted), len(held))
+    return predicted, number, chosen
 
 
 def _choices(

@@ -16,4 +16,5 @@ from histocell.models.regressors.ridge import Mean as Mean
 from histocell.models.regressors.ridge import Ridge as Ridge
 from histocell.models.regressors.spatial_mlp import SpatialMLP as SpatialMLP
 from histocell.models.slides.abmil import ABMIL as ABMIL
+from histocell.models.slides.composition import Composition as Composition
 from histocell.models.slides.pooled import MeanPooling as MeanPooling

@@ -36,6 +36,7 @@ MODELS: dict[str, str | type[Model]] = {
     "cell_transformer": "histocell.models.cells.transformer:CellTransformer",
     "common_class": "histocell.models.slides.pooled:CommonClass",
     "component_ridge": "histocell.models.expression.component_ridge:ComponentRidge",
+    "composition": "histocell.models.slides.composition:Composition",
     "contrastive": "histocell.models.alignment.projectors:Contrastive",
     "hest": "histocell.models.expression.hest:Hest",
     "hist2cell": "histocell.models.regressors.hist2cell.regressor:Hist2Cell",

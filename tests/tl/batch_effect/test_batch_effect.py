@@ -40,8 +40,8 @@ def value(result, embedding, metric, against, clusters=""):
     return rows["value"].item()
 
 
-def test_what_shows_tissue_wins(table):
-    with pytest.warns(UserWarning, match="same in all rows"):
+def test_what_shows_tissue_wins(table, user_sees):
+    with user_sees("Batch effect", "an embedding that is the same in all rows", UserWarning, match="same in all rows"):
         found = scores(table, ["X_tissue", "X_colour", "X_constant"])
     for metric, clusters in (("ari", "kmeans"), ("ami", "kmeans"), ("neighbors", "")):
         balance = [
@@ -117,26 +117,38 @@ def test_same_again_and_written(table, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("prepare", "changes", "error", "match"),
+    ("given", "prepare", "changes", "error", "match"),
     [
-        (lambda t: None, {"batch_key": "site"}, KeyError, "site"),
-        (lambda t: None, {"embeddings": "X_uni"}, KeyError, "X_uni"),
-        (lambda t: None, {"clustering": "dbscan"}, ValueError, "kmeans, leiden"),
-        (lambda t: t.obs.__setitem__("scanner", "A"), {}, ValueError, "the same in all 240 rows"),
-        (lambda t: t.obs.__setitem__("tissue", t.obs["scanner"] + "1"), {}, ValueError, "cannot be told apart"),
-        (lambda t: t.obs.__setitem__("tissue", np.nan), {}, ValueError, "missing in 240 rows"),
+        ("no column of scanners", lambda t: None, {"batch_key": "site"}, KeyError, "site"),
+        ("an embedding that is missing", lambda t: None, {"embeddings": "X_uni"}, KeyError, "X_uni"),
+        ("an unknown clustering", lambda t: None, {"clustering": "dbscan"}, ValueError, "kmeans, leiden"),
+        ("one scanner", lambda t: t.obs.__setitem__("scanner", "A"), {}, ValueError, "the same in all 240 rows"),
+        (
+            "each tissue on a scanner of its own",
+            lambda t: t.obs.__setitem__("tissue", t.obs["scanner"] + "1"),
+            {},
+            ValueError,
+            "cannot be told apart",
+        ),
+        (
+            "labels that are missing",
+            lambda t: t.obs.__setitem__("tissue", np.nan),
+            {},
+            ValueError,
+            "missing in 240 rows",
+        ),
     ],
 )
-def test_bad_input(table, prepare, changes, error, match):
+def test_bad_input(table, user_sees, given, prepare, changes, error, match):
     prepare(table)
     changes = dict(changes)
-    with pytest.raises(error, match=match):
+    with user_sees("Batch effect", given, error, match=match):
         scores(table, changes.pop("embeddings", "X_tissue"), **changes)
 
 
-def test_rows_that_are_not_finite_are_left_out(table):
+def test_rows_that_are_not_finite_are_left_out(table, user_sees):
     table.obsm["X_tissue"][:7] = np.nan
-    with pytest.warns(UserWarning, match="7 of 240 rows"):
+    with user_sees("Batch effect", "rows that are not finite", UserWarning, match="7 of 240 rows"):
         scores(table, "X_tissue")
 
 

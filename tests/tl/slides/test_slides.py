@@ -133,13 +133,18 @@ def test_the_record_survives_files(few, tmp_path):
 
 
 class TestLeakage:
-    def test_patient_on_both_sides(self, few):
+    def test_patient_on_both_sides(self, few, user_sees):
         tiles, slides = few
         slides.obs["patient"] = np.where(slides.obs_names.isin(["S1", "S3"]), "P9", slides.obs["patient"])
-        with pytest.raises(ValueError, match=r"patients are in several parts of obs\[\"split\"\]: P9"):
+        with user_sees(
+            "Slide level",
+            "a patient in two parts of the split",
+            ValueError,
+            match=r"patients are in several parts of obs\[\"split\"\]: P9",
+        ):
             hc.tl.fit_slides(slides, tiles)
 
-    def test_copy_on_both_sides(self, few):
+    def test_copy_on_both_sides(self, few, user_sees):
         """A copy of a test slide under another name and patient, its tiles in another order."""
         tiles, slides = few
         order = np.random.default_rng(0).permutation(20)
@@ -147,18 +152,30 @@ class TestLeakage:
         tiles.obsm["X_tiles"][third] = tiles.obsm["X_tiles"][first[order]]
         again = hc.io.slide_table(tiles)
         again.obs["split"] = slides.obs["split"]
-        with pytest.raises(ValueError, match="slides of one content are in several parts.*S1, S3"):
+        with user_sees(
+            "Slide level",
+            "one slide under two names in two parts of the split",
+            ValueError,
+            match="slides of one content are in several parts.*S1, S3",
+        ):
             hc.tl.fit_slides(again, tiles)
-        with pytest.raises(ValueError, match="S1 of P1 = S3 of P3"):
+        with user_sees(
+            "Slide level", "one slide under two patients, to cross-validate", ValueError, match="S1 of P1 = S3 of P3"
+        ):
             hc.bench.cross_validate_slides(again, models="mean", n_folds=2)
 
-    def test_names_of_patients(self, few):
+    def test_names_of_patients(self, few, user_sees):
         tiles, slides = few
         hc.tl.fit_slides(slides, model="mean")
         other = hc.io.slide_table(hc.datasets.synthetic_slides(12, n_tiles=20, n_features=4, rng=5))
         other.obs_names = [f"T{i}" for i in range(12)]
         hc.tl.predict_slides(other, model=slides)
-        with pytest.warns(UserWarning, match="10 of 12 scored slides are of patients whose names were fitted on"):
+        with user_sees(
+            "Slide level",
+            "scored slides of patients with names of the fit",
+            UserWarning,
+            match="10 of 12 scored slides are of patients whose names were fitted on",
+        ):
             hc.tl.evaluate_slides(other, inplace=False)
 
     def test_test_slides_change_nothing(self, few):
@@ -174,10 +191,15 @@ class TestLeakage:
 
 
 class TestBadInput:
-    def test_bags_without_tiles(self, few):
+    def test_bags_without_tiles(self, few, user_sees):
         tiles, _ = few
         tiles.obsm["X_tiles"][tiles.obs["section"].isin(["S1", "S4"])] = np.nan
-        with pytest.warns(UserWarning, match="2 of 12 slides have no tile with finite features: S1, S4"):
+        with user_sees(
+            "Slide level",
+            "slides without tiles",
+            UserWarning,
+            match="2 of 12 slides have no tile with finite features: S1, S4",
+        ):
             slides = hc.io.slide_table(tiles)
         hc.pp.split(slides, by="patient", test=["P1", "P2"])
         with pytest.warns(UserWarning, match="1 of 10 rows have features"):
@@ -192,49 +214,67 @@ class TestBadInput:
             slides = hc.io.slide_table({"a": np.ones((3, 2)), "b": np.ones((0, 2))})
         assert slides.obs["n_tiles"].tolist() == [3, 0]
 
-    def test_one_class(self, few):
+    def test_one_class(self, few, user_sees):
         tiles, slides = few
         slides.obs["label"] = np.where(slides.obs["split"] == "train", "negative", slides.obs["label"])
-        with (
-            pytest.warns(UserWarning, match="no training slide is of class positive"),
-            pytest.raises(ValueError, match="two columns"),
+        with user_sees(
+            "Slide level", "training slides of one class", ValueError, match="of class negative, so there is nothing"
         ):
             hc.tl.fit_slides(slides, tiles)
 
-    def test_a_class_without_training_slides(self, few):
+    def test_a_class_without_training_slides(self, few, user_sees):
         tiles, slides = few
         slides.obs["label"] = slides.obs["label"].astype(object)
         slides.obs.loc["S1", "label"] = "rare"
-        with pytest.warns(UserWarning, match="no training slide is of class rare"):
+        with user_sees(
+            "Slide level", "a class that no training slide has", UserWarning, match="no training slide is of class rare"
+        ):
             hc.tl.fit_slides(slides, model="mean")
         hc.tl.predict_slides(slides)
         with (
             pytest.warns(UserWarning, match="1 slides are of classes that the model does not know: rare"),
-            pytest.warns(UserWarning, match="auc of the 1 scored slides is undefined"),
+            user_sees(
+                "Slide level",
+                "scored slides of one class",
+                UserWarning,
+                match="auc of the 1 scored slides is undefined",
+            ),
         ):
             hc.tl.evaluate_slides(slides, inplace=False)
 
-    def test_missing_labels(self, few):
+    def test_missing_labels(self, few, user_sees):
         tiles, slides = few
         slides.obs["label"] = slides.obs["label"].astype(object)
         slides.obs.loc[["S5", "S6"], "label"] = None
-        with pytest.warns(UserWarning, match="2 training or validation rows have a target that is not finite"):
+        with user_sees(
+            "Slide level",
+            "slides without a label",
+            UserWarning,
+            match="2 training or validation rows have a target that is not finite",
+        ):
             hc.tl.fit_slides(slides, model="mean")
         assert hc.models.load(slides, model_key="slide_model").facts["n_train"] == 8
 
-    def test_labels_that_vary_within_a_slide(self, few):
+    def test_labels_that_vary_within_a_slide(self, few, user_sees):
         tiles, _ = few
         tiles.obs["label"] = tiles.obs["label"].astype(object)
         tiles.obs.iloc[0, tiles.obs.columns.get_loc("label")] = "positive"
         slides = hc.io.slide_table(tiles)
         slides.obs["split"] = "train"
-        with pytest.raises(KeyError, match="tiles of one slide have several values"):
+        with user_sees(
+            "Slide level",
+            "a label that varies within a slide",
+            KeyError,
+            match="tiles of one slide have several values",
+        ):
             hc.tl.fit_slides(slides, tiles)
 
-    def test_censored_only(self, few):
+    def test_censored_only(self, few, user_sees):
         _, slides = few
         slides.obs["event"] = 0
-        with pytest.raises(ValueError, match="all 10 training slides are censored"):
+        with user_sees(
+            "Slide level", "survival without an event", ValueError, match="all 10 training slides are censored"
+        ):
             hc.tl.fit_slides(slides, model="mean", time_key="time", event_key="event")
         with pytest.raises(ValueError, match="12 slides are censored"):
             hc.bench.cross_validate_slides(slides, models="mean", n_folds=2, time_key="time", event_key="event")
@@ -253,50 +293,60 @@ class TestBadInput:
         with pytest.raises(ValueError, match=message):
             hc.tl.fit_slides(slides, model="mean", time_key="time", event_key="event")
 
-    def test_time_without_event(self, few):
-        with pytest.raises(ValueError, match="both time_key= and event_key="):
+    def test_time_without_event(self, few, user_sees):
+        with user_sees("Slide level", "a time without an event", ValueError, match="both time_key= and event_key="):
             hc.tl.fit_slides(few[1], model="mean", time_key="time")
 
-    def test_no_patients(self, few):
+    def test_no_patients(self, few, user_sees):
         tiles, slides = few
         del slides.obs["patient"]
-        with pytest.warns(UserWarning, match="each slide counts as a patient"):
+        with user_sees("Slide level", "slides without patients", UserWarning, match="each slide counts as a patient"):
             hc.tl.fit_slides(slides, model="mean")
 
-    def test_mixed_encoders(self, tmp_path):
+    def test_mixed_encoders(self, tmp_path, user_sees):
         import anndata as ad
         import zarr
 
-        with pytest.raises(ValueError, match="3 features: a; 4 features: b"):
+        with user_sees("Slide level", "embeddings of several widths", ValueError, match="3 features: a; 4 features: b"):
             hc.io.slide_table({"a": np.ones((3, 3)), "b": np.ones((3, 4))})
         for name, encoder in (("a", "uni"), ("b", "conch")):
             table = ad.AnnData(obs=pd.DataFrame(index=["0", "1"]), obsm={"X_e": np.ones((2, 3))})
             hc._core.keys.write_provenance(table, "X_e", encoder=encoder, dim=3)
             group = zarr.open_group(tmp_path / f"{name}.zarr", mode="w")
             ad.io.write_elem(group.create_group("tables"), "tile_table", table)
-        with pytest.raises(ValueError, match="encoder is conch of b and uni of a"):
+        with user_sees(
+            "Slide level",
+            "embeddings of several encoders of one width",
+            ValueError,
+            match="encoder is conch of b and uni of a",
+        ):
             hc.io.slide_table(tmp_path)
 
-    def test_other_tiles_than_the_table_was_made_of(self, few):
+    def test_other_tiles_than_the_table_was_made_of(self, few, user_sees):
         tiles, slides = few
-        with pytest.raises(ValueError, match="not those that the table of slides was made of"):
+        with user_sees(
+            "Slide level",
+            "other tiles than the table was made of",
+            ValueError,
+            match="not those that the table of slides was made of",
+        ):
             hc.tl.fit_slides(slides, tiles[:-1].copy())
-        with pytest.raises(KeyError, match='tiles\\["S12"\\] not found'):
+        with user_sees("Slide level", "a slide whose tiles are missing", KeyError, match='tiles\\["S12"\\] not found'):
             hc.tl.fit_slides(slides, tiles[:-20].copy())
         with pytest.raises(ValueError, match="give tiles="):
             hc.tl.fit_slides(slides)
 
-    def test_attention_needs_a_table_and_a_model_with_it(self, few):
+    def test_attention_needs_a_table_and_a_model_with_it(self, few, user_sees):
         tiles, slides = few
         hc.tl.fit_slides(slides, model="mean")
-        with pytest.raises(ValueError, match="gives no attention"):
+        with user_sees("Slide level", "attention of a model that has none", ValueError, match="gives no attention"):
             hc.tl.predict_slides(slides, tiles, attention=True)
         hc.tl.fit_slides(slides, tiles, config=SMALL | {"max_epochs": 1})
         with pytest.raises(ValueError, match="written into a table"):
             hc.tl.predict_slides(slides, {"S1": np.ones((20, 4))}, attention=True)
 
     def test_models_of_other_tasks(self, few):
-        with pytest.raises(ValueError, match="abmil, common_class, mean_pooling"):
+        with pytest.raises(ValueError, match="abmil, common_class, composition, mean_pooling"):
             hc.tl.fit_slides(few[1], model="ridge")
 
     def test_labels_beside_tiles(self, few):
@@ -350,9 +400,14 @@ class TestCrossValidation:
         found = scores.query("metric == 'auc' and `class` == 'mean'").iloc[0]
         assert found["low"] < 0.5 < found["high"]
 
-    def test_too_few_patients_of_a_class(self, few):
+    def test_too_few_patients_of_a_class(self, few, user_sees):
         tiles, slides = few
-        with pytest.raises(ValueError, match="6 patients of class negative do not go into 7 folds"):
+        with user_sees(
+            "Slide level",
+            "more folds than patients of a class",
+            ValueError,
+            match="6 patients of class negative do not go into 7 folds",
+        ):
             hc.bench.cross_validate_slides(slides, models="mean", n_folds=7)
         slides.obs["label"] = "negative"
         with pytest.raises(ValueError, match="one class"):

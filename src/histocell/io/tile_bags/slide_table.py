@@ -24,6 +24,7 @@ def slide_table(
     labels: pd.DataFrame | None = None,
     *,
     features: str | None = None,
+    summary: pd.DataFrame | None = None,
     slide_key: str = keys.SECTION,
     table_key: str | None = None,
 ) -> AnnData:
@@ -43,6 +44,9 @@ def slide_table(
         with a warning. By default the columns of ``obs`` of a table that have one value in each slide.
     features
         Embedding in ``obsm``; by default the only one there is.
+    summary
+        What the slides are made of, which a regression is fitted on beside other models: the table of
+        `histocell.tl.summarize_slides`, or a data frame of numbers with one row per slide.
     slide_key
         Column of ``obs`` of a table that names the slide of each tile; ``"patient"`` for one bag per patient.
     table_key
@@ -51,14 +55,16 @@ def slide_table(
     Returns
     -------
     AnnData with one row per slide: ``obs["section"]``, ``obs["n_tiles"]`` and the labels, and in ``obsm[features]`` the mean of
-    the tiles with finite features, NaN for a slide without any.
+    the tiles with finite features, NaN for a slide without any. With `summary` also the data frame ``obsm["composition"]``,
+    NaN for what is not known of a slide.
 
     Raises
     ------
     KeyError
         When the embedding or the column of the slides is not there.
     ValueError
-        When slides were embedded by several encoders, a slide has two rows of labels, or no label fits a slide.
+        When slides were embedded by several encoders, a slide has two rows of labels, or no label or row of `summary` fits
+        a slide.
 
     Examples
     --------
@@ -86,6 +92,8 @@ def slide_table(
     _warn_of_empty(names, obs[keys.N_TILES].to_numpy(), np.array(counts))
     table = AnnData(obs=obs)
     table.obsm[bags.key] = means
+    if summary is not None:
+        table.obsm[keys.COMPOSITION] = _composition(summary, names)
     if bags.facts:
         facts = {name: value for name, value in bags.facts.items() if name != "histocell"}
         keys.write_provenance(table, bags.key, **facts)
@@ -128,6 +136,30 @@ def _joined(obs: pd.DataFrame, labels: pd.DataFrame, names: list[str]) -> pd.Dat
     if absent := [name for name in names if name not in set(index)]:
         warn(f"{len(absent)} slides have no labels: {listing(absent, 5)}; their labels are missing")
     return pd.concat([obs, labels.set_axis(index).reindex(names)], axis=1)
+
+
+def _composition(summary: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """What each slide is made of, in the order of the slides."""
+    wide = summary
+    if {"slide", "feature", "value"} <= set(summary):
+        wide = summary.pivot(index="slide", columns="feature", values="value")
+        wide = wide[summary["feature"].unique()]
+    wide = wide.set_axis(wide.index.astype(str)).rename(columns=lambda name: str(name).replace("/", "_"))
+    wide.columns.name = wide.index.name = None
+    texts = [name for name, kind in wide.dtypes.items() if kind.kind not in "fiub"]
+    if texts or not wide.columns.size or wide.columns.has_duplicates or wide.index.has_duplicates:
+        msg = (
+            "summary must be the table of hc.tl.summarize_slides, or numbers in columns of different names, one row per slide; "
+            f"it has the columns {listing(wide.columns, 6)}"
+            + (f", of which no numbers: {listing(texts, 6)}" if texts else "")
+        )
+        raise ValueError(msg)
+    if not wide.index.isin(names).any():
+        msg = f"summary names no slide: {listing(wide.index, 5)}; the slides are {listing(names, 5)}"
+        raise ValueError(msg)
+    if absent := [name for name in names if name not in set(wide.index)]:
+        warn(f"summary says nothing of {len(absent)} of {len(names)} slides: {listing(absent, 5)}")
+    return wide.reindex(names).astype(np.float64)
 
 
 def _warn_of_empty(names: list[str], n_tiles: np.ndarray, n_finite: np.ndarray) -> None:

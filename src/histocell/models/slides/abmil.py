@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Self, cast
@@ -31,6 +32,19 @@ if TYPE_CHECKING:
     from histocell.models.places import Places
     from histocell.models.slides.bags import Rows
 
+DEFAULT_PRESET = "robust"
+PRESETS: dict[str, dict[str, object]] = {
+    "robust": {},
+    "paper": {
+        "hidden": 512,
+        "attention": 256,
+        "lr": 3e-4,
+        "max_epochs": 20,
+        "clip_norm": 0.0,
+        "least_steps": 0,
+        "least_events": 0,
+    },
+}
 _FOR_SCALE, _OF_EACH = 16_384, 1024  # tiles that set the scale of the features, and at most so many of a slide
 
 
@@ -40,6 +54,8 @@ class ABMILConfig(training.Schedule, SlideConfig):
 
     Attributes
     ----------
+    preset
+        The preset that the other settings started from.
     hidden, attention
         Widths of the network.
     dropout
@@ -49,20 +65,25 @@ class ABMILConfig(training.Schedule, SlideConfig):
     balanced
         Whether classes weigh the same in all.
     batch_size
-        Slides whose gradients are added up before a step; of survival, whose loss compares them, they learn together.
+        Slides whose gradients are added up before a step.
     least_steps
-        Of few slides, fewer are added up, so that all epochs together take about so many steps; 0 for no such limit.
+        Of few slides, fewer are added up, so that all epochs together take about so many steps; 0 for no such limit. Not
+        for survival, whose loss compares the slides of a step.
+    least_events
+        For survival, a step compares as many slides as hold about so many events, if that is more than `batch_size`.
     """
 
-    lr: float = limited(3e-4, above=0)
+    preset: str = limited(DEFAULT_PRESET, choices=tuple(PRESETS))
+    lr: float = limited(1e-3, above=0)
     min_lr: float = limited(0.0, least=0)
     weight_decay: float = limited(1e-5, least=0)
     batch_size: int = limited(8, least=1)
     least_steps: int = limited(400, least=0)
-    max_epochs: int = limited(20, least=1)
+    least_events: int = limited(6, least=0)
+    max_epochs: int = limited(40, least=1)
     warmup: float = limited(0.0, least=0, most=1)
-    hidden: int = limited(512, least=1)
-    attention: int = limited(256, least=1)
+    hidden: int = limited(128, least=1)
+    attention: int = limited(64, least=1)
     dropout: float = limited(0.25, least=0, below=1)
     bag_size: int = limited(2048, least=1)
     balanced: bool = True
@@ -73,9 +94,13 @@ class ABMIL(SlideModel):
 
     Parameters
     ----------
+    preset
+        ``"robust"``: narrow and with a larger learning rate, so that some dozens of slides are enough. ``"paper"``: the
+        settings with which it is mostly published, for hundreds of slides.
     **config
-        Settings: ``outcome``, ``hidden``, ``attention``, ``dropout``, ``bag_size``, ``balanced``, and those of the training:
-        ``lr``, ``min_lr``, ``weight_decay``, ``batch_size``, ``least_steps``, ``max_epochs``, ``patience``, ``warmup``, ``clip_norm``.
+        Settings of `ABMILConfig` that replace those of the preset: ``outcome``, ``hidden``, ``attention``, ``dropout``,
+        ``bag_size``, ``balanced``, and those of the training: ``lr``, ``min_lr``, ``weight_decay``, ``batch_size``, ``least_steps``,
+        ``least_events``, ``max_epochs``, ``patience``, ``warmup``, ``clip_norm``.
 
     References
     ----------
@@ -101,6 +126,13 @@ class ABMIL(SlideModel):
     config_class = ABMILConfig
     config: ABMILConfig
     needs_bags = True
+
+    def __init__(self, preset: str | None = None, **config: object) -> None:
+        preset = preset or DEFAULT_PRESET
+        if not isinstance(preset, str) or preset not in PRESETS:
+            msg = f"unknown preset {preset!r}; there are: {', '.join(PRESETS)}"
+            raise ValueError(msg)
+        super().__init__(**{**PRESETS[preset], **config, "preset": preset})
 
     def fit(
         self,
@@ -193,46 +225,63 @@ class ABMIL(SlideModel):
         self.weights["class_weight"] = self._class_weight(Y[train])
         with training.seeded(draw_seed(rng), chosen):
             net = self._build(bags[0].dim, self._n_out()).to(chosen)
-            tiles = partial(self._tiles, rng=draws, device=chosen)
             targets = torch.as_tensor(Y[train], dtype=torch.float32, device=chosen)
 
             def learn(active: Sequence[int], batches: Sequence[Tensor]) -> list[float]:
                 del active
-                return [self._step(net, [fitted[i] for i in batches[0].tolist()], targets[batches[0]], tiles)]
+                return [self._step(net, [fitted[i] for i in batches[0].tolist()], targets[batches[0]], draws)]
 
             validate = partial(self._validate, net, held, Y[~train], chosen) if held else None
             run = training.Run(net, len(fitted), validate)
-            schedule, size = self._schedule(len(fitted)), self.config.bag_size
+            schedule, size = self._schedule(Y[train]), self.config.bag_size
             (history,) = training.train_all([run], learn, schedule=schedule, desc="abmil", rows_per_item=size)
         self.weights |= {f"net.{name}": value.cpu().numpy() for name, value in net.state_dict().items()}
         curves = {"train_loss": history.train_loss, "val_loss": history.val_loss}
         self.history = {name: np.array([values]) for name, values in curves.items() if values}
         self.history["best_epoch"] = np.array([history.best_epoch])
 
-    def _schedule(self, n_slides: int) -> training.Schedule:
-        config = self.config
-        if self.is_survival or not config.least_steps:
+    def _schedule(self, Y: Floats) -> training.Schedule:
+        """The settings of the training with as many slides in a step as suits those with targets `Y`."""
+        config, n = self.config, len(Y)
+        if self.is_survival:
+            wanted = max(config.batch_size, math.ceil(config.least_events * n / Y[:, 1].sum()))
+            return replace(config, batch_size=min(wanted, n))
+        if not config.least_steps:
             return config
-        most = max(1, n_slides * config.max_epochs // config.least_steps)
-        return replace(config, batch_size=min(config.batch_size, most))
+        return replace(config, batch_size=min(config.batch_size, max(1, n * config.max_epochs // config.least_steps)))
 
-    def _tiles(self, bag: Bag, *, rng: np.random.Generator, device: torch.device) -> Tensor:
+    def _tiles(self, bag: Bag, rng: np.random.Generator, device: torch.device) -> Tensor:
         """Some tiles of a slide as the network sees them."""
         mean, scale = _scale(self.weights, device)
         return (torch.as_tensor(bag.sample(self.config.bag_size, rng), device=device) - mean) * scale
 
-    def _step(self, net: AttentionNet, bags: list[Bag], targets: Tensor, tiles: partial[Tensor]) -> float:
-        """Gradients of the loss of some slides; one slide in memory at a time where each has a loss of its own."""
+    def _step(self, net: AttentionNet, bags: list[Bag], targets: Tensor, rng: np.random.Generator) -> float:
+        """Gradients of the loss of some slides, with the tiles of one slide in memory at a time.
+
+        The risks of all are compared by a first pass; a second one, of the same tiles and the same dropout, hands each slide
+        the derivative of the loss by its risk. Classes have a loss for each slide, and need one pass.
+        """
         if self.is_survival:
-            value = self._loss(torch.stack([net(tiles(bag)) for bag in bags]), targets)
-            value.backward()
+            seeds = [draw_seed(rng) for _ in bags]
+            with torch.no_grad():
+                risks = torch.stack([self._outputs(net, bag, seed) for bag, seed in zip(bags, seeds, strict=True)])
+            value = self._loss(risks.requires_grad_(), targets)
+            (slopes,) = torch.autograd.grad(value, risks)
+            for bag, seed, slope in zip(bags, seeds, slopes, strict=True):
+                self._outputs(net, bag, seed).backward(slope)
             return value.item()
         total = 0.0
         for bag, target in zip(bags, targets, strict=True):
-            value = self._loss(net(tiles(bag))[None], target[None]) / len(bags)
+            value = self._loss(net(self._tiles(bag, rng, target.device))[None], target[None]) / len(bags)
             value.backward()
             total += value.item()
         return total
+
+    def _outputs(self, net: AttentionNet, bag: Bag, seed: int) -> Tensor:
+        """Outputs of a slide, with the tiles and the dropout of a seed."""
+        device = net.head.weight.device
+        with training.seeded(seed, device):
+            return net(self._tiles(bag, np.random.default_rng(seed), device))
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of slides: the weighted cross-entropy, or the partial likelihood among them."""

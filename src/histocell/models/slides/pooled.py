@@ -14,9 +14,10 @@ from histocell.models.slides.base import SlideConfig, SlideModel, check_outcome,
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from histocell._core.types import Floats
+    from histocell._core.types import Bools, Floats
     from histocell.models.folds import FitRows
     from histocell.models.places import Places
+    from histocell.models.problem import Joined
 
 _ABSENT = -30.0  # logit of a class that no training slide has
 
@@ -30,6 +31,10 @@ class CommonClass(SlideModel):
     limits = "looks at no features; says nothing of survival"
     cost = "none"
     reference = "none"
+
+    def has_features(self, X: np.ndarray | Joined) -> Bools:
+        """Slides of which anything is known, as of a composition."""
+        return np.isfinite(np.asarray(X)).any(axis=1)
 
     def _fit(self, X: np.ndarray, Y: Floats, rows: FitRows, rng: np.random.Generator, device: str | None) -> None:
         check_outcome(Y, rows.train, self.config.outcome)

@@ -17,7 +17,7 @@ from histocell.tl.engine.task import Values
 from histocell.tl.engine.views import Views
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
 
@@ -62,11 +62,25 @@ def predict(
         slots["obs", key + keys.NOVELTY] = pd.Series(novelty, index=table.obs_names)
         warn_of_new_sections(Sections(table), novelty, len(model.facts.get("groups", [])))
     if baselines:
-        outputs |= {f"_{name}": each.predict(X, device=device) for name, each in model.baselines.items()}
+        outputs |= {f"_{name}": each.predict(of, device=device) for name, each, of in _baselines(task, table, model, X)}
     for ending, array in outputs.items():
         values = Values(array, model.targets, model.facts.get("original_names") or {})
         slots |= task.writer.slots(key + ending, values, table.obs_names)
     return slots
+
+
+def _baselines(
+    task: Task, table: AnnData, model: Model, X: np.ndarray | Joined
+) -> Iterator[tuple[str, Model, np.ndarray | Joined]]:
+    """The baselines with their features, `X` where these are those of the model; one whose own are missing is left out."""
+    for name, each in model.baselines.items():
+        own = [feature["key"] for feature in each.features]
+        if own == [feature["key"] for feature in model.features]:
+            yield name, each, X
+        elif lacking := [key for key in own if key not in table.obsm]:
+            warn(f"no obsm {listing(lacking)}: without the baseline {name}")
+        else:
+            yield name, each, inputs(task, table, each)
 
 
 def write(

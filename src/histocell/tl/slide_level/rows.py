@@ -75,18 +75,27 @@ def contents(dataset: Dataset) -> np.ndarray:
     means = np.asarray(dataset.X)
     rows = np.column_stack([means, np.asarray(n_tiles, dtype=np.float64)]).astype(np.float32)
     hashes = hash_rows(row.tobytes() for row in rows).astype(str)
-    empty = ~np.isfinite(means).all(axis=1)
+    empty = ~np.isfinite(means).any(axis=1)
     return np.where(empty, [f"empty {name}" for name in dataset.table.obs_names], hashes).astype(object)
 
 
 def with_known_classes(dataset: Dataset, rows: Rows) -> tuple[Dataset, Rows]:
-    """The classes that training slides are of, and the slides of those; a warning tells of others."""
+    """The classes that training slides are of, and the slides of those; a warning tells of others.
+
+    Raises
+    ------
+    ValueError
+        When all are of one class.
+    """
     truth = dataset.truth
     counts = truth.array[rows.index[~rows.validation]].sum(axis=0)
     absent = counts == 0
     if not absent.any():
         return dataset, rows
     names = np.array(truth.names)
+    if (~absent).sum() < 2:
+        msg = f"all {int(counts.sum())} training slides are of class {listing(names[~absent])}, so there is nothing to tell apart"
+        raise ValueError(msg)
     warn(f"no training slide is of class {listing(names[absent])}, which can not be predicted")
     array = truth.array[:, ~absent].copy()
     array[~(array == 1).any(axis=1)] = np.nan

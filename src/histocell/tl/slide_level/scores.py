@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocell._core import keys
-from histocell._core.errors import warn
+from histocell._core.errors import listing, warn
 from histocell.tables.access import split_parts
 from histocell.tl.engine.evaluate import ALL, score_table
 from histocell.tl.slide_level.task import FOLD
@@ -71,4 +71,10 @@ def scores_of(
         what = "all are of one class" if "auc" in undefined else "no two have a known order"
         warn(f"{', '.join(undefined)} of the {len(truth.array)} scored slides is undefined: {what}")
     scores["interval"] = scores["interval"].str.replace("blocks", "patients")
+    there = {name: int(np.isfinite(values.array).all(axis=1).sum()) for name, values in predictions.items()}
+    if fewer := [f"{name} {n}" for name, n in there.items() if n < len(truth.array)]:
+        warn(
+            f"not all of {len(truth.array)} slides are predicted, and models are scored on different ones: {listing(fewer)}"
+        )
+    scores["n_spots"] = scores["model"].map(there)
     return scores.drop(columns=["group", "n_overlapping"]).rename(columns={"n_spots": "n_slides"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from histocell.models.slides.abmil import ABMIL
     from histocell.models.slides.bags import Bag
     from histocell.tables.access import Data
+    from histocell.tl.engine.task import Task
 
 _SHORT = {"mean": "mean_pooling"}
 
@@ -60,8 +61,8 @@ def fit_slides(
     """Fit a model that tells the class of a slide, or the survival of its patient, from the tiles.
 
     Slides with ``obs[split_key] == "train"`` are fitted; those with ``"val"`` only choose the epoch that is kept; without any,
-    all epochs are trained. No other slide is looked at. The most frequent class, and a regression on the mean of the tiles,
-    are fitted on the same slides and kept in the model, to be shown beside it.
+    all epochs are trained. No other slide is looked at. The most frequent class, a regression on the mean of the tiles, and
+    one on ``obsm["composition"]`` where that is there, are fitted on the same slides and kept in the model, to be shown beside it.
 
     Parameters
     ----------
@@ -73,8 +74,9 @@ def fit_slides(
         Embedding in ``obsm``; by default the only one there is.
     model
         ``"abmil"``: attention over the tiles, see `histocell.models.ABMIL`; ``"mean_pooling"`` (or ``"mean"``): logistic
-        regression, or Cox regression, on the mean of the tiles; ``"common_class"``; or a `histocell.models.Model`, whose
-        settings are used and which itself stays as it is.
+        regression, or Cox regression, on the mean of the tiles; ``"composition"``: the same on ``obsm["composition"]``, see
+        `histocell.io.slide_table`; ``"common_class"``; or a `histocell.models.Model`, whose settings are used and which itself
+        stays as it is.
     config
         Settings of the model.
     target
@@ -126,13 +128,19 @@ def fit_slides(
     """
     sections, outcome = Sections(data, table_key=table_key), Outcome(target, time_key, event_key)
     task, unfitted = outcome.task(sections.table), unfitted_model(model, config, outcome)
+    features = features or own_features([unfitted])
     dataset = _fit.Dataset.read(task, sections.table, features, target, None)
     _check_one(dataset.names)
+    task = replace(task, baselines=baselines_of(task, unfitted))
     rows = slide_rows(sections, dataset, split_key=split_key, group_key=group_key)
     if outcome.name == "classes":
         dataset, rows = with_known_classes(dataset, rows)
     bags = bags_of(sections.table, tiles, dataset.names[0], [unfitted])
     fitted = _fit.fit(task, unfitted, dataset, rows, rng=rng, device=device, bags=bags)
+    if keys.COMPOSITION in sections.table.obsm and fitted.name != keys.COMPOSITION:
+        beside = replace(_fit.Dataset.read(task, sections.table, keys.COMPOSITION, target, None), truth=dataset.truth)
+        made = unfitted_model(keys.COMPOSITION, None, outcome)
+        fitted.baselines[made.name] = _fit.fit(task, made, beside, rows, rng=rng, device=device, baselines=False)
     describe(fitted, outcome)
     state = fitted.to_dict()
     if not inplace:
@@ -195,7 +203,7 @@ def predict_slides(
     `None`, or with ``inplace=False`` what would have been written, by slot. Of classes: ``obs[key_added]``, the most probable
     one; ``obs[key_added + "_confidence"]``, its probability; ``obsm[key_added + "_probability"]``, those of all. Of survival:
     ``obs[key_added]``, the risk, higher for an earlier event. The same of the baselines, with ``_common_class`` and
-    ``_mean_pooling`` after `key_added`. In the table of the tiles ``obs[attention_key]``: the weight of each tile in the
+    ``_mean_pooling`` and ``_composition`` after `key_added`. In the table of the tiles ``obs[attention_key]``: the weight of each tile in the
     prediction of its slide, which sum to 1 in a slide, NaN for tiles without finite features.
 
     Raises
@@ -350,6 +358,18 @@ def unfitted_model(model: str | Model, config: Mapping[str, object] | None, outc
         msg = f"{made.name} is no model of slides"
         raise TypeError(msg)
     return type(made)(**asdict(made.config) | {"outcome": outcome.name})
+
+
+def own_features(models: Sequence[Model]) -> str | None:
+    """The slot that models read which are not for embeddings; `None` where one of them is."""
+    return keys.COMPOSITION if all(each.name == keys.COMPOSITION for each in models) else None
+
+
+def baselines_of(task: Task, model: Model) -> tuple[str, ...]:
+    """The baselines that are simpler than a model and can be fitted on its features."""
+    return tuple(
+        name for name in task.baselines_of(model.name) if own_features([model]) is None or name == "common_class"
+    )
 
 
 def describe(fitted: Model, outcome: Outcome) -> None:
