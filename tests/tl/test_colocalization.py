@@ -669,3 +669,38 @@ def test_calls_from_several_threads():
     done = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "same"
+
+
+class TestLengthScaleWithoutNeighbours:
+    """R came out as the plain correlation of each spot with itself, without a word."""
+
+    def test_too_short_a_length_scale_is_said(self, adata, user_sees):
+        with user_sees(
+            "Co-localization", "a length scale below the distance of spots", UserWarning, match="100 % of the points"
+        ):
+            hc.tl.colocalization(adata, length_scale_um=5)
+
+    def test_cells_in_nests_have_neighbours(self, adata):
+        """Of 100 points alone and 100 pairs side by side, a third is alone: no warning."""
+        rng = np.random.default_rng(0)
+        alone = np.stack(np.meshgrid(np.arange(10), np.arange(10)), axis=-1).reshape(-1, 2) * 100.0
+        paired = np.repeat(alone + 5000, 2, axis=0) + np.tile([[0.0, 0.0], [3.0, 0.0]], (100, 1))
+        cells = ad.AnnData(obs=pd.DataFrame({"mpp": 1.0}, index=[f"c{i}" for i in range(300)]))
+        cells.obsm["spatial"] = np.concatenate([alone, paired])
+        cells.obsm["cell_abundance"] = pd.DataFrame(rng.gamma(2, 1, (300, 3)), index=cells.obs_names, columns=list("abc"))
+        hc.tl.colocalization(cells, length_scale_um=5)
+        with pytest.warns(UserWarning, match="100 % of the points"):
+            hc.tl.colocalization(cells, length_scale_um=1)
+
+    def test_one_variable_has_no_pairs(self, adata):
+        adata.obsm["one"] = adata.obsm["cell_abundance"][["a"]]
+        assert np.isfinite(hc.tl.colocalization(adata, "one", inplace=False).R).all()
+
+    def test_points_that_are_too_few_for_a_test(self, user_sees):
+        xy = np.array([[0, 0], [100, 0], [200, 0], [50, 87], [150, 87], [250, 87], [0, 174], [100, 174], [200, 174]], float)
+        few = ad.AnnData(obs=pd.DataFrame({"mpp": 1.0}, index=[f"s{i}" for i in range(9)]), obsm={"spatial": xy})
+        values = np.random.default_rng(0).gamma(2, 1, (9, 3))
+        few.obsm["cell_abundance"] = pd.DataFrame(values, index=few.obs_names, columns=list("abc"))
+        with user_sees("Co-localization", "nine spots", UserWarning, match="p is NaN for all pairs: 9 points"):
+            hc.tl.colocalization(few)
+        assert np.isnan(few.uns["colocalization"]["p"]).all()

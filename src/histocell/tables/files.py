@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from histocell._core import keys
-from histocell._core.errors import listing
+from histocell._core.errors import MissingKeyError, listing
 from histocell.tables.access import coordinates
 from histocell.tables.regions import Located, by_name, entry_of
 from histocell.tables.windows import RECORD, patches_record
@@ -43,6 +43,7 @@ def image_files(
     """The groups of rows of an AnnData with the images that were given or are known from files."""
     xy = coordinates(table)
     check_single_image(image, groups)
+    _check_names(table, groups, image)
     located, libraries = [], _libraries(table, groups)
     for name, rows in groups.items():
         source = (
@@ -58,6 +59,16 @@ def image_files(
             raise ValueError(msg)
         located.append(Located(name, rows, xy[rows], source))
     return located
+
+
+def _check_names(table: AnnData, groups: Mapping[str, NDArray[np.intp]], image: object) -> None:
+    """An error that names the column of ``obs`` where images are given by library and the rows are not."""
+    if not by_name(image) or WHOLE_TABLE not in groups or WHOLE_TABLE in image:
+        return
+    fits = [name for name in table.obs if set(table.obs[name].astype(str)) == {str(library) for library in image}]
+    example = f'library_key="{fits[0]}"' if fits else "library_key=, the column of obs that says so"
+    msg = f"image holds {listing(image)}, and nothing says which rows lie on which: give {example}"
+    raise MissingKeyError(msg)
 
 
 def _known_file(table: AnnData, name: str, libraries: Mapping[str, Any]) -> str | None:
