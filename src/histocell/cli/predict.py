@@ -34,7 +34,7 @@ def predict_slides(
     ----------
     slides, out
         As in :func:`histocell.pp.embed_cohort`; `out` gets ``<slide>.zarr`` with ``obsm["predicted_abundance"]``,
-        ``<slide>.png`` and ``means.csv``, where slides of earlier runs of the same model keep their rows. What is there
+        ``<slide>.png`` and ``means.csv`` (tiles, median novelty, means), where slides of earlier runs of the same model keep their rows. What is there
         already of the same model is not done again.
     model
         Folder of the model, as ``save`` wrote it.

@@ -181,7 +181,9 @@ def _draw_scores(ax: Axes, table: pd.DataFrame, y: Mapping[str, float], *, color
 
 def _label_axes(ax: Axes, types: list[str], metric: str, of_genes: bool, undefined: list[str]) -> None:
     """Names of the types, a band behind their mean, a line where nothing was learnt, and models without any score."""
-    ax.set_yticks(range(len(types)), [f"mean of {'genes' if of_genes else 'types'}" if name == MEAN else name for name in types])
+    ax.set_yticks(
+        range(len(types)), [f"mean of {'genes' if of_genes else 'types'}" if name == MEAN else name for name in types]
+    )
     ax.set_ylim(len(types) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", color=MUTED, alpha=0.25, linewidth=0.6)

@@ -270,16 +270,18 @@ def _analyse_sections(
     names = np.array(inputs.names, dtype=object)
     stacked = {part: np.stack([result.arrays[part] for result in results]) for part in SECTIONS}
     arrays = _combine(results, stacked, groups, options)
-    off = ~np.eye(len(names), dtype=bool)
     if not np.isfinite(arrays["R"]).any():
         warn(
             "R is undefined for all pairs: every variable is constant, all points lie at one place, or none has a neighbour"
         )
-    elif off.any() and not np.isfinite(arrays["p"][off]).any():
-        few = f"{max(map(len, rows))} points in the largest section are too few for a test at this length scale"
-        warn(f"p is NaN for all pairs: {FEW if options.null == 'no_preference' else few}")
+    elif options.null == "no_preference" and not np.isfinite(arrays["p"][~np.eye(len(names), dtype=bool)]).any():
+        warn(f"p is NaN for all pairs: {FEW}")
     elif options.weights == "rbf" and (alone := isolated_share(inputs, rows, options.reach_um)) > MOST_ISOLATED:
-        says = "R is hardly more than the correlation of both at one point" if options.include_self else "they count for nothing"
+        says = (
+            "R is hardly more than the correlation of both at one point"
+            if options.include_self
+            else "they count for nothing"
+        )
         warn(
             f"{100 * alone:.0f} % of the points have no other within {options.reach_um:.3g} um, where the weights of "
             f"length_scale_um={options.length_scale_um:.3g} end, so {says}: take a longer one, or none for the default"
