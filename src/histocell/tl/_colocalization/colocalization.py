@@ -270,22 +270,7 @@ def _analyse_sections(
     names = np.array(inputs.names, dtype=object)
     stacked = {part: np.stack([result.arrays[part] for result in results]) for part in SECTIONS}
     arrays = _combine(results, stacked, groups, options)
-    if not np.isfinite(arrays["R"]).any():
-        warn(
-            "R is undefined for all pairs: every variable is constant, all points lie at one place, or none has a neighbour"
-        )
-    elif options.null == "no_preference" and not np.isfinite(arrays["p"][~np.eye(len(names), dtype=bool)]).any():
-        warn(f"p is NaN for all pairs: {FEW}")
-    elif options.weights == "rbf" and (alone := isolated_share(inputs, rows, options.reach_um)) > MOST_ISOLATED:
-        says = (
-            "R is hardly more than the correlation of both at one point"
-            if options.include_self
-            else "they count for nothing"
-        )
-        warn(
-            f"{100 * alone:.0f} % of the points have no other within {options.reach_um:.3g} um, where the weights of "
-            f"length_scale_um={options.length_scale_um:.3g} end, so {says}: take a longer one, or none for the default"
-        )
+    _warn_of_little(arrays, inputs, rows, options)
     constant = {
         section: names[result.constant].tolist()
         for section, result in zip(sections.names, results, strict=True)
@@ -314,6 +299,28 @@ def _analyse_sections(
         local=maps[0] if pairs else None,
         local_p=maps[1] if pairs else None,
     )
+
+
+def _warn_of_little(
+    arrays: dict[str, np.ndarray], inputs: Inputs, rows: list[NDArray[np.intp]], options: Options
+) -> None:
+    """Warn where R or p say nothing: nothing varies, nothing can be tested, most points have no neighbour."""
+    if not np.isfinite(arrays["R"]).any():
+        warn(
+            "R is undefined for all pairs: every variable is constant, all points lie at one place, or none has a neighbour"
+        )
+    elif options.null == "no_preference" and not np.isfinite(arrays["p"][~np.eye(len(inputs.names), dtype=bool)]).any():
+        warn(f"p is NaN for all pairs: {FEW}")
+    elif options.weights == "rbf" and (alone := isolated_share(inputs, rows, options.reach_um)) > MOST_ISOLATED:
+        says = (
+            "R is hardly more than the correlation of both at one point"
+            if options.include_self
+            else "they count for nothing"
+        )
+        warn(
+            f"{100 * alone:.0f} % of the points have no other within {options.reach_um:.3g} um, where the weights of "
+            f"length_scale_um={options.length_scale_um:.3g} end, so {says}: take a longer one, or none for the default"
+        )
 
 
 def _combine(
