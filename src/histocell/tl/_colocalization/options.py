@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -78,8 +77,3 @@ class Options:
     def kernel(self) -> Kernel:
         """Of the RBF weights."""
         return {"length_scale": self.length_scale_um, "cutoff": self.cutoff, "include_self": self.include_self}
-
-    @property
-    def reach_um(self) -> float:
-        """Where the RBF weights fall below the cutoff."""
-        return self.length_scale_um * math.sqrt(-2 * math.log(self.cutoff))
