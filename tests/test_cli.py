@@ -208,7 +208,10 @@ def test_predict(slide, fitted, tmp_path):
     np.testing.assert_allclose(predicted, sdata["tile_table"].obsm["predicted_abundance"], rtol=1e-4, atol=1e-4)
     means = pd.read_csv(out / "means.csv", index_col="slide")
     assert means.loc["a", "n_tiles"] == table.n_obs
-    np.testing.assert_allclose(means.loc["a"].iloc[1:].astype(float), predicted.mean(), rtol=1e-6)
+    np.testing.assert_allclose(means.loc["a", predicted.columns].astype(float), predicted.mean(), rtol=1e-6)
+    assert means.loc["a", "novelty"] == pytest.approx(
+        table.obs["predicted_abundance_novelty"].median()
+    )  # kept, not only said
 
 
 def test_means_of_earlier_runs_stay(slide, fitted, tmp_path):

@@ -122,3 +122,9 @@ def test_nuclei(tissue):
     pd.testing.assert_frame_equal(alone, frame)
     frame.iloc[:, 3] = 0
     assert (cells.obsm["nucleus_measurements"].iloc[:, 0] > 0).all()
+
+
+def test_scores_of_another_evaluation_are_named(adata):
+    adata.uns = {"expression_evaluation": pd.DataFrame({"model": ["ridge"]})}
+    with pytest.raises(KeyError, match=r'hc\.get\.scores\(data, "expression_evaluation"\) gives those that are there'):
+        hc.get.scores(adata)

@@ -233,7 +233,9 @@ def scores(data: Data, key: str = keys.EVALUATION, *, table_key: str | None = No
     """
     table = get_table(data, table_key)
     if key not in table.uns:
-        raise missing_key("uns", key, table.uns, _RUN.get(key, _RUN[keys.EVALUATION]))
+        others = [name for name in table.uns if name.endswith("_evaluation")]
+        there = f'; hc.get.scores(data, "{others[0]}") gives those that are there.' if others else "."
+        raise missing_key("uns", key, table.uns, _RUN.get(key, _RUN[keys.EVALUATION]).removesuffix(".") + there)
     return pd.DataFrame(table.uns[key]).copy()
 
 

@@ -62,3 +62,9 @@ def test_unknown_name_lists_what_exists():
 
     with pytest.raises(AttributeError, match="embed_image"):
         hc.pp.embed_images  # noqa: B018
+
+
+def test_help_of_the_command_line_loads_nothing_heavy():
+    code = f"import sys, histocell.cli.commands; print([m for m in {HEAVY} if m in sys.modules and m != 'numpy'])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

@@ -116,6 +116,10 @@ def test_several_libraries(image: np.ndarray) -> None:
         hc.io.from_anndata(adata, image={"a/1": image}, mpp=0.5, library_key="slide")
     with pytest.raises(KeyError, match="library_key="):
         hc.io.from_anndata(adata, image=image, mpp=0.5, library_key="nothing")
+    with pytest.raises(KeyError, match='nothing says which rows lie on which: give library_key="slide"'):
+        hc.io.from_anndata(adata, image={"a/1": image, "b": image}, mpp=0.5)
+    with pytest.raises(KeyError, match="give library_key=, the column of obs"):
+        hc.io.from_anndata(adata, image={"a/1": image, "c": image}, mpp=0.5)
     with pytest.raises(ValueError, match="one image for 2 libraries"):
         hc.io.from_anndata(adata, image=image, mpp=0.5, library_key="slide")
 

@@ -91,5 +91,7 @@ def test_what_cannot_be_drawn(tissue, user_sees):
         hc.pl.cells(tissue, size_um=50)
     with pytest.raises(TypeError, match="SpatialData"):
         hc.pl.nuclei(tissue["table"])
+    with pytest.raises(TypeError, match=r"hc\.pl\.cells takes a SpatialData"):
+        hc.pl.cells(tissue["table"])
     with pytest.raises(KeyError, match="segment_nuclei"):
         hc.pl.nuclei(tissue)

@@ -205,3 +205,12 @@ def test_looks(scored, looks_like):
     table = pd.concat(groups)
     scored.uns["abundance_evaluation"] = table.assign(interval="range of 2 groups")
     looks_like(hc.pl.scores(scored), "scores")
+
+
+def test_genes_are_called_genes(scored):
+    """The figure of an expression spoke of types and their abundance."""
+    scored.uns["expression_evaluation"] = tidy().rename(columns={"cell_type": "gene"})
+    ax = hc.pl.scores(scored, key="expression_evaluation")
+    assert ax.get_yticklabels()[0].get_text() == "mean of genes"
+    assert ax.get_xlabel().startswith("CC with the measured expression")
+    plt.close("all")

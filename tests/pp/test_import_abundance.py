@@ -282,3 +282,19 @@ def test_spotlight(visium, cells):
     facts = hc.get.provenance(visium, "cell_abundance")
     assert facts["unit"] == "proportion"
     assert facts["sections"]["C2"]["method"] == "SPOTlight"
+
+
+def test_counts_of_genes_are_no_abundances(visium, cells, user_sees):
+    """They came in as abundances of so many cell types, without a word."""
+    visium = AnnData(
+        np.ones((visium.n_obs, 6)),
+        obs=visium.obs,
+        var=pd.DataFrame(index=["EPCAM", "KRT8", "CD3D", "MS4A1", "COL1A1", "CD4"]),
+        obsm=dict(visium.obsm),
+    )
+    counts = pd.DataFrame(np.arange(200.0).reshape(40, 5), index=visium.obs_names, columns=visium.var_names[:5])
+    with user_sees("Tables", "counts of genes as abundances", ValueError, match="5 of the 5 columns .* are genes"):
+        hc.pp.import_abundance(visium, counts)
+    assert "cell_abundance" not in visium.obsm
+    hc.pp.import_abundance(visium, cells.rename(columns={"T cells": "CD4"}))  # one type with the name of a gene
+    assert "CD4" in visium.obsm["cell_abundance"]

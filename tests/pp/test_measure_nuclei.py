@@ -202,7 +202,7 @@ def test_image_that_is_no_he(tissue, user_sees):
     grey = np.random.default_rng(0).integers(40, 60, (3, 700, 700)).astype(np.uint8)
     systems = dict(sdata["he"].attrs["transform"])
     sdata.images["he"] = Image2DModel.parse(grey, dims=("c", "y", "x"), transformations=systems)
-    with user_sees("Nuclei", "a fluorescence image", UserWarning, match="does not look like H&E"):
+    with user_sees("Nuclei", "a fluorescence image", UserWarning, match="too little tissue, or does not look like H&E"):
         hc.pp.measure_nuclei(sdata)
     assert hc.get.provenance(sdata, KEY)["slides"]["nuclei"]["stain_estimated"] is False
 

@@ -669,3 +669,28 @@ def test_calls_from_several_threads():
     done = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "same"
+
+
+class TestLengthScaleWithoutNeighbours:
+    """R came out as the plain correlation of each spot with itself, without a word."""
+
+    def test_too_short_a_length_scale_is_said(self, adata, user_sees):
+        with user_sees(
+            "Co-localization", "a length scale below the distance of spots", UserWarning, match="100 % of the points"
+        ):
+            hc.tl.colocalization(adata, length_scale_um=5)
+
+    def test_cells_in_nests_have_neighbours(self, adata):
+        """Of 100 points alone and 100 pairs side by side, a third is alone: no warning."""
+        rng = np.random.default_rng(0)
+        alone = np.stack(np.meshgrid(np.arange(10), np.arange(10)), axis=-1).reshape(-1, 2) * 100.0
+        paired = np.repeat(alone + 5000, 2, axis=0) + np.tile([[0.0, 0.0], [3.0, 0.0]], (100, 1))
+        cells = ad.AnnData(obs=pd.DataFrame({"mpp": 1.0}, index=[f"c{i}" for i in range(300)]))
+        cells.obsm["spatial"] = np.concatenate([alone, paired])
+        cells.obsm["cell_abundance"] = pd.DataFrame(
+            rng.gamma(2, 1, (300, 3)), index=cells.obs_names, columns=list("abc")
+        )
+        hc.tl.colocalization(cells, length_scale_um=5)
+        cells = cells[:150].copy()  # two thirds alone
+        with pytest.warns(UserWarning, match="67 % of the points"):
+            hc.tl.colocalization(cells, length_scale_um=5)

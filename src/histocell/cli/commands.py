@@ -1,4 +1,4 @@
-"""The commands, thin over the library."""
+"""The commands, thin over the library, which they import where they run: help and wrong arguments need not wait."""
 
 from __future__ import annotations
 
@@ -15,10 +15,6 @@ from histocell._core.device import pick_device
 from histocell._core.errors import listing
 from histocell._core.geometry import check_mpp
 from histocell.cli.console import console, encoder_facts, encoder_table, in_options, report_slides, sentences
-from histocell.cli.demo import run_demo
-from histocell.cli.predict import MEANS, predict_slides
-from histocell.datasets.download import check_sections
-from histocell.models.registry import make_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -68,6 +64,10 @@ def demo(
 
     Runs on synthetic tissue, or with --section and --train on sections of the her2st breast cancer data set.
     """
+    from histocell.cli.demo import run_demo
+    from histocell.datasets.download import check_sections
+    from histocell.models.registry import make_model
+
     training = [*(train or []), *(more or [])]
     if (section is None) != (not training):
         msg = "--section and --train go together: --section B4 --train C2 C3 C4"
@@ -113,7 +113,7 @@ def embed(
 def predict(
     slides: Slides,
     model: Annotated[Path, typer.Option(help="Folder of a fitted model: hc.models.load(sdata).save(folder).")],
-    out: Annotated[Path, typer.Option(help=f"Folder for <slide>.zarr, <slide>.png and {MEANS}.")],
+    out: Annotated[Path, typer.Option(help="Folder for <slide>.zarr, <slide>.png and means.csv.")],
     adapter: Annotated[
         Path | None, typer.Option(help="Folder of the adapter of the model's encoder, where it was tuned.")
     ] = None,
@@ -128,7 +128,10 @@ def predict(
     overwrite: Overwrite = False,
 ) -> None:
     """Predict cell abundances on slides, tiled and embedded as the model needs it. Started again, it goes on where it was."""
-    run_slides(predict_slides, **locals())
+    options = locals()
+    from histocell.cli.predict import predict_slides
+
+    run_slides(predict_slides, **options)
 
 
 def run_slides(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from histocell.models.base import Model
 
 MEANS = "means.csv"
+NOVELTY = "novelty"  # median over the tiles, as that which predictions are warned of by
 
 
 def predict_slides(
@@ -33,7 +34,7 @@ def predict_slides(
     ----------
     slides, out
         As in :func:`histocell.pp.embed_cohort`; `out` gets ``<slide>.zarr`` with ``obsm["predicted_abundance"]``,
-        ``<slide>.png`` and ``means.csv``, where slides of earlier runs of the same model keep their rows. What is there
+        ``<slide>.png`` and ``means.csv`` (tiles, median novelty, means), where slides of earlier runs of the same model keep their rows. What is there
         already of the same model is not done again.
     model
         Folder of the model, as ``save`` wrote it.
@@ -79,8 +80,8 @@ def predict_slides(
         except (ValueError, LookupError, OSError) as error:
             report.loc[number, ["status", "error"]] = "failed", f"{type(error).__name__}: {sentence(error)}"
         else:
-            means.append({"slide": Path(row["output"]).stem, "n_tiles": len(predicted), **predicted.mean()})
-    table = pd.DataFrame(means, columns=["slide", "n_tiles", *loaded.targets])
+            means.append({"slide": Path(row["output"]).stem, **predicted})
+    table = pd.DataFrame(means, columns=["slide", "n_tiles", NOVELTY, *loaded.targets])
     earlier = earlier_means(out, table.columns, fingerprint)
     with replacing(out / MEANS) as file:
         pd.concat([earlier[~earlier["slide"].isin(table["slide"])], table]).to_csv(file, index=False)
@@ -162,8 +163,8 @@ def stain_normalizer(method: Any, target: JSON | None) -> hc.encoders.StainNorma
     return hc.encoders.StainNormalizer(method, hc.encoders.StainTarget(**values))
 
 
-def predict_slide(slide: Path, output: Path, model: Model, fingerprint: str, *, device: str | None) -> pd.DataFrame:
-    """The predictions of one slide, written into its store and drawn, where this model has not done so before."""
+def predict_slide(slide: Path, output: Path, model: Model, fingerprint: str, *, device: str | None) -> dict[str, float]:
+    """Number of tiles, novelty and means of one slide, whose predictions are written into its store and drawn if need be."""
     sdata = read_store(output, model)
     facts = sdata.attrs[keys.PROVENANCE]
     figure = output.with_suffix(".png")
@@ -175,7 +176,9 @@ def predict_slide(slide: Path, output: Path, model: Model, fingerprint: str, *, 
         replace_store(sdata, output)
     if not figure.exists():
         draw_map(sdata, slide, figure)
-    return hc.get.abundance(sdata, table_key=keys.TILE_TABLE)
+    predicted, obs = hc.get.abundance(sdata, table_key=keys.TILE_TABLE), sdata[keys.TILE_TABLE].obs
+    novelty = obs.get(keys.PREDICTED + keys.NOVELTY, pd.Series(dtype="float64")).median()
+    return {"n_tiles": len(predicted), NOVELTY: float(novelty), **predicted.mean()}
 
 
 def read_store(output: Path, model: Model) -> SpatialData:

@@ -136,9 +136,9 @@ def get_spec(name: str) -> EncoderSpec:
         return _registry()[canonical]
     near = difflib.get_close_matches(canonical, [*_registry(), *ALIASES], 3)
     msg = (
-        f"encoder {name!r} is not known; "
-        + (f"did you mean {listing(near)}? " if near else "")
-        + f'Registered: {listing(_registry(), 40)}. Any model of timm works as "timm/<model>", any of lazyslide-models as '
+        f"encoder {name!r} is not known"
+        + (f"; did you mean {listing(near)}?" if near else ".")
+        + f' Registered: {listing(_registry(), 40)}. Any model of timm works as "timm/<model>", any of lazyslide-models as '
         '"lazyslide:<key>", a tuned encoder by the folder of its adapter'
     )
     raise MissingKeyError(msg)

@@ -15,7 +15,7 @@ from histocell._core.errors import listing, warn
 from histocell._core.geometry import check_mpp, mpp_from_pitch
 from histocell.io.build import Placed, build, place, set_label, warn_of_hires
 from histocell.tables.access import coordinates, get_table
-from histocell.tables.files import WHOLE_TABLE, check_single_image
+from histocell.tables.files import WHOLE_TABLE, check_images
 from histocell.tables.regions import by_name, entry_of, recorded_mpp
 from histocell.tables.sections import Sections
 
@@ -97,7 +97,7 @@ def from_anndata(
     xy = coordinates(adata)
     spatial = adata.uns.get("spatial", {})
     groups = _libraries(adata, library_key, image, spatial)
-    check_single_image(image, groups)
+    check_images(image, groups, adata)
     table = adata.to_memory() if adata.isbacked else adata.copy()
     table.uns["spatial"] = {name: dict(entry) for name, entry in spatial.items()}
     sections: list[Placed] = []

@@ -93,7 +93,7 @@ def import_abundance(
         When the source is neither a table nor a path.
     ValueError
         When fewer than half of the names match (the message shows names of both sides), a name may mean several spots,
-        columns hold anything but numbers from 0 up, the unit is unclear, or cell types or unit differ from those that
+        columns hold anything but numbers from 0 up or are genes of the table, the unit is unclear, or cell types or unit differ from those that
         rows of other sections have.
 
     Examples
@@ -116,6 +116,7 @@ def import_abundance(
         msg = f"there is no section {section!r}; there are: {listing(sections.names)}"
         raise MissingKeyError(msg)
     read = read_abundances(source, source_key, sections.library_key)
+    _refuse_genes(read, table)
     found = match_spots(
         table.obs_names, list(sections.labels), read.frame.index, other_labels=read.labels, section=section
     )
@@ -145,6 +146,17 @@ def import_abundance(
     said = {"noise": "q95 - q05"} if key_added + keys.NOISE in table.obsm else {}
     keys.write_provenance(table, key_added, unit=unit, original_names=originals, sections=facts, **said)
     return None
+
+
+def _refuse_genes(read: AbundanceTable, table: AnnData) -> None:
+    """An error where most columns are genes of the table: counts would do for abundances without a word."""
+    genes = read.frame.columns.intersection(table.var_names)
+    if len(genes) > len(read.frame.columns) / 2:
+        msg = (
+            f"{len(genes)} of the {len(read.frame.columns)} columns of {read.name} are genes of the table ({listing(genes, 3)}): "
+            "expression, not abundances of cell types. If they are cell types, give them names that no gene has"
+        )
+        raise ValueError(msg)
 
 
 def _in_unit(values: Floats, unit: str | None, read: AbundanceTable) -> tuple[Floats, Floats, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from histocell._core import keys
-from histocell._core.errors import listing
+from histocell._core.errors import MissingKeyError, listing
 from histocell.tables.access import coordinates
 from histocell.tables.regions import Located, by_name, entry_of
 from histocell.tables.windows import RECORD, patches_record
@@ -26,11 +26,16 @@ WHOLE_TABLE = "the table"  # the name of all rows, where they are one region
 _FILES = "images"  # provenance of the paths
 
 
-def check_single_image(image: object, groups: Mapping[str, NDArray[np.intp]]) -> None:
-    """Refuse one image for several libraries."""
+def check_images(image: object, groups: Mapping[str, NDArray[np.intp]], table: AnnData) -> None:
+    """Refuse one image for several libraries, and images by library where nothing says which rows are of which."""
     if image is not None and not by_name(image) and len(groups) > 1:
         msg = f"one image for {len(groups)} libraries ({listing(groups)}); give a mapping from library to image"
         raise ValueError(msg)
+    if by_name(image) and WHOLE_TABLE in groups and WHOLE_TABLE not in image:
+        fits = [name for name in table.obs if set(table.obs[name].astype(str)) == {str(library) for library in image}]
+        example = f'library_key="{fits[0]}"' if fits else "library_key=, the column of obs that says so"
+        msg = f"image holds {listing(image)}, and nothing says which rows lie on which: give {example}"
+        raise MissingKeyError(msg)
 
 
 def image_files(
@@ -42,7 +47,7 @@ def image_files(
 ) -> list[Located]:
     """The groups of rows of an AnnData with the images that were given or are known from files."""
     xy = coordinates(table)
-    check_single_image(image, groups)
+    check_images(image, groups, table)
     located, libraries = [], _libraries(table, groups)
     for name, rows in groups.items():
         source = (

@@ -26,6 +26,7 @@ from histocell.pl._style import (
     styled,
     text_scale,
 )
+from histocell.tables.nuclei import with_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -296,7 +297,7 @@ def cells(
     >>> ax.get_legend() is None
     True
     """
-    shapes = getattr(data, "shapes", {})
+    shapes = with_shapes(data, "hc.pl.cells").shapes
     if shapes_key is None:
         shapes_key = next((name for name in CELLS if name in shapes), CELLS[0])
     return nuclei(

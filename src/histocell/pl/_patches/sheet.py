@@ -25,6 +25,7 @@ GAP = 0.06  # between patches
 CAPTION = 0.17
 HEADING = 0.2
 READABLE = 4.0  # size of text in typographic points
+LONGEST = 18  # letters of a name that is written whole, as a Visium barcode
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Sheet:
         """A patch under its name, and its value where there is one; no name where it would be too small to be read."""
         x, y = corner
         self.ax.imshow(pixels, extent=(x, x + 1, y + 1, y), origin="upper", interpolation="antialiased")
-        shortened = name if len(name) <= 14 else f"{name[:7]}…{name[-6:]}"
+        shortened = name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[1 - LONGEST // 2 :]}"
         number = "" if value is None else f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"  # 107, not 1.1e+02
         size = self.font_size(len(shortened + number) + 2 * bool(number), 1, CAPTION)
         if size < READABLE:

@@ -64,7 +64,8 @@ def read(
 ) -> pd.DataFrame:
     """The table of the chosen models and features, whose targets are called cell types.
 
-    The column ``run`` names what is drawn in one colour: the model, and the features where there are several.
+    The column ``run`` names what is drawn in one colour: the model, and the features where there are several;
+    ``attrs["target"]`` is what the targets were called.
     """
     table = data.copy() if isinstance(data, pd.DataFrame) else get.scores(data, key, table_key=table_key)
     named = [name for name in table if name not in {*COLUMNS, *COUNTS, *OF_PROBES}]
@@ -82,7 +83,9 @@ def read(
     for column, wanted in (("model", models), ("features", features)):
         if wanted is not None:
             table = select(table, column, wanted)
-    return _name_runs(table)
+    table = _name_runs(table)
+    table.attrs["target"] = target
+    return table
 
 
 def select(table: pd.DataFrame, column: str, wanted: str | Sequence[str]) -> pd.DataFrame:

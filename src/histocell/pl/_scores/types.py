@@ -117,7 +117,9 @@ def scores(
     >>> ax.get_xlabel()
     'mean absolute error'
     """
-    table = select(read(data, key, table_key, models=models, features=features), "metric", metric)
+    table = read(data, key, table_key, models=models, features=features)
+    of_genes = table.attrs["target"] == "gene"
+    table = select(table, "metric", metric)
     table, single, caption = _by_group(table, group)
     names = run_names(table)
     by_model = {name: table[table[RUN] == name] for name in names}
@@ -137,7 +139,7 @@ def scores(
                 axis.plot(ticks["value"], ticks["cell_type"].map(y), "|", color=color, alpha=0.6, zorder=1)
         if metric == "coverage" and (level := promised(data, table_key)):
             axis.axvline(level, color=MUTED, linewidth=0.8, linestyle=":", label=f"promised: {level:.0%}", zorder=1)
-        _label_axes(axis, types, metric, [NAMES.get(name, name) for name in names if name not in drawn])
+        _label_axes(axis, types, metric, of_genes, [NAMES.get(name, name) for name in names if name not in drawn])
         _name_undefined(axis, table, types)
         heading = axis.set_title(caption if title is None else title, loc="right")
         legend = _legend(axis, table, has_groups=len(single) > 0)
@@ -177,9 +179,11 @@ def _draw_scores(ax: Axes, table: pd.DataFrame, y: Mapping[str, float], *, color
     ax.plot(ends["value"], height, "o", color=color, markersize=4, markeredgewidth=0, label=label)
 
 
-def _label_axes(ax: Axes, types: list[str], metric: str, undefined: list[str]) -> None:
+def _label_axes(ax: Axes, types: list[str], metric: str, of_genes: bool, undefined: list[str]) -> None:
     """Names of the types, a band behind their mean, a line where nothing was learnt, and models without any score."""
-    ax.set_yticks(range(len(types)), ["mean of types" if name == MEAN else name for name in types])
+    ax.set_yticks(
+        range(len(types)), [f"mean of {'genes' if of_genes else 'types'}" if name == MEAN else name for name in types]
+    )
     ax.set_ylim(len(types) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", color=MUTED, alpha=0.25, linewidth=0.6)
@@ -193,7 +197,8 @@ def _label_axes(ax: Axes, types: list[str], metric: str, undefined: list[str]) -
     elif metric in LABELS and metric != "coverage" and "colocalization" not in metric:
         ax.set_xlim(left=0)
     note = f"\n(undefined for {listing(undefined)})" if undefined else ""
-    ax.set_xlabel(LABELS.get(metric, metric) + note, loc="right")  # what is long reaches under the names
+    label = "CC with the measured expression" if of_genes and metric == "cc" else LABELS.get(metric, metric)
+    ax.set_xlabel(label + note, loc="right")  # what is long reaches under the names
 
 
 def _name_undefined(ax: Axes, table: pd.DataFrame, types: list[str]) -> None:

@@ -240,8 +240,8 @@ def _check_image(key: str, raster: Raster, stains: StainEstimate) -> None:
     """Warn where the image is not what it should be."""
     if not stains.estimated:
         warn(
-            f"image {key!r} does not look like H&E: its stains could not be estimated, so reference colours stand in, and "
-            "haematoxylin and eosin may mean nothing on it"
+            f"the stains of image {key!r} could not be estimated: it shows too little tissue, or does not look like H&E. "
+            "Reference colours stand in, and haematoxylin and eosin may mean nothing on it"
         )
     if raster.mpp > COARSE_UM:
         warn(

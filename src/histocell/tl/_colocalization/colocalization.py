@@ -12,9 +12,10 @@ from histocell._core.arguments import as_pairs, check_count, check_share, check_
 from histocell._core.errors import MissingKeyError, listing, warn
 from histocell._core.rng import as_rng
 from histocell.kernels import null as null_models
+from histocell.kernels.neighbors import rbf_radius
 from histocell.kernels.preference import is_whole
 from histocell.tables.sections import Sections
-from histocell.tl._colocalization.inputs import check_length_scale, default_length_scale, read_inputs
+from histocell.tl._colocalization.inputs import check_length_scale, default_length_scale, isolated_share, read_inputs
 from histocell.tl._colocalization.options import ALTERNATIVES, NULLS, Options, check_choice
 from histocell.tl._colocalization.replicates import combine, over_patients
 from histocell.tl._colocalization.result import FEW, KEY, ColocalizationResult
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from histocell.tl._colocalization.section import Floats
 
 MAX_LOCAL = 2e8  # values of local R
+MOST_ISOLATED = 0.5  # share of points without a neighbour that is worth a warning
 SECTIONS = ("R", "expected", "n_eff", "scale")  # what is kept of each section
 
 
@@ -269,12 +271,7 @@ def _analyse_sections(
     names = np.array(inputs.names, dtype=object)
     stacked = {part: np.stack([result.arrays[part] for result in results]) for part in SECTIONS}
     arrays = _combine(results, stacked, groups, options)
-    if not np.isfinite(arrays["R"]).any():
-        warn(
-            "R is undefined for all pairs: every variable is constant, all points lie at one place, or none has a neighbour"
-        )
-    elif options.null == "no_preference" and not np.isfinite(arrays["p"][~np.eye(len(names), dtype=bool)]).any():
-        warn(f"p is NaN for all pairs: {FEW}")
+    _warn_of_little(arrays, inputs, rows, options)
     constant = {
         section: names[result.constant].tolist()
         for section, result in zip(sections.names, results, strict=True)
@@ -303,6 +300,29 @@ def _analyse_sections(
         local=maps[0] if pairs else None,
         local_p=maps[1] if pairs else None,
     )
+
+
+def _warn_of_little(
+    arrays: dict[str, np.ndarray], inputs: Inputs, rows: list[NDArray[np.intp]], options: Options
+) -> None:
+    """Warn where R or p say nothing: nothing varies, nothing can be tested, most points have no neighbour."""
+    reach = rbf_radius(options.length_scale_um, options.cutoff)
+    if not np.isfinite(arrays["R"]).any():
+        warn(
+            "R is undefined for all pairs: every variable is constant, all points lie at one place, or none has a neighbour"
+        )
+    elif options.null == "no_preference" and not np.isfinite(arrays["p"][~np.eye(len(inputs.names), dtype=bool)]).any():
+        warn(f"p is NaN for all pairs: {FEW}")
+    elif options.weights == "rbf" and (alone := isolated_share(inputs, rows, reach)) > MOST_ISOLATED:
+        says = (
+            "R is hardly more than the correlation of both at one point"
+            if options.include_self
+            else "they count for nothing"
+        )
+        warn(
+            f"{100 * alone:.0f} % of the points have no other within {reach:.3g} um, where the weights of "
+            f"length_scale_um={options.length_scale_um:.3g} end, so {says}: take a longer one, or none for the default"
+        )
 
 
 def _combine(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
+from scipy.spatial import cKDTree
 
 from histocell._core import keys
 from histocell._core.arguments import as_names, check_positive
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     type Weights = str | ArrayLike | csr_array | csr_matrix
 
 PITCHES = 2.2  # default length scale: Hist2Cell's on Visium (221 um), where a point has about 55 neighbours
+MANY_POINTS = 20_000  # of which a sample says how many have no neighbour
 GRAPHS = {name: f"squidpy.gr.spatial_neighbors_{name}" for name in ("grid", "knn", "delaunay")}
 
 
@@ -190,6 +192,17 @@ def check_length_scale(length_scale_um: float, inputs: Inputs, sections: list[ND
         msg = f"length_scale_um={length_scale_um:g} is longer than the largest section, {extent:.4g} um across"
         raise ValueError(msg)
     return length_scale_um
+
+
+def isolated_share(inputs: Inputs, sections: list[NDArray[np.intp]], reach_um: float) -> float:
+    """Share of the points, or of a sample of them, that have no other point within the reach of the weights."""
+    rng, alone = np.random.default_rng(0), []
+    for rows in sections:
+        xy = inputs.xy[rows]
+        asked = xy if len(xy) <= MANY_POINTS else rng.choice(xy, MANY_POINTS, replace=False)
+        if len(xy) > 1:
+            alone.append(cKDTree(xy).query(asked, k=2, distance_upper_bound=reach_um)[0][:, 1] == np.inf)
+    return float(np.concatenate(alone).mean()) if alone else 1.0
 
 
 def default_length_scale(inputs: Inputs, sections: list[NDArray[np.intp]]) -> tuple[float, str]:
