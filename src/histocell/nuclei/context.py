@@ -34,6 +34,7 @@ INK_BLUE, INK_RED = 0.3, 0.75
 LEAST_CONTRAST = 0.12  # optical density between stroma and nuclei; less is not amplified
 _DARK = 60  # of 255: brightest channel of the background of a fluorescence image
 _DARK_SHARE = 0.5
+_INK_UM2 = 500.0
 _FOREIGN_SHARE, _INK_SHARE = 0.1, 0.03  # of the stained pixels, from which they are worth a word; strokes are no chance
 _AROUND_SHARE = 0.25
 _ENOUGH_PIXELS = 2**18  # of four times as many, a quarter is looked at
@@ -84,10 +85,9 @@ def estimate_context(sample: Sequence[NDArray[np.uint8]], mpp: float) -> SlideCo
     inks = find_ink(_as_images(density, thin), _as_images(stained, thin), mpp * step)
     ink = _flat(inks)
     if problem is None:  # single pixels are noise, of JPEG for example
-        n_stained = int(stained.sum())
-        is_worth_a_word = (stained & ink).sum() >= _INK_SHARE * n_stained
-        is_worth_a_word |= (foreign & crowded).sum() >= _FOREIGN_SHARE * n_stained
-        if is_worth_a_word:
+        n_stained, n_ink = int(stained.sum()), int((stained & ink).sum())
+        is_marked = n_ink >= _INK_SHARE * n_stained and n_ink * (mpp * step) ** 2 >= _INK_UM2
+        if is_marked or (foreign & crowded).sum() >= _FOREIGN_SHARE * n_stained:
             _warn_of_other_stains(density[(foreign & crowded) | (stained & ink)], n_stained)
     usable = ~(foreign | crowded | _flat([to_edges(part, mpp * step) for part in inks]))
     stains = estimate_stains(pixels[usable], background=background)

@@ -26,7 +26,8 @@ _USUAL_BLUE, _LARGEST_SHIFT = 0.53, 0.15  # of a slide; where blue is weaker in 
 _RED_BLUE, _RED_RED = 0.66, 0.7  # red ink, or blood
 _GREEN_LINE, _GREEN_RED = (1.25, -0.5), 1.05
 _BLUE_LINE, _BLUE_RED = (0.16, 0.22), 0.72
-_HIGHEST_RED, _MUCH_RED = (1.15, 1.6), 0.45  # absolute, and above what is typical of the slide; blue and green ink
+_HIGHEST_RED = (1.15, 1.6)  # blue and green ink, by how red the slide is
+_LITTLE_RED, _MUCH_RED = 0.25, 0.5  # a share of its tissue that is not under ink, and how much higher ink is
 _BLACK_BLUE = 0.72
 
 
@@ -49,7 +50,8 @@ def find_ink(
     For each image, whether a pixel lies well within a stroke, shape (h, w).
     """
     colours = [_mean_colour(image, mask, mpp) for image, mask in zip(density, stained, strict=True)]
-    typical = [_median([c[k][c[2] & mask] for c, mask in zip(colours, stained, strict=True)]) for k in (0, 1)]
+    of_stained = [[c[k][c[2] & mask] for c, mask in zip(colours, stained, strict=True)] for k in (0, 1)]
+    typical = _quantile(of_stained[0], _LITTLE_RED), _quantile(of_stained[1], 0.5)
     width = max(1, round(STROKE_UM / mpp))
     inks = [is_ink_colour(red, blue, *typical) & held for red, blue, held in colours]
     return [box_mean(ink.astype(np.float32), width) > _STROKE_SHARE for ink in inks]
@@ -60,22 +62,22 @@ def to_edges(ink: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
     return box_mean(ink.astype(np.float32), max(1, round(STROKE_UM / mpp))) > _LEAST
 
 
-def _median(parts: Sequence[NDArray[np.float32]]) -> float:
+def _quantile(parts: Sequence[NDArray[np.float32]], share: float) -> float:
     values = np.concatenate(parts)
-    return float(np.median(values)) if len(values) else math.nan
+    return float(np.quantile(values, share)) if len(values) else math.nan
 
 
 def is_ink_colour(
-    red: NDArray[np.float32], blue: NDArray[np.float32], typical_red: float = math.nan, typical_blue: float = math.nan
+    red: NDArray[np.float32], blue: NDArray[np.float32], low_red: float = math.nan, typical_blue: float = math.nan
 ) -> NDArray[np.bool_]:
     """Whether mean densities of red and blue over that of green are none of haematoxylin and eosin together.
 
-    `typical_red` and `typical_blue` are those of the slide, NaN where they are not known.
+    `low_red` (a quarter lies below) and `typical_blue` (the median) are those of the slide, NaN where they are not known.
     """
     shift, highest = 0.0, _HIGHEST_RED[1]
-    if not math.isnan(typical_red + typical_blue):
+    if not math.isnan(low_red + typical_blue):
         shift = min(max(typical_blue - _USUAL_BLUE, -_LARGEST_SHIFT), 0.0)
-        highest = min(max(typical_red + _MUCH_RED, _HIGHEST_RED[0]), _HIGHEST_RED[1])
+        highest = min(max(low_red + _MUCH_RED, _HIGHEST_RED[0]), _HIGHEST_RED[1])
     above = blue - np.float32(shift)
     is_red = (above > _RED_BLUE) & (red < _RED_RED)
     is_green = (above > _GREEN_LINE[0] + _GREEN_LINE[1] * red) & (red > _GREEN_RED)
