@@ -1,13 +1,13 @@
 """A small network for nuclei, trained on synthetic tissue and NuCLS, beside the built-in method.
 
-    python tests/benchmarks/train_nuclei_network.py [--steps 900 300] [--out network.pt]
+    python tests/benchmarks/train_nuclei_network.py [--steps 700 350] [--out network.pt]
 
 A U-Net sees 0.5 um/px and gives, for each pixel, whether it is nuclear and how deep it lies in its nucleus, 0 at the edge and
 1 in the middle; a watershed of the depth parts nuclei. It learns from sections of `synthetic_tissue`, whose nuclei are known,
 then from these and tiles of NuCLS (CC0). Ground of NuCLS without a mask where the built-in method finds a nucleus at a high
 sensitivity is left out of the loss, because faint nuclei are often missing from these masks.
 Scores on NuCLS come from two networks, each of which saw the other half of the tiles; those on glioblastoma, which
-no network sees, from a third that saw all of NuCLS. Needs `HISTOCELL_DATA_DIR`, and about 20 minutes of one core.
+no network sees, from a third that saw all of NuCLS. Needs `HISTOCELL_DATA_DIR`, and six minutes of one core.
 """
 
 from __future__ import annotations
@@ -230,9 +230,9 @@ def train(network: Network, sources: list[list], steps: int, rate: float, rng: n
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--steps", nargs=2, type=int, default=[900, 300], help="on synthetic tissue, and on this and NuCLS"
+        "--steps", nargs=2, type=int, default=[700, 350], help="on synthetic tissue, and on this and NuCLS"
     )
-    parser.add_argument("--sections", type=int, default=24)
+    parser.add_argument("--sections", type=int, default=16)
     parser.add_argument("--out", help="file for the weights of the network that saw all of NuCLS")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")

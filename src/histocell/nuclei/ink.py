@@ -50,10 +50,11 @@ def find_ink(
     For each image, whether a pixel lies well within a stroke, shape (h, w).
     """
     colours = [_mean_colour(image, mask, mpp) for image, mask in zip(density, stained, strict=True)]
-    of_stained = [[c[k][c[2] & mask] for c, mask in zip(colours, stained, strict=True)] for k in (0, 1)]
-    typical = _quantile(of_stained[0], _LITTLE_RED), _quantile(of_stained[1], 0.5)
+    held = [enough & mask for (_, _, enough), mask in zip(colours, stained, strict=True)]
+    low_red = _quantile([red[part] for (red, _, _), part in zip(colours, held, strict=True)], _LITTLE_RED)
+    typical_blue = _quantile([blue[part] for (_, blue, _), part in zip(colours, held, strict=True)], 0.5)
     width = max(1, round(STROKE_UM / mpp))
-    inks = [is_ink_colour(red, blue, *typical) & held for red, blue, held in colours]
+    inks = [is_ink_colour(red, blue, low_red, typical_blue) & enough for red, blue, enough in colours]
     return [box_mean(ink.astype(np.float32), width) > _STROKE_SHARE for ink in inks]
 
 
