@@ -35,6 +35,12 @@ CASES = {
     "model_ridge": 24,
     "model_mlp": 16,
     "weights": 12,
+    "adapter": 20,
+    "scgpt": 20,
+    "model_cells": 12,
+    "bundle_xenium": 16,
+    "bundle_visium_hd": 16,
+    "outlines.geojson": 20,
     "cohort": 6,
     "predictions": 6,
 }

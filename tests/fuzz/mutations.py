@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_HDF5, _JSON, _TEXT = {".h5", ".h5ad"}, {".json"}, {".csv", ".tsv"}
+_HDF5, _JSON, _TEXT = {".h5", ".h5ad"}, {".json", ".geojson", ".xenium"}, {".csv", ".tsv"}
 _STRANGE = [-1, 0, 1, 0.5, 10**12, 2**31, float("nan"), float("inf"), "", "x", None, [], {}, True]
 
 
@@ -129,6 +129,8 @@ def change_hdf5(path: Path, rng: np.random.Generator) -> str:
     with h5py.File(path, "r+") as file:
         names: list[str] = []
         file.visit(names.append)
+        if not names:
+            return "has no entries"
         name = pick(names, rng)
         node = file[name]
         attributes = list(node.attrs)

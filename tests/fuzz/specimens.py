@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import anndata as ad
+import cell_specimens as cells
 import geopandas as gpd
 import h5py
 import numpy as np
@@ -322,6 +323,12 @@ SPECIMENS = {
     "model_ridge": Specimen(write_model, read_model),
     "model_mlp": Specimen(write_mlp, read_model),
     "weights": Specimen(write_weights, read_weights),
+    "adapter": Specimen(cells.write_adapter, cells.read_adapter),
+    "scgpt": Specimen(cells.write_scgpt, cells.read_scgpt),
+    "model_cells": Specimen(cells.write_cell_model, cells.read_cell_model),
+    "bundle_xenium": Specimen(cells.write_xenium, cells.read_xenium),
+    "bundle_visium_hd": Specimen(cells.write_visium_hd, cells.read_visium_hd),
+    "outlines.geojson": Specimen(cells.write_outlines, cells.read_outlines),
     "cohort": Specimen(run_cohort, run_cohort),
     "predictions": Specimen(run_predict, run_predict),
 }

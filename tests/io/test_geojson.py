@@ -239,6 +239,14 @@ def test_bad_polygons(tmp_path: Path, image_only, user_sees: UserSees) -> None:
             ValueError,
             "1 vertices are no finite",
         ),
+        ('[{"geometry": {"type": "Polygon"}}]', ValueError, "geometry of feature 0 is no GeoJSON: KeyError"),
+        ('[{"geometry": ""}]', ValueError, "geometry of feature 0 is no GeoJSON: AttributeError"),
+        ('[{"geometry": {"type": "Polygon", "coordinates": [7]}}]', ValueError, "must be a list of vertices"),
+        (
+            '[{"geometry": {"type": "Polygon", "coordinates": [[{}, [1, 1], [0, 0]]]}}]',
+            ValueError,
+            "pairs of numbers",
+        ),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, kind, message: str) -> None:

@@ -79,6 +79,11 @@ def test_section(pyramid: Path, tmp_path: Path) -> None:
     assert set(tiles["tile_table"].obs["section"]) == {"A 1"}
 
 
+def test_an_array_is_no_slide(pixels: np.ndarray) -> None:
+    with pytest.raises(TypeError, match=r"not ndarray; an image in memory goes with its spots into hc.io.from_anndata"):
+        hc.io.slide(pixels, mpp=0.5)
+
+
 def test_a_file_that_changed(tmp_path: Path, pixels: np.ndarray) -> None:
     path = tmp_path / "he.png"
     Image.fromarray(pixels).save(path)

@@ -273,6 +273,18 @@ def test_missing_outlines(xenium: Path, user_sees: UserSees) -> None:
     assert sdata["cells"].area.iloc[0] * 0.25 == pytest.approx(area, rel=0.02)
 
 
+def test_counts_that_cannot_be_true(xenium: Path, user_sees) -> None:
+    path = xenium / "cell_feature_matrix.h5"
+    with h5py.File(path, "r+") as file:
+        file["matrix/data"][0] = -3
+    with user_sees("Cells", "a negative count", ValueError, match="1 of the counts are negative"):
+        hc.io.xenium(xenium)
+    with h5py.File(path, "r+") as file:
+        file["matrix/indices"][5] = 10**6
+    with user_sees("Cells", "counts of genes that are not there", OSError, match="indices must be <"):
+        hc.io.xenium(xenium)
+
+
 @pytest.mark.parametrize(
     "name", ["experiment.xenium", "cell_feature_matrix.h5", "cells.parquet", "cell_boundaries.parquet"]
 )

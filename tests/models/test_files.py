@@ -62,6 +62,8 @@ def test_sources(fitted, cohort):
     assert_same_model(load(table, model_key="mine"), fitted, cohort.X)
     with pytest.raises(KeyError, match=r'uns\["abundance_model"\] not found; available: mine'):
         load(table)
+    with pytest.raises(KeyError, match=r"Fit a model first, hc\.tl\.fit_cell_types\(data\)"):
+        load(table, model_key="cell_type_model")
     sdata = SpatialData(tables={"first": TableModel.parse(table), "second": TableModel.parse(AnnData(np.ones((2, 1))))})
     assert_same_model(load(sdata, model_key="mine"), fitted, cohort.X)
     assert_same_model(load(sdata, model_key="mine", table_key="first"), fitted, cohort.X)

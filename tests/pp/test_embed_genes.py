@@ -135,6 +135,8 @@ def test_values_that_are_no_counts(cells, checkpoint):
     cells.layers["log"] = cells.X.log1p()
     with pytest.warns(UserWarning, match=r'layers\["log"\] does not hold raw counts'):
         embedded(cells, checkpoint, layer="log")
+    with pytest.warns(UserWarning, match="their logarithm is taken as if they were, a second time"):
+        hc.pp.embed_genes(cells, "pca", layer="log", n_dims=5)
     cells.layers["scaled"] = cells.X.toarray() - 1
     with pytest.raises(ValueError, match=r"values below 0 .* -1\)"):
         embedded(cells, checkpoint, layer="scaled")

@@ -128,6 +128,57 @@ class TestJourney:
         assert (cells.obs["split"] == "train").sum() - model.facts["n_train"] <= beside
         assert model.facts["n_train"] < (cells.obs["split"] == "train").sum()
 
+    def test_attention_by_predicted_type(self, cells, tmp_path, user_sees):
+        import anndata as ad
+
+        fit(cells, model="cell_transformer", config=TINY | {"max_epochs": 2})
+        hc.tl.predict_cell_types(cells)
+        assert "predicted_cell_type_attention" not in cells.uns
+        cells.obsm["X_toy"][:20] = np.nan
+        text = r"mean over the 580 of 600 predicted cells that have genes and image"
+        with user_sees("Cell types", "attention where cells lack the image", UserWarning, match=text):
+            hc.tl.predict_cell_types(cells, attention=True, abstain=0.1)
+        frame = cells.uns["predicted_cell_type_attention"]
+        assert list(frame) == ["cell_type", "layer", "from", "to", "attention", "n_cells"]
+        np.testing.assert_allclose(frame.groupby(["cell_type", "layer", "from"])["attention"].sum(), 1)
+        both = cells[20:]
+        counts = both.obs["predicted_cell_type"].value_counts()
+        assert frame.groupby("cell_type")["n_cells"].first().to_dict() == counts.to_dict()
+        assert "unsure" in counts
+        model = hc.models.load(cells, model_key="cell_type_model")
+        one = (cells.obs["predicted_cell_type"] == "tumour").to_numpy()
+        X = np.hstack([cells.obsm["X_pca_genes"], cells.obsm["X_toy"]])[one]
+        mean = model.attention(X, np.zeros(len(X), int)).mean[0]
+        shown = frame[frame["cell_type"] == "tumour"].set_index(["layer", "from", "to"])["attention"]
+        for layer, of, to in np.ndindex(mean.shape):
+            names = (layer + 1, ["genes", "image"][of], ["genes", "image"][to])
+            assert shown[names] == pytest.approx(mean[layer, of, to], abs=1e-6)
+        cells.write_h5ad(tmp_path / "c.h5ad")
+        again = ad.read_h5ad(tmp_path / "c.h5ad")
+        pd.testing.assert_frame_equal(again.uns["predicted_cell_type_attention"], frame, check_dtype=False)
+        hc.tl.predict_cell_types(cells)  # that of an earlier prediction goes
+        assert "predicted_cell_type_attention" not in cells.uns
+
+    def test_attention_of_models_and_cells_without_two_modalities(self, cells, user_sees):
+        fit(cells)
+        with user_sees(
+            "Cell types", "attention of a model that has none", ValueError, match="logistic has no attention"
+        ):
+            hc.tl.predict_cell_types(cells, attention=True)
+        fit(cells, "X_pca_genes", model="cell_transformer", config=TINY | {"max_epochs": 1})
+        with pytest.raises(ValueError, match="tokens of genes alone"):
+            hc.tl.predict_cell_types(cells, attention=True)
+        assert "predicted_cell_type" not in cells.obs
+        fit(cells, model="cell_transformer", config=TINY | {"max_epochs": 1})
+        del cells.obsm["X_toy"]
+        with (
+            pytest.warns(UserWarning, match="predicted from X_pca_genes alone"),
+            user_sees(
+                "Cell types", "attention on a slide without images", ValueError, match="no cell has genes and image"
+            ),
+        ):
+            hc.tl.predict_cell_types(cells, attention=True)
+
     def test_round_trip(self, cells, tmp_path):
         import anndata as ad
 

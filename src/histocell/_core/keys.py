@@ -69,7 +69,9 @@ SLIDE_MODEL = "slide_model"
 SLIDE_EVALUATION = "slide_evaluation"
 PREDICTED_SLIDE = "predicted_slide"  # column of obs of a table of slides
 N_TILES = "n_tiles"
-ATTENTION = "attention"  # column of obs of tiles
+ATTENTION = (
+    "attention"  # column of obs of tiles; with an underscore before it the ending of a slot of uns of cell types
+)
 
 # what two embeddings must agree on to be the same kind of number, where it is known of both
 IDENTITY = ("dim", "encoder", "revision", "pool", "size_um", "mpp", "stain")

@@ -14,16 +14,13 @@ from scipy.ndimage import gaussian_filter
 from histocell._core import keys
 from histocell._core.arguments import check_amount, check_positive
 from histocell._core.errors import listing
-from histocell.images.intensities import Range, needs_range
-from histocell.images.pixels import channel_axis, to_rgb
-from histocell.images.transformations import element_scales
+from histocell.images.dask_arrays import changed_element
 from histocell.tables.access import is_spatialdata
 from histocell.tables.slides import open_slide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
-    from xarray import DataArray, DataTree
 
 _SIGMAS = 4  # of a blur that a block looks beyond its edge
 SCANNER, SPECIMEN = "scanner", "specimen"
@@ -151,10 +148,13 @@ def rescan(
         raise TypeError(msg)
     name, device = _scanner(scanner)
     slide = open_slide(data, "rescan", image_key, mpp)
-    values = slide.image.intensity_range
     elements = {key: each for _, key, each in data.gen_elements()}
-    elements[slide.key] = _rescanned(
-        data.images[slide.key], device, slide.mpp, None if values is None else Range(*values)
+    elements[slide.key] = changed_element(
+        data.images[slide.key],
+        device.scan,
+        mpp=slide.mpp,
+        intensity_range=slide.image.intensity_range,
+        reach_px=device.reach_px,
     )
     for key, table in data.tables.items():
         elements[key] = copy = table.copy()
@@ -175,56 +175,3 @@ def _scanner(scanner: str | Scanner) -> tuple[str, Scanner]:
         msg = f"scanner must be one of {listing(SCANNERS)}, or a hc.datasets.Scanner; not {scanner!r}"
         raise ValueError(msg)
     return scanner, SCANNERS[scanner]
-
-
-def _rescanned(
-    element: DataArray | DataTree, scanner: Scanner, mpp: float, values: Range | None
-) -> DataArray | DataTree:
-    """An image element like another; each of its scales is scanned by itself."""
-    from xarray import Dataset, DataTree
-
-    levels = element_scales(element)
-    width = levels[0].sizes["x"]
-    scales = [_rescanned_scale(level, scanner, mpp * width / level.sizes["x"], values) for level in levels]
-    if not isinstance(element, DataTree):
-        return scales[0]
-    named = zip(element.children, scales, strict=True)
-    return DataTree.from_dict({name: Dataset({"image": scale}) for name, scale in named})
-
-
-def _rescanned_scale(scale: DataArray, scanner: Scanner, mpp: float, values: Range | None) -> DataArray:
-    import dask.array as da
-    from xarray import DataArray
-
-    pixels = da.asarray(scale.data).rechunk({0: -1})
-    rgb = da.map_blocks(
-        _as_rgb,
-        pixels,
-        values=values if needs_range(scale.dtype) else None,
-        chunks=((3,), *pixels.chunks[1:]),
-        dtype=np.uint8,
-        meta=np.empty((0, 0, 0), np.uint8),
-    )
-    reach = min(scanner.reach_px(mpp), *pixels.shape[1:])
-    scanned = da.map_overlap(
-        _scan_block,
-        rgb,
-        depth=(0, reach, reach),
-        boundary="nearest",
-        scanner=scanner,
-        mpp=mpp,
-        dtype=np.uint8,
-        meta=np.empty((0, 0, 0), np.uint8),
-    )
-    axes = {axis: scale.coords[axis] for axis in ("y", "x") if axis in scale.coords}
-    return DataArray(
-        scanned, dims=scale.dims, coords={"c": ["r", "g", "b"], **axes}, name=scale.name, attrs=deepcopy(scale.attrs)
-    )
-
-
-def _as_rgb(block: np.ndarray, values: Range | None) -> np.ndarray:
-    return np.moveaxis(to_rgb(block, channel_axis(block.shape, ("c", "y", "x")), values), -1, 0)
-
-
-def _scan_block(block: np.ndarray, scanner: Scanner, mpp: float) -> np.ndarray:
-    return np.moveaxis(scanner.scan(np.moveaxis(block, 0, -1), mpp), -1, 0)

@@ -1,9 +1,10 @@
-"""Dask arrays over the levels of image files, and levels over arrays."""
+"""Dask arrays over the levels of image files, levels over arrays, and image elements whose pixels are changed when they are read."""
 
 from __future__ import annotations
 
 import re
 import zlib
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -13,15 +14,17 @@ import numpy as np
 from histocell._core.errors import listing
 from histocell._core.forks import is_forked
 from histocell.images.files import check_path, file_stamp, is_decoded_whole, open_file
-from histocell.images.intensities import Range
+from histocell.images.intensities import Range, needs_range
 from histocell.images.levels import ArrayLevel, BlockCache, BlockLevel, block_sizes, share_range
-from histocell.images.pixels import channel_axis
+from histocell.images.pixels import channel_axis, to_rgb
+from histocell.images.transformations import element_scales
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import dask.array as da
     from numpy.typing import NDArray
+    from xarray import DataArray, DataTree
 
     from histocell.images.intensities import IntensityRange
     from histocell.images.levels import Block, ImageFile, Level
@@ -169,3 +172,66 @@ def file_behind(arrays: Sequence[NDArray[np.generic] | da.Array]) -> Path | None
     paths = {name["path"] if name else None for name in names}
     path = paths.pop() if len(paths) == 1 else None
     return None if path is None else Path(path)
+
+
+def changed_element(
+    element: DataArray | DataTree,
+    change: Callable[[NDArray[np.uint8], float], NDArray[np.uint8]],
+    *,
+    mpp: float,
+    intensity_range: tuple[float, float] | None,
+    reach_px: Callable[[float], int] | None = None,
+) -> DataArray | DataTree:
+    """An image element like another, of RGB pixels that are changed when they are asked for.
+
+    Parameters
+    ----------
+    element
+        The image.
+    change
+        Makes of an image ``(h, w, 3)`` and its um per px another of the same shape; called block by block, at each scale.
+    mpp
+        um per px of the finest scale.
+    intensity_range
+        The values of black and white where pixels have more than 8 bit, as where windows of the slide are read.
+    reach_px
+        How far a changed pixel depends on its surroundings, in px of so many um.
+    """
+    from xarray import Dataset, DataTree
+
+    scales = element_scales(element)
+    values = None if intensity_range is None else Range(*intensity_range)
+    width = scales[0].sizes["x"]
+    changed = [_changed_scale(scale, change, mpp * width / scale.sizes["x"], values, reach_px) for scale in scales]
+    if not hasattr(element, "children"):
+        return changed[0]
+    named = zip(element.children, changed, strict=True)
+    return DataTree.from_dict({name: Dataset({"image": scale}) for name, scale in named})
+
+
+def _changed_scale(
+    scale: DataArray,
+    change: Callable[[NDArray[np.uint8], float], NDArray[np.uint8]],
+    mpp: float,
+    values: Range | None,
+    reach_px: Callable[[float], int] | None,
+) -> DataArray:
+    """One scale; coordinates and transformations as they are, channels r, g, b."""
+    import dask.array as da
+    from xarray import DataArray
+
+    def rgb(block: NDArray[Any]) -> NDArray[np.uint8]:
+        image = to_rgb(block, channel_axis(block.shape, ("c", "y", "x")), values if needs_range(scale.dtype) else None)
+        return np.moveaxis(image, -1, 0)
+
+    def changed(block: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return np.moveaxis(change(np.moveaxis(block, 0, -1), mpp), -1, 0)
+
+    pixels = da.asarray(scale.data).rechunk({0: -1})
+    out: dict[str, Any] = {"dtype": np.uint8, "meta": np.empty((0, 0, 0), np.uint8)}
+    blocks = da.map_blocks(rgb, pixels, chunks=((3,), *pixels.chunks[1:]), **out)
+    reach = 0 if reach_px is None else min(reach_px(mpp), *pixels.shape[1:])
+    blocks = da.map_overlap(changed, blocks, depth=(0, reach, reach), boundary="nearest", **out)
+    axes = {axis: scale.coords[axis] for axis in ("y", "x") if axis in scale.coords}
+    coords = {"c": ["r", "g", "b"], **axes}
+    return DataArray(blocks, dims=scale.dims, coords=coords, name=scale.name, attrs=deepcopy(scale.attrs))

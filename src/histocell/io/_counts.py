@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
-from scipy.sparse import coo_array, csr_matrix
+from scipy.sparse import coo_array, csc_matrix, csr_matrix
 
 from histocell._core.errors import reading
 
@@ -59,6 +60,26 @@ def read_counts(path: Path) -> tuple[list[str], list[str], csr_matrix]:
         (np.concatenate(counts), (row_of, np.concatenate(columns))), shape=(len(rows), n_genes), dtype=np.float32
     )
     return spots, genes, csr_matrix(matrix)
+
+
+def check_counts(counts: csc_matrix | csr_matrix, path: Path) -> None:
+    """Refuse counts that are negative or no numbers."""
+    if wrong := int((~(counts.data >= 0) | np.isinf(counts.data)).sum()):
+        msg = f"{path}: {wrong:,} of the counts are negative or no numbers"
+        raise ValueError(msg)
+
+
+def check_counts_h5(path: Path) -> None:
+    """Refuse a damaged table in the HDF5 format of 10x; indices that point out of it would make scipy read other memory."""
+    with reading(path), h5py.File(path) as file:
+        groups = [group for group in file.values() if isinstance(group, h5py.Group) and "indptr" in group]
+        matrices = [
+            csc_matrix(tuple(g[part][:] for part in ("data", "indices", "indptr")), g["shape"][:]) for g in groups
+        ]
+        for matrix in matrices:
+            matrix.check_format(full_check=True)
+    for matrix in matrices:
+        check_counts(matrix, path)
 
 
 def stack_counts(parts: list[csr_matrix], genes: list[pd.Index], all_genes: pd.Index) -> csr_matrix:

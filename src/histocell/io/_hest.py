@@ -19,6 +19,7 @@ from histocell._core.errors import listing, reading, warn
 from histocell._core.geometry import check_mpp, mpp_from_pitch
 from histocell._core.settings import logger, progress_bar
 from histocell.images.slide_image import open_image
+from histocell.io._counts import check_counts
 from histocell.io.build import Placed, build, concatenate_sections, place, set_label
 from histocell.tables.access import coordinates
 
@@ -157,6 +158,7 @@ def _counts(path: Path) -> tuple[AnnData, NDArray[np.float64]]:
         counts = csr_matrix(raw.X, dtype=np.float32)
         genes = raw.var.set_axis(make_index_unique(pd.Index(raw.var_names.astype(str))))
         table = AnnData(X=counts, obs=raw.obs, var=genes)
+    check_counts(counts, path)
     unusable = table.obs_names.duplicated() | table.obs_names.isna()
     if unusable.any():
         msg = f"{path}: each spot needs a name of its own; repeated or missing: {listing(table.obs_names[unusable], 3)}"

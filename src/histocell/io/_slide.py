@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from spatialdata import SpatialData
 
 from histocell._core import keys
 from histocell.images.slide_image import open_image
 from histocell.io.elements import image_element
-
-if TYPE_CHECKING:
-    from os import PathLike
 
 
 def slide(
@@ -46,6 +43,8 @@ def slide(
 
     Raises
     ------
+    TypeError
+        If `path` is no path.
     OSError
         If the file is missing, damaged or truncated.
     ValueError
@@ -59,6 +58,12 @@ def slide(
     >>> sdata["tile_table"].obs["section"].iloc[0]  # doctest: +SKIP
     'CMU-1-Small-Region'
     """
+    if not isinstance(path, str | PathLike):
+        msg = (
+            f"path must name the file of a slide, not {type(path).__name__}; an image in memory goes with its spots into "
+            "hc.io.from_anndata(adata, image=array, mpp=...), or into a file first: tifffile.imwrite"
+        )
+        raise TypeError(msg)
     opened = open_image(path, mpp=mpp, intensity_range=intensity_range)
     if opened.mpp is None:
         msg = f"{Path(path).name} does not say its resolution; give mpp= (um per full-resolution px)"

@@ -15,6 +15,7 @@ from histocell._core.errors import listing, reading, warn
 from histocell._core.geometry import check_mpp
 from histocell.images.slide_image import open_image
 from histocell.images.transformations import affine_matrix
+from histocell.io._counts import check_counts_h5
 from histocell.io.build import build, place, set_label, warn_of_hires
 from histocell.io.positions import grid_mpp, numbers
 
@@ -79,6 +80,7 @@ def visium(
     folder = Path(path).expanduser()
     library = _library(folder, counts_file)
     section = library or folder.resolve().name if section is None else str(section)
+    check_counts_h5(next(folder.glob(f"*{counts_file}")))
     read = _read(folder, library, counts_file)
     table = next(iter(read.tables.values())).copy()
     del table.obs["region"], table.obs["spot_id"]

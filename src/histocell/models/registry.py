@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+# The function that writes the model of a slot
+_FITS = {
+    "abundance_model": "fit_abundance",
+    "alignment_model": "fit_alignment",
+    "cell_type_model": "fit_cell_types",
+    "expression_model": "fit_expression",
+    "slide_model": "fit_slides",
+}
 # Name in files and arguments to the class, or to where it is. Adding a model = one file + one row.
 MODELS: dict[str, str | type[Model]] = {
     "abmil": "histocell.models.slides.abmil:ABMIL",
@@ -179,7 +187,8 @@ def _uns(source: AnnData | SpatialData, model_key: str, table_key: str | None) -
     holders = [name for name, table in tables.items() if model_key in table.uns]
     if not holders:
         there = [key for table in tables.values() for key in table.uns]
-        hint = "Fit a model first, hc.tl.fit_abundance(data), or choose its slot with model_key=."
+        fit = f"hc.tl.{_FITS[model_key]}(data)" if model_key in _FITS else "with a function hc.tl.fit_..."
+        hint = f"Fit a model first, {fit}, or choose its slot with model_key=."
         raise missing_key("uns", model_key, there, hint)
     if len(holders) > 1:
         msg = f'several tables hold uns["{model_key}"]: {listing(holders)}; choose one with table_key='

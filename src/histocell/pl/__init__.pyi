@@ -2,6 +2,7 @@ from histocell.pl._aligned.embedding import alignment_embedding as alignment_emb
 from histocell.pl._aligned.recall import alignment_recall as alignment_recall
 from histocell.pl._alignment import alignment as alignment
 from histocell.pl._batch_effect import batch_effect as batch_effect
+from histocell.pl._cells.attention import modality_attention as modality_attention
 from histocell.pl._cells.confusion import confusion as confusion
 from histocell.pl._cells.reliability import reliability as reliability
 from histocell.pl._colocalization.map import colocalization as colocalization

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from histocell._core import keys
-from histocell.images.intensities import Range, needs_range
-from histocell.images.pixels import channel_axis, to_rgb
+from histocell.images.dask_arrays import changed_element
 from histocell.images.slide_image import open_image
 from histocell.images.stain.normalize import StainNormalizer, StainTarget
-from histocell.images.transformations import element_scales
 from histocell.tables.access import is_spatialdata
 from histocell.tables.slides import open_slide, source_key
 
@@ -20,8 +15,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataArray, DataTree
 
-    from histocell.images.slide_image import ImageSource, SlideImage
-    from histocell.images.stain.normalize import Method, StainTransform
+    from histocell.images.slide_image import ImageSource
+    from histocell.images.stain.normalize import Method
 
 
 def normalize_stain(
@@ -87,7 +82,12 @@ def normalize_stain(
     """
     slide = open_slide(data, "normalize_stain", image_key, mpp)
     transform = StainNormalizer(method, _target(target, method)).fit(slide.image, mpp=slide.mpp)
-    element = _normalized(data.images[slide.key], transform, slide.image)
+    element = changed_element(
+        data.images[slide.key],
+        lambda image, _: transform.apply(image),
+        mpp=slide.mpp,
+        intensity_range=slide.image.intensity_range,
+    )
     if not inplace:
         return element
     name = key_added or f"{slide.key}_{method}"
@@ -109,48 +109,3 @@ def _target(target: ImageSource | SpatialData | StainTarget | None, method: Meth
         msg = f"the resolution of the target {image!r} is unknown; give hc.io.slide(path, mpp=...) as target"
         raise ValueError(msg)
     return StainTarget.from_image(image, method=method)
-
-
-def _normalized(element: DataArray | DataTree, transform: StainTransform, image: SlideImage) -> DataArray | DataTree:
-    """An image element like another, its pixels normalised when they are asked for."""
-    from spatialdata.models import Image2DModel
-    from xarray import Dataset, DataTree
-
-    scales = [_normalized_scale(scale, transform, image) for scale in element_scales(element)]
-    out: DataArray | DataTree = scales[0]
-    if isinstance(element, DataTree):
-        names = element.children
-        out = DataTree.from_dict({name: Dataset({"image": scale}) for name, scale in zip(names, scales, strict=True)})
-    Image2DModel.validate(out)
-    return out
-
-
-def _normalized_scale(scale: DataArray, transform: StainTransform, image: SlideImage) -> DataArray:
-    """One scale; coordinates and transformations as they are, channels r, g, b."""
-    import dask.array as da
-    from xarray import DataArray
-
-    pixels = da.asarray(scale.data).rechunk({0: -1})
-    blocks = da.map_blocks(
-        _normalized_block,
-        pixels,
-        transform=transform,
-        values=Range(*image.intensity_range)
-        if needs_range(scale.dtype) and image.intensity_range
-        else None,  # as where windows of the slide are read
-        chunks=((3,), *pixels.chunks[1:]),
-        dtype=np.uint8,
-        meta=np.empty((0, 0, 0), np.uint8),
-    )
-    return DataArray(
-        blocks,
-        dims=scale.dims,
-        coords={"c": ["r", "g", "b"], **{axis: scale.coords[axis] for axis in ("y", "x") if axis in scale.coords}},
-        name=scale.name,
-        attrs=deepcopy(scale.attrs),
-    )
-
-
-def _normalized_block(block: np.ndarray, transform: StainTransform, values: Range | None) -> np.ndarray:
-    rgb = to_rgb(block, channel_axis(block.shape, ("c", "y", "x")), values)
-    return np.moveaxis(transform.apply(rgb), -1, 0)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import histocell as hc
 from histocell._core.keys import read_provenance
+from histocell._core.outputs import file_digest
 from histocell.encoders import adapters
 
 pytest.importorskip("peft")
@@ -121,8 +122,9 @@ def change(path, edit):
     path.write_text(json.dumps(content))
 
 
-def without_checksums(path):
-    change(path / "histocell.json", lambda record: record.pop("files"))
+def with_new_checksums(path):
+    files = {name: file_digest(path / name) for name in ("adapter_model.safetensors", "adapter_config.json")}
+    change(path / "histocell.json", lambda record: record.update(files=files))
 
 
 def test_damaged_folders(folder):
@@ -134,7 +136,7 @@ def test_damaged_folders(folder):
     (cut / tensors).write_bytes((cut / tensors).read_bytes()[:-100])
     with pytest.raises(ValueError, match="is not the file that histocell.json was written with: it is truncated"):
         adapters.read_adapter(cut)
-    without_checksums(cut)
+    with_new_checksums(cut)
     with pytest.raises(ValueError, match="cannot be read as weights"):
         adapters.read_adapter(cut)
 
@@ -148,15 +150,20 @@ def test_damaged_folders(folder):
         state = load_file(path / tensors)
         edit(state)
         save_file(state, path / tensors)
-        without_checksums(path)
+        with_new_checksums(path)
         with pytest.raises(ValueError, match=message):
             adapters.read_adapter(path)
 
     dora = copy("dora")
     change(dora / "adapter_config.json", lambda config: config.update(use_dora=True))
-    without_checksums(dora)
+    with_new_checksums(dora)
     with pytest.raises(ValueError, match=r"is not plain LoRA \(LORA; use_dora=True\)"):
         adapters.read_adapter(dora)
+    for files in (None, -1, {}, {tensors: "0"}):
+        unknown = copy(f"unknown-{files!r:.4}")
+        change(unknown / "histocell.json", lambda record, files=files: record.update(files=files))
+        with pytest.raises(ValueError, match="does not hold the checksums of"):
+            adapters.read_adapter(unknown)
     future = copy("future")
     change(future / "histocell.json", lambda record: record.update(format=2))
     with pytest.raises(ValueError, match="in format 2; this histocell reads 'histocell adapter' in format 1"):

@@ -104,6 +104,13 @@ def test_unknown_tensors_are_named(official):
         ("args.json", "{", "args.json.* is no valid JSON"),
         ("args.json", '{"embsize": 16}', "must give nheads, d_hid, nlayers"),
         ("args.json", '{"embsize": 16, "nheads": 3, "d_hid": 24, "nlayers": 2}', "no multiple of nheads"),
+        ("args.json", '{"embsize": 16, "nheads": 2, "d_hid": 24, "nlayers": 2000000000}', "it has 2 layers, not"),
+        ("args.json", '{"embsize": 2147483648, "nheads": 2, "d_hid": 24, "nlayers": 2}', "16 numbers for each token"),
+        (
+            "args.json",
+            '{"embsize": 16, "nheads": 2, "d_hid": 24, "nlayers": 2, "pad_value": ""}',
+            "pad_value=''; it must be a number",
+        ),
         ("vocab.json", '{"A": 0, "B": 0}', "two tokens have one id"),
         ("vocab.json", '{"A": 99}', "not of one model"),
         ("best_model.pt", "no tensors", "best_model.pt.* holds more than tensors"),
@@ -113,6 +120,15 @@ def test_damaged_files(official, file, text, message):
     folder, _ = official
     (folder / file).write_text(text)
     with pytest.raises((OSError, ValueError), match=message):
+        read_checkpoint(folder)
+
+
+def test_weights_that_are_no_numbers(official):
+    folder, _ = official
+    content = torch.load(folder / "best_model.pt")
+    content["value_encoder.norm.bias"][3] = torch.inf
+    torch.save(content, folder / "best_model.pt")
+    with pytest.raises(OSError, match="hold NaN or infinite values: value_encoder.norm.bias"):
         read_checkpoint(folder)
 
 

@@ -204,6 +204,16 @@ def test_truncated_files(network, tmp_path):
             load(weights=tmp_path / name)
 
 
+def test_a_flipped_bit_in_a_checkpoint(network, tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(network.state_dict(), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"its part w/data/\d+ differs from its checksum"):
+        load(weights=path)
+
+
 def test_objects_in_a_checkpoint_are_not_built(network, tmp_path, capsys):
     torch.save({"state_dict": network.state_dict(), "args": Evil()}, tmp_path / "w.pt")
     with pytest.raises(ValueError, match=r"more than tensors.*save its tensors once"):

@@ -225,7 +225,11 @@ def read_adapter(folder: str | Path) -> Adapter:
     if record.get("kind") != _KIND or record.get("format") != _FORMAT:
         msg = f"{folder / RECORD} is of the kind {record.get('kind')!r} in format {record.get('format')!r}; this histocell reads {_KIND!r} in format {_FORMAT}"
         raise ValueError(msg)
-    for name, digest in dict(record.get("files", {})).items():
+    files = record.get("files")
+    if not isinstance(files, dict) or set(files) != {TENSORS, CONFIG}:
+        msg = f"{folder / RECORD} does not hold the checksums of {TENSORS} and {CONFIG}; copy the whole folder again"
+        raise ValueError(msg)
+    for name, digest in files.items():
         if file_digest(folder / name) != digest:
             msg = (
                 f"{folder / name} is not the file that {RECORD} was written with: it is truncated, was changed, or comes from "
@@ -302,6 +306,9 @@ def _spec_from(facts: JSON) -> EncoderSpec:
     if unknown := sorted(set(facts) - known):
         msg = f"unknown facts of the base: {listing(unknown)}"
         raise ValueError(msg)
+    if not isinstance(facts["arch_kwargs"], dict):
+        msg = f"arch_kwargs={facts['arch_kwargs']!r} of the base is no mapping"
+        raise TypeError(msg)
     triples = {name: tuple(facts[name]) for name in ("mean", "std")}
     return EncoderSpec(**(facts | triples))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,8 +180,16 @@ def read_checkpoint(folder: str | PathLike[str]) -> Checkpoint:
     config = _config(args, folder)
     path = folder / "best_model.pt"
     tensors, ignored = _renamed(_tensors(path))
+    if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise damaged(path, f"these tensors hold NaN or infinite values: {listing(bad, 4)}")
     table = tensors.get("encoder.embedding.weight")
     n_tokens = table.shape[0] if table is not None else 1 + max(vocabulary.values())
+    n_layers = len({name.split(".")[2] for name in tensors if name.startswith("transformer_encoder.layers.")})
+    width = config.embsize if table is None else table.shape[-1]
+    for name, here, said in (("layers", n_layers, config.nlayers), ("numbers for each token", width, config.embsize)):
+        if said > here:  # before so many are built
+            msg = f"{path} does not fit its args.json: it has {here} {name}, not {said}"
+            raise ValueError(msg)
     with torch.device("meta"):
         network = ScGPT(config, n_tokens)
     _check_shapes(network, tensors, path)
@@ -219,7 +228,11 @@ def _config(args: JSON, folder: Path) -> ScGPTConfig:
         if args.get(name, expected) != expected:
             msg = f"args.json in {folder} has {name}={args[name]!r}; only {expected!r} is known, as in the published checkpoints"
             raise ValueError(msg)
-    return ScGPTConfig(**{name: args[name] for name in names}, pad_value=float(args.get("pad_value", -2)))
+    pad_value = args.get("pad_value", -2)
+    if isinstance(pad_value, bool) or not isinstance(pad_value, int | float) or not math.isfinite(pad_value):
+        msg = f"args.json in {folder} has pad_value={pad_value!r}; it must be a number"
+        raise ValueError(msg)
+    return ScGPTConfig(**{name: args[name] for name in names}, pad_value=float(pad_value))
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

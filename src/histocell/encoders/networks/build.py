@@ -209,7 +209,11 @@ def build(spec: EncoderSpec) -> Backbone:
         arguments["norm_layer"] = partial(nn.LayerNorm, eps=eps)
     if not arguments.get("features_only"):
         arguments["num_classes"] = 0
-    network = timm.create_model(spec.arch, pretrained=False, **arguments)
+    try:
+        network = timm.create_model(spec.arch, pretrained=False, **arguments)
+    except (TypeError, ValueError, ArithmeticError) as error:  # depth=nan, img_size="224"
+        msg = f"{spec.name!r}: timm cannot build {spec.arch!r} with {arguments}: {error}"
+        raise ValueError(msg) from error
     if spec.library == "coca":
         if spec.dim is None:
             msg = f"the spec of {spec.name!r} needs dim, the width of its attentional pooler"

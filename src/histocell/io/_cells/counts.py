@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from histocell._core.errors import reading
+from histocell.io._counts import check_counts_h5
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +21,7 @@ def read_counts_h5(file: Path) -> AnnData:
     """Counts (CSR, float32) of genes, without controls and proteins; names of genes made unique."""
     import scanpy as sc
 
+    check_counts_h5(file)
     with reading(file), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Variable names are not unique")  # they are made so
         table = sc.read_10x_h5(file, gex_only=True)

@@ -75,11 +75,21 @@ def read_features(path: Path) -> Features:
     feature_of: list[int] = []
     skipped = Counter[str]()
     for number, each in enumerate(objects):
-        for part in _parts(each.pop("geometry"), skipped):
+        try:
+            parts = _parts(each.pop("geometry"), skipped)
+        except (AttributeError, KeyError, TypeError) as error:
+            msg = f"{path}: the geometry of feature {number} is no GeoJSON: {type(error).__name__}: {error}"
+            raise ValueError(msg) from error
+        for part in parts:
             rings += part
             ring_of += [len(feature_of)] * len(part)
             feature_of.append(number)
-    polygons = _polygons(rings, np.array(ring_of, dtype=np.intp), len(feature_of), path)
+    try:
+        length = np.fromiter(map(len, rings), dtype=np.intp, count=len(rings))
+    except TypeError as error:
+        msg = f"{path}: a ring of a polygon must be a list of vertices ({error})"
+        raise ValueError(msg) from error
+    polygons = _polygons(rings, length, np.array(ring_of, dtype=np.intp), len(feature_of), path)
     return Features(polygons, np.array(feature_of, dtype=np.intp), objects, skipped)
 
 
@@ -110,12 +120,13 @@ def _parts(geometry: JsonObject | None, skipped: Counter[str]) -> list[list[Ring
     return []
 
 
-def _polygons(rings: list[Ring], owner: NDArray[np.intp], n: int, path: Path) -> NDArray[np.object_]:
+def _polygons(
+    rings: list[Ring], length: NDArray[np.intp], owner: NDArray[np.intp], n: int, path: Path
+) -> NDArray[np.object_]:
     """Polygons out of their rings."""
     polygons = np.full(n, None, dtype=object)
     if not rings:
         return polygons
-    length = np.fromiter(map(len, rings), dtype=np.intp, count=len(rings))
     xy = _coordinates(rings, int(length.sum()), path)
     if not np.isfinite(xy).all():
         msg = f"{path}: {int((~np.isfinite(xy)).any(axis=1).sum())} vertices are no finite numbers"
@@ -140,7 +151,7 @@ def _coordinates(rings: list[Ring], n: int, path: Path) -> NDArray[np.float64]:
         values = np.fromiter(chain.from_iterable(chain.from_iterable(rings)), dtype=np.float64)
         if len(values) not in {2 * n, 3 * n} or len(values) % max(n, 1):
             values = np.array([point[:2] for ring in rings for point in ring], dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         msg = f"{path}: vertices must be pairs of numbers ({error})"
         raise ValueError(msg) from error
     return values.reshape(n, -1)[:, :2]

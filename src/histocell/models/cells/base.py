@@ -200,6 +200,22 @@ class Classifier(Model):
 
     def predict(self, X: ArrayLike, *, places: Places | None = None, device: str | None = None) -> Floats:
         """Probability of each class, shape ``(n, n_classes)``; NaN for rows without any modality."""
+        cells = self._usable_cells(X, places)
+        out = np.full((len(cells.X), len(self.weights["class_weight"])), np.nan)
+        start, modalities = 0, self.modalities(cells.X.shape[1])
+        for part, where in self._parts_of(cells):
+            calibration = self.weights["calibration"][modalities.subset_of(modalities.present(part))]
+            out[cells.rows[start : start + len(part)]] = calibrate(
+                self._logits(part, where, device),
+                calibration,
+                self.weights["class_weight"],
+                second=self._second(part),
+            )
+            start += len(part)
+        return out
+
+    def _usable_cells(self, X: ArrayLike, places: Places | None) -> Cells:
+        """The rows that have a modality, checked against what the model was fitted on; their numbers are their labels."""
         self._check_fitted()
         X = as_features(X)
         n_features = len(self.weights["input_mean"])
@@ -211,18 +227,7 @@ class Classifier(Model):
         if known is not None:
             known = known.rows(usable)
             check_finite(known, type(self).__name__)
-        out = np.full((len(X), len(self.weights["class_weight"])), np.nan)
-        start, modalities = 0, self.modalities(n_features)
-        for part, where in self._parts_of(Cells(X, usable, usable, known)):
-            calibration = self.weights["calibration"][modalities.subset_of(modalities.present(part))]
-            out[usable[start : start + len(part)]] = calibrate(
-                self._logits(part, where, device),
-                calibration,
-                self.weights["class_weight"],
-                second=self._second(part),
-            )
-            start += len(part)
-        return out
+        return Cells(X, usable, usable, known)
 
     def _scaled_cells(self, cells: Cells) -> np.ndarray:
         """Scaled features of cells, of which nothing else is copied."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 _MM = 1000.0  # coordinates are in um; their waves in mm
@@ -82,21 +84,41 @@ class CellNet(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Logits, ``(n, n_classes)``."""
         tokens, kinds, there, xy = self._tokens(batch)
-        hidden = ~there[:, None, None, :]  # of keys
-        masked = torch.zeros_like(hidden, dtype=tokens.dtype).masked_fill(hidden, -torch.inf)
-        for index, layer in enumerate(self.layers):
-            mask = masked
-            if self.bias is not None and self.slope is not None:
-                mask = mask + self.bias[index][:, kinds][:, :, kinds]
-                if xy is not None:
-                    apart = torch.log1p((xy[:, :, None] - xy[:, None]).norm(dim=-1) / _NEAR_UM)
-                    mask = mask + self.slope[index][:, None, None] * apart[:, None]
+        for layer, mask in zip(self.layers, self._masks(kinds, there, xy, tokens.dtype), strict=True):
             tokens = layer(tokens, mask)
         n_own = len(self.widths)
         own = torch.cat([there[:, :n_own], there[:, len(kinds) - 1 :]], 1) if self.place else there[:, :n_own]
         values = torch.cat([tokens[:, :n_own], tokens[:, -1:]], 1) if self.place else tokens[:, :n_own]
         pooled = (values * own[..., None]).sum(1) / own.sum(1, keepdim=True)
         return self.head(self.norm(pooled))
+
+    def attention(self, batch: Batch) -> Tensor:
+        """Attention from the tokens of a cell to each kind of tokens, ``(n, n_layers, n_own, n_kinds)``, the mean over heads.
+
+        The last of its own tokens, and the last kind, are those of the place where there is one; attention to kinds that a cell
+        does not have is 0. From a token that a cell does not have it means nothing.
+        """
+        tokens, kinds, there, xy = self._tokens(batch)
+        to_kind = F.one_hot(kinds, 2 * len(self.widths) + 1).to(tokens.dtype)
+        own = [*range(len(self.widths)), *([len(kinds) - 1] if self.place is not None else [])]
+        found = []
+        for layer, mask in zip(self.layers, self._masks(kinds, there, xy, tokens.dtype), strict=True):
+            found.append(cast("Layer", layer).weights(tokens, mask).mean(dim=1)[:, own] @ to_kind)
+            tokens = layer(tokens, mask)
+        return torch.stack(found, dim=1)
+
+    def _masks(self, kinds: Tensor, there: Tensor, xy: Tensor | None, dtype: torch.dtype) -> Iterator[Tensor]:
+        """What each layer adds to the attention: minus infinity where there is no token, and what it learnt of kinds and distances."""
+        hidden = ~there[:, None, None, :]  # of keys
+        masked = torch.zeros_like(hidden, dtype=dtype).masked_fill(hidden, -torch.inf)
+        for index in range(len(self.layers)):
+            mask = masked
+            if self.bias is not None and self.slope is not None:
+                mask = mask + self.bias[index][:, kinds][:, :, kinds]
+                if xy is not None:
+                    apart = torch.log1p((xy[:, :, None] - xy[:, None]).norm(dim=-1) / _NEAR_UM)
+                    mask = mask + self.slope[index][:, None, None] * apart[:, None]
+            yield mask
 
     def _tokens(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Tokens of the cell, of its neighbours and of its place; their kinds, which there are, and where they lie."""
@@ -132,12 +154,23 @@ class Layer(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Tokens ``(n, n_tokens, width)``; `mask` is added to the attention."""
         n, n_tokens, width = tokens.shape
-        parts = self.attention(self.before(tokens)).view(n, n_tokens, 3, self.n_heads, width // self.n_heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        query, key, value = self._parts(tokens)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.expand(n, self.n_heads, -1, n_tokens))
         tokens = tokens + self.dropout(self.out(mixed.transpose(1, 2).reshape(n, n_tokens, width)))
         inner = self.dropout(F.gelu(self.up(self.between(tokens))))
         return tokens + self.dropout(self.down(inner))
+
+    def weights(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Attention of each token, a line, to each, ``(n, n_heads, n_tokens, n_tokens)``; lines sum to 1."""
+        query, key, _ = self._parts(tokens)
+        return (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5 + mask).softmax(dim=-1)
+
+    def _parts(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of each head, ``(n, n_heads, n_tokens, width / n_heads)``."""
+        n, n_tokens, width = tokens.shape
+        parts = self.attention(self.before(tokens)).view(n, n_tokens, 3, self.n_heads, width // self.n_heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        return query, key, value
 
 
 def waves(xy_um: Tensor, width: int) -> Tensor:

@@ -14,6 +14,7 @@ from histocell._core.device import pick_device
 from histocell._core.rng import draw_seed
 from histocell._core.settings import logger
 from histocell.models import training
+from histocell.models.cells.attention import mean_by_group, token_names
 from histocell.models.cells.base import Cells, Classifier, ClassifierConfig
 from histocell.models.cells.baselines import Logistic
 from histocell.models.cells.batches import Source
@@ -21,11 +22,13 @@ from histocell.models.cells.network import CellNet
 from histocell.models.settings import limited
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from numpy.typing import ArrayLike
     from torch import Tensor
 
     from histocell._core.types import Floats, Ints
+    from histocell.models.cells.attention import Attention
     from histocell.models.cells.inputs import Modalities
     from histocell.models.cells.network import Batch
     from histocell.models.places import Places
@@ -214,17 +217,78 @@ class CellTransformer(Classifier):
 
     def _logits(self, X: np.ndarray, places: Places | None, device: str | None) -> Floats:
         chosen = pick_device(device)
-        net = self._on("meta", X.shape[1]).eval()
-        names = net.state_dict().keys()
-        weights = {name: torch.tensor(self.weights[f"net.{name}"], device=chosen) for name in names}
+        net = self._fitted(X.shape[1], chosen)
+        parts = [np.zeros((0, len(self.weights["class_weight"])))]
+        with torch.inference_mode():
+            parts += [net(batch).double().cpu().numpy() for _, batch in self._batches(X, places, chosen)]
+        return np.concatenate(parts)
+
+    def attention(
+        self, X: ArrayLike, groups: ArrayLike, *, places: Places | None = None, device: str | None = None
+    ) -> Attention:
+        """How much of the attention of each kind of tokens goes to which, in each layer; the mean over heads and the cells of a group.
+
+        These are the weights of the layers that make the prediction. Attention says from where a token takes what it becomes, not
+        what decides the type: for that, compare predictions with and without a modality. A logistic regression that is blended
+        in has no part in it.
+
+        Parameters
+        ----------
+        X
+            Features, shape ``(n, n_features)``.
+        groups
+            Number of the group of each row, shape ``(n,)``, from 0; -1 for rows that do not count.
+        places
+            Where the rows lie, for architectures that need it.
+        device
+            Torch device; `None` for the best there is.
+
+        Returns
+        -------
+        Means, numbers of cells and names of tokens. Rows that lack a modality do not count: in them, all goes to the other.
+
+        Raises
+        ------
+        ValueError
+            When the model has one kind of tokens, or `groups` does not fit.
+        """
+        cells = self._usable_cells(X, places)
+        modalities = self.modalities(cells.X.shape[1])
+        sources, kinds = token_names(
+            list(modalities.columns),
+            place=self.config.architecture in _PLACED,
+            neighbors=self.config.n_neighbors > 0,
+        )
+        if len(sources) < 2:
+            msg = f'this model has tokens of {sources[0]} alone, so there is no attention between any; "dual", "spatial" and "multi_input" have more'
+            raise ValueError(msg)
+        group = np.asarray(groups)
+        if group.shape != (len(cells.X),) or group.dtype.kind not in "iu":
+            msg = f"groups must be whole numbers, one for each of the {len(cells.X)} rows; they are {group.dtype} {group.shape}"
+            raise ValueError(msg)
+        chosen = pick_device(device)
+        net = self._fitted(cells.X.shape[1], chosen)
+
+        def parts() -> Iterator[tuple[Ints, Floats]]:
+            start = 0
+            for some, where in self._parts_of(cells):
+                own = group[cells.rows[start : start + len(some)]]
+                own = np.where(modalities.present(some).all(axis=1), own, -1)
+                start += len(some)
+                for rows, batch in self._batches(some, where, chosen):
+                    counted = own[rows] >= 0
+                    yield own[rows][counted], net.attention(batch).double().cpu().numpy()[counted]
+
+        with torch.inference_mode():
+            return mean_by_group(parts(), max(int(group.max(initial=-1)) + 1, 0), sources, kinds)
+
+    def _batches(self, X: np.ndarray, places: Places | None, device: torch.device) -> Iterator[tuple[Ints, Batch]]:
+        """All rows as the net sees them, some at a time, with their numbers."""
         numbers = np.arange(len(X))
         source = self._source(Cells(X, numbers, numbers, places))
-        parts = [np.zeros((0, len(self.weights["class_weight"])))]
-        with torch.no_grad():
-            for start in range(0, len(X), _PREDICTED):
-                batch = source.batch(numbers[start : start + _PREDICTED], chosen)
-                parts.append(torch.func.functional_call(net, weights, (batch,)).double().cpu().numpy())
-        return np.concatenate(parts)
+        for start in range(0, len(X), _PREDICTED):
+            part = numbers[start : start + _PREDICTED]
+            yield part, source.batch(part, device)
 
     def _learn_logistic(self, cells: Cells, rng: np.random.Generator) -> None:
         """The logistic regression that is blended in, with the scales and class weights of the net."""
@@ -268,6 +332,15 @@ class CellTransformer(Classifier):
         """The network without weights of its own."""
         with torch.device(device):
             return self._build(self.modalities(n_features), len(self.weights["class_weight"]))
+
+    def _fitted(self, n_features: int, device: torch.device) -> CellNet:
+        """The network as it was fitted, without dropout."""
+        net = self._on("meta", n_features).eval()
+        names = net.state_dict().keys()
+        net.load_state_dict(
+            {name: torch.tensor(self.weights[f"net.{name}"], device=device) for name in names}, assign=True
+        )
+        return net
 
     def _build(self, modalities: Modalities, n_classes: int) -> CellNet:
         config = self.config

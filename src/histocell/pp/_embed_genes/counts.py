@@ -31,10 +31,7 @@ class Known(NamedTuple):
     source: str
 
 
-_RANKED = "Values are ranked within each cell, so a normalised cell is embedded nearly like its counts, but not one that was corrected"
-
-
-def expression(table: AnnData, layer: str | None, *, normalized: str = _RANKED) -> csr_matrix:
+def expression(table: AnnData, layer: str | None, *, normalized: str) -> csr_matrix:
     """Values of ``X`` or a layer, sparse, float32, without stored zeros; warns where they are no counts.
 
     `normalized` says what becomes of values that are no counts.

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     type Features = NDArray[np.float32] | da.Array
 
 _KEYS = {"scgpt": "X_scgpt", "pca": "X_pca_genes", "scvi": "X_scvi"}
+# What becomes of values that are no counts
+_NORMALIZED = {
+    "scgpt": "Values are ranked within each cell, so a normalised cell is embedded nearly like its counts, but not one that was corrected",
+    "pca": "They are scaled to one sum for each cell and their logarithm is taken as if they were, a second time if you did it before",
+    "scvi": "scVI describes counts, and means little for others",
+}
 _SHORTEST = 2  # <cls> and a gene
 _FEW_KNOWN = 0.5
 
@@ -132,7 +138,7 @@ def embed_genes(
         msg = "lazy=True keeps the embedding on disk and needs a folder for it: store="
         raise ValueError(msg)
     table = get_table(data, table_key)
-    values, seed = expression(table, layer), draw_seed(as_rng(rng))
+    values, seed = expression(table, layer, normalized=_NORMALIZED[model]), draw_seed(as_rng(rng))
     facts: dict[str, object] = {"model": model, "layer": layer, "n_genes": table.n_vars}
     if model == "scgpt":
         embedding, own = _scgpt(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from histocell._core import keys
 from histocell._core.arguments import check_share, check_switch
@@ -12,6 +12,7 @@ from histocell.models.base import Model
 from histocell.models.registry import load, make_model
 from histocell.tables.access import get_table
 from histocell.tables.sections import Sections
+from histocell.tl._cell_types.attention import attention_by_type, transformer_of
 from histocell.tl._cell_types.inputs import embeddings, with_classes_of, without_copies
 from histocell.tl._cell_types.task import CELL_TYPES, CellTypeWriter
 from histocell.tl.engine import evaluate as _evaluate
@@ -170,6 +171,7 @@ def predict_cell_types(
     model_key: str = keys.CELL_TYPE_MODEL,
     abstain: float = 0.0,
     min_probability: float = 0.0,
+    attention: bool = False,
     baselines: bool = True,
     key_added: str = keys.PREDICTED_TYPE,
     device: str | None = None,
@@ -192,6 +194,9 @@ def predict_cell_types(
         Share of the predicted cells, those with the least confidence, that are called ``unsure``.
     min_probability
         Cells whose most probable type is less probable than that are called ``unsure``.
+    attention
+        Whether to write how much of the attention of genes, image and coordinates goes to which, for each predicted type. It takes
+        about as long as the prediction. Cells that lack genes or image do not count, with a warning.
     baselines
         Whether the baselines' predictions are written too, under the same rule.
     key_added
@@ -208,14 +213,19 @@ def predict_cell_types(
     `None`, or with ``inplace=False`` what would have been written, by slot: ``obs[key_added]``, a category of types (and
     ``unsure``; missing for cells without features); ``obs[key_added + "_confidence"]``, the probability of that type;
     ``obsm[key_added + "_probability"]``, a data frame with one column per type; and the same of the baselines with
-    ``_majority``, ``_knn`` and ``_logistic`` after `key_added`. Probabilities stay where a cell is ``unsure``.
+    ``_majority``, ``_knn`` and ``_logistic`` after `key_added`. Probabilities stay where a cell is ``unsure``. With `attention`
+    also ``uns[key_added + "_attention"]``, a data frame: ``cell_type`` as in ``obs[key_added]``, ``layer`` from 1, ``from`` and ``to``
+    (``genes``, ``image``, ``coordinates``; ``to`` also those of neighbours), ``attention``, the mean over heads and cells, which
+    sums to 1 over ``to``, and ``n_cells``. It is that of the transformer, without the logistic regression that may be
+    blended in, and says where the net looked, not what decided the type.
 
     Raises
     ------
     KeyError
         When no model or no embedding is found.
     ValueError
-        When an embedding is not that of the model.
+        When an embedding is not that of the model, or attention is asked of a model with one kind of tokens or of cells none of
+        which has genes and image.
 
     Examples
     --------
@@ -241,7 +251,12 @@ def predict_cell_types(
     task = replace(
         CELL_TYPES, writer=CellTypeWriter(abstain=shares["abstain"], min_probability=shares["min_probability"])
     )
-    slots = _predict.predict(task, table, fitted, key=key_added, device=device, baselines=baselines, places=places)
+    transformer = transformer_of(fitted) if check_switch(attention, "attention") else None
+    X = _predict.inputs(task, table, fitted)
+    slots = _predict.predict(task, table, fitted, key=key_added, device=device, baselines=baselines, places=places, X=X)
+    if transformer is not None:
+        types = cast("pd.Series", slots["obs", key_added])
+        slots["uns", f"{key_added}_{keys.ATTENTION}"] = attention_by_type(transformer, X, types, places, device)
     if not inplace:
         return {slot: value for (_, slot), value in slots.items()}
     _predict.write(table, slots, key=key_added, model=fitted, baselines=baselines, more=shares)

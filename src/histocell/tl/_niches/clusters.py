@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -11,17 +13,21 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 from sklearn.neighbors import KNeighborsClassifier
 
+from histocell._core.device import pick_device
 from histocell._core.errors import import_optional
 from histocell._core.rng import draw_seed
 from histocell._core.settings import progress_bar
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from histocell._core.types import Floats, Ints
+    from histocell._core.types import JSON, Floats, Ints
 
 METHODS = ("leiden", "kmeans")
+RAPIDS = "rapids_singlecell"
 _VOTERS = 15  # rows of the sample that say in which cluster another row is
 _CHUNK = 20_000
 _LEAST_ROWS = 500
@@ -72,6 +78,8 @@ class Clustering:
         How often the clustering is repeated to know how stable it is, the first time included.
     max_cells
         Most rows that are clustered themselves.
+    gpu
+        Number of the GPU that Leiden and its graph run on, see `pick_gpu`; `None` for the processor.
     """
 
     method: str
@@ -80,6 +88,15 @@ class Clustering:
     n_niches: int
     n_seeds: int
     max_cells: int
+    gpu: int | None = None
+
+    @property
+    def facts(self) -> JSON:
+        """For the provenance: what clusters, and how."""
+        shared: JSON = {"method": self.method, "max_cells": self.max_cells}
+        if self.method == "kmeans":
+            return shared | {"package": "scikit-learn", "n_niches": self.n_niches}
+        return shared | {"package": "scanpy" if self.gpu is None else RAPIDS, "resolution": self.resolution}
 
     def run(self, values: NDArray[np.float32], rng: np.random.Generator, *, shared: float = 1.0) -> Clusters:
         """Cluster the rows of `values`, all of them finite.
@@ -105,35 +122,66 @@ class Clustering:
         return Clusters(_by_size(everywhere), _silhouette(values, _by_size(everywhere), rng), stability, len(chosen))
 
     def _graph(self, sample: NDArray[np.float32], seed: int) -> csr_matrix:
-        """Scanpy's graph of neighbours, weighted as by UMAP."""
-        import scanpy as sc
+        """The graph of neighbours, weighted as by UMAP."""
         from anndata import AnnData
 
-        import_optional("igraph", "niches")
-        holder = AnnData(sample)
-        n_neighbors = min(self.n_neighbors, len(sample) - 1)
+        holder, n_neighbors = AnnData(sample), min(self.n_neighbors, len(sample) - 1)
         # exact: the sample is small enough, and an approximation would be another one on each machine
-        sc.pp.neighbors(holder, n_neighbors, use_rep="X", transformer="sklearn", random_state=seed)
+        if self.gpu is not None:
+            rapids, device = _rapids(self.gpu)
+            with device:
+                rapids.pp.neighbors(holder, n_neighbors, use_rep="X", algorithm="brute", random_state=seed)
+        else:
+            import scanpy as sc
+
+            import_optional("igraph", "niches")
+            sc.pp.neighbors(holder, n_neighbors, use_rep="X", transformer="sklearn", random_state=seed)
         return holder.obsp["connectivities"]
 
     def _leiden(self, graph: csr_matrix, seed: int) -> Ints:
-        import scanpy as sc
         from anndata import AnnData
 
         holder = AnnData(shape=(graph.shape[0], 0))
-        sc.tl.leiden(
-            holder,
-            resolution=self.resolution,
-            adjacency=graph,
-            flavor="igraph",
-            n_iterations=2,
-            directed=False,
-            random_state=seed,
-        )
+        settings: dict[str, Any] = {"resolution": self.resolution, "adjacency": graph, "random_state": seed}
+        if self.gpu is not None:
+            rapids, device = _rapids(self.gpu)
+            with device:
+                rapids.tl.leiden(holder, **settings)
+        else:
+            import scanpy as sc
+
+            sc.tl.leiden(holder, **settings, flavor="igraph", n_iterations=2, directed=False)
         return holder.obs["leiden"].cat.codes.to_numpy().astype(np.intp)
 
     def _kmeans(self, sample: NDArray[np.float32], seed: int) -> Ints:
         return KMeans(self.n_niches, n_init=_STARTS, random_state=seed).fit_predict(sample).astype(np.intp)
+
+
+def pick_gpu(device: str | None) -> int | None:
+    """Number of the GPU that rapids-singlecell is to use: where there are both, unless `device` says otherwise.
+
+    Raises
+    ------
+    ImportError
+        When `device` asks for a GPU, and rapids-singlecell is not installed.
+    ValueError
+        When `device` is not there.
+    """
+    installed = find_spec(RAPIDS) is not None
+    if device is None and not installed:
+        return None
+    chosen = pick_device(device)
+    if chosen.type != "cuda":
+        return None
+    if not installed:
+        msg = f'device {device!r} clusters with {RAPIDS}, which is not installed; its documentation says how, and device="cpu" clusters with scanpy'
+        raise ImportError(msg)
+    return chosen.index or 0
+
+
+def _rapids(gpu: int) -> tuple[Any, AbstractContextManager[object]]:
+    """rapids-singlecell, and the context of the GPU that it is to run on."""
+    return import_module(RAPIDS), import_module("cupy").cuda.Device(gpu)
 
 
 def reduce(values: NDArray[np.float32], n_components: int, rng: np.random.Generator, max_rows: int) -> np.ndarray:

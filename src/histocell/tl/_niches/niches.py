@@ -14,7 +14,7 @@ from histocell._core.rng import as_rng
 from histocell.kernels.tissue.discs import disc_means
 from histocell.tables.access import get_obsm
 from histocell.tables.sections import Sections
-from histocell.tl._niches.clusters import METHODS, Clustering, reduce
+from histocell.tl._niches.clusters import METHODS, Clustering, pick_gpu, reduce
 from histocell.tl._niches.tissue import coherence, enrichment, typical_count
 from histocell.tl.engine.features import dense
 
@@ -47,6 +47,7 @@ def niches(
     n_permutations: int = 999,
     key_added: str = keys.NICHE,
     rng: SeedLike | RNGLike | None = 0,
+    device: str | None = None,
     table_key: str | None = None,
     inplace: bool = True,
 ) -> JSON | None:
@@ -65,7 +66,8 @@ def niches(
         The embedding, ``(n, n_features)``: of genes, of the image, or aligned (``"X_aligned_image"``). Rows that are
         not finite get no niche, with a warning.
     method
-        ``"leiden"``: Leiden on scanpy's graph of neighbours (``pip install "histocell[niches]"``); ``"kmeans"``.
+        ``"leiden"``: Leiden on scanpy's graph of neighbours (``pip install "histocell[niches]"``), or on that of
+        rapids-singlecell, see `device`; ``"kmeans"``.
     resolution
         Of ``"leiden"``: more gives more niches.
     n_niches
@@ -90,6 +92,10 @@ def niches(
         Column of ``obs``; of ``uns`` it is ``"<key_added>s"``.
     rng
         Seed or generator; `None` for others each time.
+    device
+        Of ``"leiden"``: ``"cuda"`` or ``"cuda:1"`` clusters with rapids-singlecell, ``"cpu"`` with scanpy; `None` with
+        rapids-singlecell where it and a GPU are there. Both search for the exact nearest neighbours, but do not expect the
+        same clusters of them; the provenance says which one ran (``package``).
     table_key
         Table of a SpatialData, where it holds several.
     inplace
@@ -116,7 +122,7 @@ def niches(
     Raises
     ------
     ImportError
-        When ``"leiden"`` finds no igraph.
+        When ``"leiden"`` finds no igraph, or a GPU is asked for and rapids-singlecell is not installed.
     KeyError
         When the embedding or the column of cell types is missing.
     ValueError
@@ -148,6 +154,7 @@ def niches(
         check_count(n_niches, "n_niches", least=1),
         check_count(n_seeds, "n_seeds", least=1),
         check_count(max_cells, "max_cells", least=10),
+        pick_gpu(device) if method == "leiden" else None,
     )
     n_components = check_count(n_components, "n_components", least=1)
     n_permutations = check_count(n_permutations, "n_permutations", least=1)
@@ -169,14 +176,11 @@ def niches(
     if types is not None:
         result["enrichment"] = enrichment(xy[rows], found.labels, types.iloc[rows], where, n_permutations, generator)
     column = _column(table, rows, found).rename(key_added)
-    slot = f"{key_added}s"
     if not inplace:
-        return {key_added: column, slot: result}
-    table.obs[key_added] = column
-    table.uns[slot] = result
-    facts = {"embedding": key, "method": method, "smooth_um": float(smooth_um), "cell_type_key": cell_type_key}
-    facts |= {"resolution": clustering.resolution} if method == "leiden" else {"n_niches": clustering.n_niches}
-    keys.write_provenance(table, key_added, **facts, n_permutations=n_permutations, max_cells=clustering.max_cells)
+        return {key_added: column, f"{key_added}s": result}
+    table.obs[key_added], table.uns[f"{key_added}s"] = column, result
+    used = {"embedding": key, "smooth_um": float(smooth_um), "cell_type_key": cell_type_key}
+    keys.write_provenance(table, key_added, **used, **clustering.facts, n_permutations=n_permutations)
     return None
 
 

@@ -43,14 +43,16 @@ def predict(
     baselines: bool = True,
     places: Places | None = None,
     bags: Sequence[Bag] | None = None,
+    X: np.ndarray | Joined | None = None,
 ) -> Slots:
     """Slots of the prediction called `key`, of what else the model says of the rows, and of its baselines.
 
     A warning tells of sections that are unlike those of the fit.
 
-    `places` says where the rows lie, and `bags` are their tiles, for a model that needs them.
+    `places` says where the rows lie, and `bags` are their tiles, for a model that needs them; `X` are the features where `inputs`
+    has read them before.
     """
-    X = inputs(task, table, model)
+    X = inputs(task, table, model) if X is None else X
     needed: dict[str, Any] = ({"places": places} if model.needs_places else {}) | (
         {"bags": bags} if model.needs_bags else {}
     )
