@@ -219,6 +219,18 @@ class TestBadInput:
             hc.pp.segment_nuclei(blank, method=dark, region=None)
         assert not blank.shapes
 
+    @pytest.mark.parametrize(
+        ("colour", "ink"), [("red", (200, 30, 40)), ("blue", (60, 70, 180)), ("grey", (90, 90, 90))]
+    )
+    def test_pen_over_tissue(self, user_sees, tissue, colour, ink):
+        image = np.moveaxis(np.asarray(tissue["he"].data), 0, -1)
+        y, x = np.indices(image.shape[:2])
+        stroke = (np.abs(y - x) < 60)[..., None]
+        marked = slide(np.where(stroke, image * (np.array(ink) / 245), image).astype(np.uint8))
+        with user_sees("Nuclei", f"{colour} pen over tissue", UserWarning, match="ink"):
+            hc.pp.segment_nuclei(marked, region=None, measure=False)
+        assert len(marked["nuclei"]) > 100
+
     def test_unknown_resolution(self, user_sees):
         image = Image2DModel.parse(np.zeros((3, 300, 300), np.uint8), dims=("c", "y", "x"))
         with user_sees(

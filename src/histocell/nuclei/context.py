@@ -13,6 +13,7 @@ from histocell.images.pixels import background_colour, look_up, optical_density
 from histocell.images.stain.estimate import MIN_PIXELS, estimate_stains
 from histocell.kernels.filters import blur, box_mean, gaussian_taps
 from histocell.kernels.texture import unmix_haematoxylin
+from histocell.nuclei.ink import find_ink, to_edges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,9 +34,11 @@ INK_BLUE, INK_RED = 0.3, 0.75
 LEAST_CONTRAST = 0.12  # optical density between stroma and nuclei; less is not amplified
 _DARK = 60  # of 255: brightest channel of the background of a fluorescence image
 _DARK_SHARE = 0.5
-_FOREIGN_SHARE = 0.1  # of the stained pixels, from which it is worth a word
+_INK_UM2 = 500.0  # of a few stained pixels, specks are a large share
+_FOREIGN_SHARE, _INK_SHARE = 0.1, 0.03  # of the stained pixels, from which they are worth a word; strokes are no chance
 _AROUND_SHARE = 0.25
 _ENOUGH_PIXELS = 2**18  # of four times as many, a quarter is looked at
+_RED_INK = 0.65, 0.9  # highest densities of red and blue over green in red ink over tissue; blue is higher in DAB
 _BROWN_BLUE = 1.05  # density of blue over red in DAB; it is lower in both stains of H&E, but for eosin alone
 
 
@@ -75,19 +78,18 @@ def estimate_context(sample: Sequence[NDArray[np.uint8]], mpp: float) -> SlideCo
     background = background_colour(pixels)
     density = look_up(optical_density(background).astype(np.float32), pixels)
     amount = (density[:, 0] + density[:, 1] + density[:, 2]) / np.float32(3)
-    stained = amount > STAINED_DENSITY
+    stained, foreign = amount > STAINED_DENSITY, is_foreign(density)
+    foreign &= stained
     problem = _problem(pixels, stained)
-    foreign = stained & is_foreign(density)
-    sizes = np.cumsum([image.shape[0] * image.shape[1] for image in thin])[:-1]
-    crowded = np.concatenate(
-        [
-            _is_crowded(part.reshape(image.shape[:2]), mpp * step).ravel()
-            for part, image in zip(np.split(foreign, sizes), thin, strict=True)
-        ]
-    )
+    crowded = _flat([_is_crowded(part, mpp * step) for part in _as_images(foreign, thin)])
+    inks = find_ink(_as_images(density, thin), _as_images(stained, thin), mpp * step)
+    ink = _flat(inks)
     if problem is None:  # single pixels are noise, of JPEG for example
-        _warn_of_other_stains(density[foreign & crowded], int(stained.sum()))
-    usable = ~(foreign | crowded)
+        n_stained, n_ink = int(stained.sum()), int((stained & ink).sum())
+        is_marked = n_ink >= _INK_SHARE * n_stained and n_ink * (mpp * step) ** 2 >= _INK_UM2
+        if is_marked or (foreign & crowded).sum() >= _FOREIGN_SHARE * n_stained:
+            _warn_of_other_stains(density[(foreign & crowded) | (stained & ink)], n_stained)
+    usable = ~(foreign | crowded | _flat([to_edges(part, mpp * step) for part in inks]))
     stains = estimate_stains(pixels[usable], background=background)
     if problem is not None:
         warn(f"no nuclei are looked for: {problem}")
@@ -124,19 +126,28 @@ def _is_crowded(foreign: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
     return box_mean(foreign.astype(np.float32), max(1, round(FOREIGN_UM / mpp))) > _AROUND_SHARE
 
 
+def _as_images[T: np.generic](values: NDArray[T], images: Sequence[NDArray[np.uint8]]) -> list[NDArray[T]]:
+    """Values of the pixels of all images, (n,) or (n, 3), as images."""
+    ends = np.cumsum([image.shape[0] * image.shape[1] for image in images])
+    parts = np.split(values, ends[:-1])
+    return [part.reshape(*image.shape[:2], *values.shape[1:]) for part, image in zip(parts, images, strict=True)]
+
+
+def _flat(images: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    return np.concatenate([image.ravel() for image in images])
+
+
 def _warn_of_other_stains(foreign: NDArray[np.float32], n_stained: int) -> None:
     share = len(foreign) / n_stained
-    if share < _FOREIGN_SHARE:
-        return
     red, green, blue = foreign.mean(axis=0)
     seen = "coloured as ink or another stain"
-    if red < LEAST_RED * green:
+    if red < LEAST_RED * green or (red < _RED_INK[0] * green and blue < _RED_INK[1] * green):
         seen = "red, as ink or blood"
     elif blue > _BROWN_BLUE * red:
         seen = "brown, as the DAB of immunohistochemistry"
     warn(
         f"{share:.0%} of the stained pixels are {seen}; the method is for H&E: what has another colour than haematoxylin "
-        "is not taken for a nucleus"
+        "is not taken for a nucleus, and nuclei seen through ink are measured with it"
     )
 
 
