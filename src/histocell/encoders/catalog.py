@@ -120,7 +120,7 @@ def _kaiko(name: str, size: str, *facts: Facts, **own: Any) -> EncoderSpec:
 CATALOG = (
     _encoder(
         "morphology",
-        revision="1",
+        revision="2",
         license="BSD-3-Clause",
         library="builtin",
         pooling="native",

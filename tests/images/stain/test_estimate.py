@@ -91,6 +91,16 @@ def test_the_stains_of_a_slide_are_those_of_its_tissue():
     np.testing.assert_array_equal(found.vectors, again.vectors)
 
 
+@pytest.mark.parametrize("side_px", [300, 640])
+def test_an_image_smaller_than_a_tile_is_taken_whole(data_dir, side_px):
+    """58 and 123 um of a slide have stains close to those of all of it."""
+    image = open_image(data_dir / "slides" / "CMU-1-Small-Region.svs").read(1000, 700, 1640, 1340)
+    whole = stains_of(open_image(image.repeat(2, 0).repeat(2, 1), mpp=0.2), mpp=0.2)
+    small = stains_of(open_image(image[:side_px, :side_px], mpp=0.192), mpp=0.192)
+    assert small.estimated
+    assert (whole.vectors * small.vectors).sum(axis=1).min() > 0.98
+
+
 def test_strongly_tinted_glass_is_not_taken_for_stain():
     image = slide(1600, 1200, (229, 202, 252))
     found = stains_of(open_image(image, mpp=2.0), mpp=2.0)
