@@ -75,6 +75,13 @@ class TestMap:
         plain = hc.pl.colocalization(adata, significance=None)
         assert not plain.collections
 
+    def test_without_significant_pairs_it_says_so(self, adata):
+        adata.uns["colocalization"]["p_adj"][:] = 0.5
+        ax = hc.pl.colocalization(adata, show=False)
+        texts = [text.get_text() for text in ax.figure.findobj(plt.Text)]
+        assert "no adjusted\np ≤ 0.05" in texts
+        plt.close(ax.figure)
+
     def test_maps_to_compare_share_order_and_scale(self, adata):
         axes = hc.pl.colocalization(adata, ["colocalization_truth", "colocalization"], title=["truth", "prediction"])
         assert [ax.get_title() for ax in axes] == ["truth", "prediction"]

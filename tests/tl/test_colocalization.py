@@ -541,6 +541,15 @@ class TestGenes:
             hc.tl.colocalization(expressed, ["g0", "g0"])
 
 
+def test_a_section_without_values_is_no_replicate(several):
+    labels = several.obs["section"].astype(str)
+    last = (labels == labels.iloc[-1]).to_numpy()
+    several.obsm["cell_abundance"].loc[last] = np.nan
+    with pytest.warns(UserWarning):
+        result = hc.tl.colocalization(several, inplace=False)
+    assert "4 variables, 5 of 6 sections, 3 replicates" in repr(result)
+
+
 def test_result_says_what_it_is(several):
     result = hc.tl.colocalization(several, local=[("a", "b")], rng=0, inplace=False)
     assert isinstance(result, hc.tl.ColocalizationResult)

@@ -18,6 +18,7 @@ from histocell import get
 from histocell._core import keys
 from histocell._core.arguments import check_count
 from histocell._core.outputs import check_outputs, replacing
+from histocell._core.settings import progress_bar
 from histocell.pl._colocalization.map import colocalization
 from histocell.pl._maps import abundance
 from histocell.pl._niches.niches import niches
@@ -101,7 +102,11 @@ def report(
     sections = Sections(data, table_key=table_key)
     table = sections.table
     names = sections.names[:max_sections] if section is None else section
-    parts = list(_parts(data, table, names, image, table_key))
+    parts = []
+    with progress_bar(desc="Drawing the report", unit="part") as bar:
+        for part in _parts(data, table, names, image, table_key):
+            parts.append(part)
+            bar.update()
     if not parts:
         there = (*_MAPS, *EVALUATIONS, "colocalization", keys.NICHE)
         msg = f"there is nothing to report: none of {', '.join(there)} is there. Predict, evaluate or colocalize first"

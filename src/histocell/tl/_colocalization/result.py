@@ -78,7 +78,10 @@ class ColocalizationResult:
         return {name: value for name, value in values.items() if value is not None and name not in {"local", "local_p"}}
 
     def __repr__(self) -> str:
-        patients, n_sections = len(set(self.sections["patients"])), len(self.sections["names"])
+        known = np.isfinite(self.sections["R"]).any(axis=(1, 2))
+        patients, n_sections = len(set(self.sections["patients"][known])), str(known.sum())
+        if not known.all():
+            n_sections += f" of {len(known)}"  # the others hold no values
         asked = ", ".join(f"{name}={self.params[name]!r}" for name in ("key", "length_scale_um", "weights", "null"))
         off = ~np.eye(len(self.names), dtype=bool)
         null = str(self.params["null"])
