@@ -500,6 +500,8 @@ def test_predictions_of_unknown_tissue_lie_under_a_veil(spots):
     veil = circles(axes[0, 1])[-1]
     assert len(veil.get_offsets()) == 5
     assert veil.get_alpha() == 0.75
+    assert f"{5 / spots.n_obs:.0%} veiled" in axes[0, 1].get_title()
+    assert "veiled" not in axes[0, 0].get_title()
     assert len(circles(hc.pl.abundance(spots, "Tumour", veil_novelty=5)[0, 1])) == len(circles(plain[0, 1]))
     with pytest.raises(ValueError, match="veil_novelty"):
         hc.pl.abundance(spots, veil_novelty=-1)

@@ -213,7 +213,7 @@ def draw_maps(
         for row, name, limit in zip(axes, names, limits, strict=True):
             for axis, panel in zip(row, panels, strict=True):
                 spots = look.draw(axis, panel, name, limit)
-                axis.set_title(separator.join(filter(None, [panel.title, panel.score(name, split)])), pad=3)
+                axis.set_title(separator.join(filter(None, [panel.title, panel.notes(name, split)])), pad=3)
             _name_row(row, name, heading if ax is not None or single else "")
             beyond = any(np.nanmax(panel.column(name), initial=0) > limit * (1 + 1e-9) for panel in panels)
             add_colorbar(row[-1], spots, label, extend="max" if beyond else "neither")

@@ -42,7 +42,12 @@ class Panel:
         """Values of a cell type, NaN where it was not measured."""
         return _column(self.values, name, self.section)
 
-    def score(self, name: str, split: NDArray[np.str_]) -> str:
+    def notes(self, name: str, split: NDArray[np.str_]) -> str:
+        """What stands beside the title: the score, and how much lies under the veil."""
+        veiled = 0.0 if self.veiled is None else float(self.veiled[self.section.rows].mean())
+        return ", ".join(filter(None, [self._score(name, split), f"{veiled:.0%} veiled" if veiled else ""]))
+
+    def _score(self, name: str, split: NDArray[np.str_]) -> str:
         """Pearson's correlation with the truth as text; over the test spots where there are some."""
         if self.truth is None or name not in self.truth:
             return ""
