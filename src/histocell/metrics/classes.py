@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from histocell._core.types import Bools, Floats, Ints
 
 N_BINS = 15  # of the confidence
+_AT_EDGE = 1e-6  # of a bin: so near below an edge is above it
 _LOT = 4_000_000  # numbers of resampled tables held at a time
 
 
@@ -319,7 +320,8 @@ def _bins(truth: Floats, probability: Floats, known: Bools, block: Ints, n_block
     """Number, sum of the confidence and number of right rows, by block and bin: ``(n_blocks, n_bins, 3)``."""
     confidence = probability[known].max(axis=1)
     right = truth[known].argmax(axis=1) == probability[known].argmax(axis=1)
-    place = block[known] * n_bins + np.clip((confidence * n_bins).astype(np.intp), 0, n_bins - 1)
+    above = (confidence * n_bins + _AT_EDGE).astype(np.intp)  # votes of 15 neighbours lie at the edges of 15 bins
+    place = block[known] * n_bins + np.clip(above, 0, n_bins - 1)
     columns = [np.bincount(place, weights, n_blocks * n_bins) for weights in (np.ones(len(place)), confidence, right)]
     return np.stack(columns, axis=-1).reshape(n_blocks, n_bins, 3)
 
