@@ -220,14 +220,19 @@ class TestBadInput:
         assert not blank.shapes
 
     @pytest.mark.parametrize(
-        ("colour", "ink"), [("red", (200, 30, 40)), ("blue", (60, 70, 180)), ("grey", (90, 90, 90))]
+        ("given", "ink"),
+        [
+            ("red pen over tissue", (200, 30, 40)),
+            ("blue pen over tissue", (60, 70, 180)),
+            ("grey pen over tissue", (90, 90, 90)),
+        ],
     )
-    def test_pen_over_tissue(self, user_sees, tissue, colour, ink):
+    def test_pen_over_tissue(self, user_sees, tissue, given, ink):
         image = np.moveaxis(np.asarray(tissue["he"].data), 0, -1)
         y, x = np.indices(image.shape[:2])
         stroke = (np.abs(y - x) < 60)[..., None]
         marked = slide(np.where(stroke, image * (np.array(ink) / 245), image).astype(np.uint8))
-        with user_sees("Nuclei", f"{colour} pen over tissue", UserWarning, match="ink"):
+        with user_sees("Nuclei", given, UserWarning, match="ink"):
             hc.pp.segment_nuclei(marked, region=None, measure=False)
         assert len(marked["nuclei"]) > 100
 

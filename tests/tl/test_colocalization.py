@@ -545,7 +545,7 @@ def test_a_section_without_values_is_no_replicate(several):
     labels = several.obs["section"].astype(str)
     last = (labels == labels.iloc[-1]).to_numpy()
     several.obsm["cell_abundance"].loc[last] = np.nan
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="196 of 1176 rows are left out"):
         result = hc.tl.colocalization(several, inplace=False)
     assert "4 variables, 5 of 6 sections, 3 replicates" in repr(result)
 
