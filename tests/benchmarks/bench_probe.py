@@ -95,6 +95,9 @@ def hest_loop(samples, folds, *, exact: bool = False) -> list[np.ndarray]:
 
 def part_hest(width: int, *, check: bool) -> None:
     rows = []
+    small = Task(2, 2, 300)
+    for solve in (closed_form, hest_loop):  # imports are not what is measured
+        solve(make(small, width, np.random.default_rng(0)), folds_of(small))
     for name, task in TASKS.items():
         samples, folds = make(task, width, np.random.default_rng(len(rows))), folds_of(task)
         times, scores = [], []

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from histocell.models.expression import eigen
+from histocell.models.expression import blas, eigen
 
 
 def matrix(d, rng=0):
@@ -51,7 +51,7 @@ def test_fewer_values_than_columns():
 
 
 def test_without_calls_of_lapack(monkeypatch):
-    monkeypatch.setattr(eigen, "_callable", lambda: False)
+    monkeypatch.setattr(blas, "is_there", lambda: False)
     found = eigen.largest_eigen(matrix(80), 20)
     assert found.reflectors is None
     assert_same(found, matrix(80), 20)
@@ -59,6 +59,6 @@ def test_without_calls_of_lapack(monkeypatch):
 
 def test_values_that_are_not_finite():
     """LAPACK is called at all, and what it says is passed on."""
-    assert eigen._callable()
+    assert blas.is_there()
     with pytest.raises((np.linalg.LinAlgError, ValueError)):
         eigen.largest_eigen(np.full((20, 20), np.nan), 3)

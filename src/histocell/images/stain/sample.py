@@ -51,8 +51,8 @@ def sample_tissue(
     n = max(8, round(min(_TILE_UM, side * mpp) / _TILE_MPP))
     if max(image.shape) <= side:  # smaller than a tile: as many pixels, or all
         finer = max(1.0, max(image.shape) / n)
-        shape = tuple(max(1, round(length / finer)) for length in image.shape)
-        return image.read(0, 0, *image.shape, out_shape=shape).reshape(-1, 3), background
+        height, width = (max(1, round(length / finer)) for length in image.shape)
+        return image.read(0, 0, *image.shape, out_shape=(height, width)).reshape(-1, 3), background
     windows = [np.array([r, c, r + 1, c + 1]) * side for r, c in (tiles[i] for i in chosen)]
     pixels = [image.read(*window.tolist(), out_shape=(n, n)).reshape(-1, 3) for window in windows]
     return np.concatenate(pixels), background

@@ -13,6 +13,7 @@ from scipy.linalg import blas
 from histocell import metrics
 from histocell._core.arguments import check_count, check_positive
 from histocell._core.device import one_blas_thread
+from histocell.models.expression.blas import add_products
 from histocell.models.expression.eigen import Eigen, largest_eigen
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ ALPHAS = tuple(float(f"{alpha:.4g}") for alpha in 10 ** np.arange(-3, 7.1, 0.5))
 MAX_FOLDS = 5  # within the training rows
 _THREADS = 8
 _ROWS = 4096  # that are in float64 at once
+_LEAST_ROWS = 256  # for a thread
 _EPS = np.finfo(np.float64).eps
 
 
@@ -75,11 +77,25 @@ class Moments:
         if not np.isfinite(mean_x).all() or not np.isfinite(mean_y).all():
             msg = "features or targets hold NaN or infinite values; leave such rows out"
             raise ValueError(msg)
-        xx, xy, centred = np.zeros((d, d), order="F"), np.zeros((d, Y.shape[1])), Y - mean_y
-        for start in range(0, len(X), _ROWS):
-            part = np.subtract(X[start : start + _ROWS], mean_x, dtype=np.float64)
-            xx = blas.dsyrk(1.0, part.T, beta=1.0, c=xx, overwrite_c=1)
-            xy += part.T @ centred[start : start + _ROWS]
+        centred = Y - mean_y
+
+        def products(start: int, end: int) -> tuple[Floats, Floats]:
+            xx, xy = np.zeros((d, d), order="F"), np.zeros((d, Y.shape[1]))
+            for low in range(start, end, _ROWS):
+                rows = slice(low, min(low + _ROWS, end))
+                part = np.subtract(X[rows], mean_x, dtype=np.float64, order="C")
+                add_products(part, xx)
+                xy += part.T @ centred[rows]
+            return xx, xy
+
+        # as of `probe_folds`: a thread for each part of the rows, with one thread of BLAS
+        n_threads = max(1, min(_n_threads(), len(X) // _LEAST_ROWS))
+        ends = np.linspace(0, len(X), n_threads + 1).astype(int).tolist()
+        with one_blas_thread(), ThreadPoolExecutor(n_threads) as pool:
+            (xx, xy), *others = pool.map(products, ends[:-1], ends[1:])
+        for other in others:
+            xx += other[0]
+            xy += other[1]
         return cls(len(X), mean_x, mean_y, xx, xy, (centred**2).sum(axis=0), Y.min(axis=0), Y.max(axis=0))
 
     @classmethod
@@ -249,7 +265,7 @@ def probe_folds(
         return FoldScore(_path(basis, whole, held, [value])[0], value, k, whole.n, held.n)
 
     # a decomposition by several threads waits longer than it computes: folds side by side, one thread each
-    with one_blas_thread(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(_n_threads()) as pool:
         return list(pool.map(solve, folds))
 
 
@@ -326,6 +342,10 @@ def _path(basis: _Basis, train: Moments, held: Moments, alphas: Sequence[float])
         with np.errstate(invalid="ignore", divide="ignore"):
             out[i, known] = (weights * products[:, known]).sum(axis=0) / spread
     return np.where(np.isfinite(out), np.clip(out, -1, 1), np.nan)
+
+
+def _n_threads() -> int:
+    return min(_THREADS, os.cpu_count() or 1)
 
 
 def _sum(parts: Sequence[Moments], name: str) -> Floats:

@@ -149,7 +149,7 @@ def colocalization(
         label = ", ".join(dict.fromkeys(result.effect_name for result in results))
         bar = _colorbar(axes, image, label, created=ax is None, extend="both" if strongest > limit else "neither")
         if dots:
-            any_dot = any(len(each.get_offsets()) for each in dots)
+            any_dot = any(np.size(each.get_offsets()) for each in dots)
             note = f"{'dot: adjusted' if any_dot else 'no adjusted'}\np ≤ {significance:g}"
             bar.text(0, -0.12, note, transform=bar.transAxes, ha="left", va="top")
         fit(axes, partial(_resize, axes, bar), lambda: 0.95 * box_size(axes[0])[1] / len(names))
