@@ -112,6 +112,16 @@ def test_missing_numbers_are_told(made, user_sees):
     assert hc.get.coefficients(slides).loc["T cells with B cells"].tolist() == [0, 0, 0, 0]
 
 
+def test_numbers_in_another_unit_are_told(made, user_sees):
+    slides = made[1].copy()
+    hc.tl.fit_slides(slides, model="composition")
+    slides.obsm["composition"] *= 100  # percent
+    with user_sees("Slide level", "composition in another unit than at the fit", UserWarning, match="another unit"):
+        hc.tl.predict_slides(slides)
+    slides.obsm["composition"] = made[1].obsm["composition"].assign(n_rows=9000.0)  # which counts for nothing
+    hc.tl.predict_slides(slides)
+
+
 def test_slides_to_predict_without_a_composition(made):
     slides = made[1].copy()
     hc.tl.fit_slides(slides, model="mean")

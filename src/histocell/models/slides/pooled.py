@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histocell._core.errors import warn
 from histocell.models.problem import finite_rows
 from histocell.models.settings import limited
 from histocell.models.slides.base import SlideConfig, SlideModel, check_outcome, fit_scale
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from histocell.models.places import Places
     from histocell.models.problem import Joined
 
+_FAR = 10.0  # standard deviations
 _ABSENT = -30.0  # logit of a class that no training slide has
 
 
@@ -108,8 +110,18 @@ class MeanPooling(SlideModel):
         self._check_width(X, len(self.weights.get("input_mean", ())))
         out, known = np.full((len(X), len(self.weights["intercept"])), np.nan), finite_rows(X)
         scaled = (X[known] - self.weights["input_mean"]) * self.weights["input_scale"]
+        self._warn_of_others(scaled)
         out[known] = self._as_outputs(scaled @ self.weights["coefficients"].T + self.weights["intercept"])
         return out
+
+    def _warn_of_others(self, scaled: Floats) -> None:
+        """Warn where slides are not of the kind, or numbers not in the unit, of the fit."""
+        counts = (self.weights["coefficients"] != 0).any(axis=0)
+        if len(scaled) and (far := int((counts & (np.median(np.abs(scaled), axis=0) > _FAR)).sum())):
+            warn(
+                f"{self.name}: in {far} of {scaled.shape[1]} columns the {len(scaled)} slides lie mostly over {_FAR:g} standard "
+                "deviations from those of the fit: another unit, or another kind of slide; do not rely on what is predicted"
+            )
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes that weights must have by features and targets."""
