@@ -131,6 +131,58 @@ def test_few_known_genes_and_namesakes_are_said(cells, checkpoint):
         embedded(cells, checkpoint, gene_key="symbol")
 
 
+class TestComponentsOfOtherCells:
+    def test_of_the_same_cells(self, cells):
+        hc.pp.embed_genes(cells, "pca", n_dims=5)
+        again = cells[::-1].copy()
+        hc.pp.embed_genes(again, "pca", reference=cells)
+        np.testing.assert_allclose(again.obsm["X_pca_genes"], cells.obsm["X_pca_genes"][::-1], atol=1e-4)
+        assert "X_pca_genes" not in again.varm
+        assert hc.get.provenance(again, "X_pca_genes")["axes"] == hc.get.provenance(cells, "X_pca_genes")["axes"]
+
+    def test_by_hand(self, cells):
+        """Other genes do not count for the total, absent ones count as their mean."""
+        hc.pp.embed_genes(cells, "pca", n_dims=3)
+        other = cells[:9, 10:].copy()
+        other.var_names = [f"new{i}" if i < 4 else name for i, name in enumerate(other.var_names)]
+        with pytest.warns(UserWarning, match="14 of the 50 genes of reference are not here"):
+            found = hc.pp.embed_genes(other, "pca", reference=cells, inplace=False)
+        counts, total = other.X.toarray()[:, 4:], hc.get.provenance(cells, "X_pca_genes")["target_sum"]
+        logs = np.log1p(counts / counts.sum(axis=1, keepdims=True) * total)
+        mean = cells.var["X_pca_genes_mean"].to_numpy()[14:]
+        np.testing.assert_allclose(found, (logs - mean) @ cells.varm["X_pca_genes"][14:], atol=1e-4)
+
+    def test_a_model_refuses_components_of_others(self):
+        cells, others = (
+            hc.datasets.synthetic_tissue(3, n_patients=3, size_px=400, n_genes=40, rng=rng)["cell_table"]
+            for rng in (0, 1)
+        )
+        for each in (cells, others):
+            hc.pp.embed_genes(each, "pca", n_dims=6)
+        hc.pp.split(cells, by="patient", test="P3")
+        hc.tl.fit_cell_types(cells, "X_pca_genes", model="logistic")
+        model = hc.models.load(cells, model_key="cell_type_model")
+        with pytest.raises(
+            ValueError, match=r"axes is principal components .* reference=\.\.\.\) takes the components of"
+        ):
+            hc.tl.predict_cell_types(others, model=model)
+        hc.pp.embed_genes(others, "pca", reference=cells)
+        hc.tl.predict_cell_types(others, model=model)
+        right = others.obs["predicted_cell_type"].astype(str) == others.obs["cell_type"].astype(str)
+        assert right.mean() > 0.9
+
+    def test_what_cannot_be(self, cells, checkpoint):
+        other = cells.copy()
+        with pytest.raises(KeyError, match="reference= is the table that the components were fitted on"):
+            hc.pp.embed_genes(cells, "pca", reference=other)
+        hc.pp.embed_genes(other, "pca", n_dims=3)
+        cells.var_names = [f"x{i}" for i in range(50)]
+        with pytest.raises(ValueError, match="no gene of reference is among"):
+            hc.pp.embed_genes(cells, "pca", reference=other)
+        with pytest.raises(ValueError, match="reference= is that of model='pca'"):
+            hc.pp.embed_genes(cells, "scgpt", checkpoint=checkpoint, reference=other)
+
+
 def test_values_that_are_no_counts(cells, checkpoint):
     cells.layers["log"] = cells.X.log1p()
     with pytest.warns(UserWarning, match=r'layers\["log"\] does not hold raw counts'):

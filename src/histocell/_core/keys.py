@@ -75,7 +75,7 @@ ATTENTION = (
 )
 
 # what two embeddings must agree on to be the same kind of number, where it is known of both
-IDENTITY = ("dim", "encoder", "revision", "pool", "size_um", "mpp", "stain")
+IDENTITY = ("dim", "encoder", "revision", "pool", "size_um", "mpp", "stain", "axes")  # axes: of embeddings of genes
 
 # models that stand beside every other one, the simplest first
 BASELINES = ("mean", "ridge")

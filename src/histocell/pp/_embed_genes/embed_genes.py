@@ -14,6 +14,7 @@ from histocell._core.errors import import_optional, warn
 from histocell._core.rng import as_rng, draw_seed
 from histocell._core.settings import progress_bar
 from histocell.pp._embed_genes.counts import expression, known_genes
+from histocell.pp._embed_genes.pca import TOTAL, Axes, apply_axes, fit_axes, write_axes
 from histocell.tables.access import get_table
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def embed_genes(
     checkpoint: str | PathLike[str] | None = None,
     max_length: int = 1200,
     n_dims: int = 50,
+    reference: AnnData | SpatialData | None = None,
     layer: str | None = None,
     gene_key: str | None = None,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
@@ -75,6 +77,9 @@ def embed_genes(
         Most tokens of a cell of scGPT, ``<cls>`` among them; of more genes a random subset is taken.
     n_dims
         Number of dimensions of ``"pca"`` and ``"scvi"``.
+    reference
+        Of ``"pca"``: data that were embedded before, whose components are taken. A model that was fitted on them can then
+        predict on these rows; components of their own mean something else, and it refuses them.
     layer
         Layer with raw counts; ``X`` by default.
     gene_key
@@ -104,6 +109,8 @@ def embed_genes(
 
     ``obsm["X_<model>"]`` : float32, shape ``(n_obs, dim)``
         Those of scGPT have length 1. NaN for cells without counts of any gene that is used, which are counted in a warning.
+    ``varm["X_pca_genes"]``, ``var["X_pca_genes_mean"]``
+        Of ``"pca"`` without `reference`: the components, shape ``(n_vars, n_dims)``, and the means that they start from.
     ``uns["histocell"]["X_<model>"]`` : str
         Model, checkpoint, number of genes and of those that are known, settings, as JSON.
 
@@ -137,29 +144,28 @@ def embed_genes(
     if lazy and store is None:
         msg = "lazy=True keeps the embedding on disk and needs a folder for it: store="
         raise ValueError(msg)
-    table = get_table(data, table_key)
+    if reference is not None and model != "pca":
+        msg = f"reference= is that of model='pca', not of {model!r}"
+        raise ValueError(msg)
+    table, key = get_table(data, table_key), key_added or _KEYS[model]
     values, seed = expression(table, layer, normalized=_NORMALIZED[model]), draw_seed(as_rng(rng))
     facts: dict[str, object] = {"model": model, "layer": layer, "n_genes": table.n_vars}
+    axes: Axes | None = None
     if model == "scgpt":
-        embedding, own = _scgpt(
-            table,
-            values,
-            checkpoint,
-            gene_key,
-            max_length,
-            precision,
-            device,
-            None if store is None else Path(store),
-            seed,
-        )
+        folder = None if store is None else Path(store)
+        embedding, own = _scgpt(table, values, checkpoint, gene_key, max_length, precision, device, folder, seed)
         embedding = embedding if lazy else np.asarray(embedding)
     else:
         n_dims = check_count(n_dims, "n_dims", least=1)
-        embedding, own = _pca(values, n_dims, seed) if model == "pca" else _scvi(table, values, n_dims, seed)
+        if model == "pca":
+            other = None if reference is None else get_table(reference, table_key)
+            embedding, own, axes = _pca(table, values, n_dims, seed, other, key)
+        else:
+            embedding, own = _scvi(table, values, n_dims, seed)
     if not inplace:
         return embedding
-    key = key_added or _KEYS[model]
     table.obsm[key] = embedding
+    write_axes(table, key, axes)
     keys.write_provenance(table, key, **facts, **own, dim=embedding.shape[1])
     return None
 
@@ -209,6 +215,7 @@ def _scgpt(
     inference = Inference(read.network.to(chosen), read.vocabulary, max_length, seed, DTYPES[precision])
     facts: dict[str, object] = {
         "checkpoint": read.version,
+        "axes": read.version,
         "n_genes_known": len(known.columns),
         "genes_from": known.source,
         "max_length": max_length,
@@ -223,24 +230,17 @@ def _scgpt(
         return embed_cells(inference, cells, store=store, manifest=manifest, progress=bar), facts
 
 
-def _pca(values: csr_matrix, n_dims: int, seed: int) -> tuple[NDArray[np.float32], dict[str, object]]:
-    import scanpy as sc
-    from anndata import AnnData
-
-    empty = np.diff(values.indptr) == 0
-    counts = AnnData(values[~empty])
-    most = min(counts.shape) - 1
-    if n_dims > most:
-        msg = f"n_dims={n_dims} principal components need more than {counts.n_obs} cells with counts and {counts.n_vars} genes; at most {most}"
-        raise ValueError(msg)
-    if empty.any():
-        warn(f"{empty.sum()} of {len(empty)} rows have no counts; their embedding is NaN")
-    sc.pp.normalize_total(counts)
-    sc.pp.log1p(counts)
-    sc.pp.pca(counts, n_comps=n_dims, random_state=seed)
-    out = np.full((len(empty), n_dims), np.nan, dtype=np.float32)
-    out[~empty] = counts.obsm["X_pca"]
-    return out, {"n_dims": n_dims, "normalized": "scanpy.pp.normalize_total, scanpy.pp.log1p", "seed": seed}
+def _pca(
+    table: AnnData, values: csr_matrix, n_dims: int, seed: int, reference: AnnData | None, key: str
+) -> tuple[NDArray[np.float32], dict[str, object], Axes | None]:
+    facts: dict[str, object] = {"normalized": "scanpy.pp.normalize_total, scanpy.pp.log1p"}
+    if reference is not None:
+        embedding = apply_axes(values, table, reference, key)
+        kept = keys.read_provenance(reference, key)
+        return embedding, facts | {name: kept.get(name) for name in ("n_dims", "seed", TOTAL, "axes")}, None
+    embedding, axes = fit_axes(values, n_dims, seed)
+    fitted = f"principal components {_fitted_on(table, values, n_dims, seed)}"
+    return embedding, facts | {"n_dims": n_dims, "seed": seed, TOTAL: axes.total, "axes": fitted}, axes
 
 
 def _scvi(table: AnnData, values: csr_matrix, n_dims: int, seed: int) -> tuple[NDArray[np.float32], dict[str, object]]:
@@ -262,7 +262,14 @@ def _scvi(table: AnnData, values: csr_matrix, n_dims: int, seed: int) -> tuple[N
         scvi.settings.seed = previous
     out = np.full((len(empty), n_dims), np.nan, dtype=np.float32)
     out[~empty] = latent
-    return out, {"n_dims": n_dims, "scvi": scvi.__version__, "seed": seed}
+    facts = {"n_dims": n_dims, "scvi": scvi.__version__, "seed": seed}
+    return out, facts | {"axes": f"scVI {_fitted_on(table, values, n_dims, seed)}"}
+
+
+def _fitted_on(table: AnnData, values: csr_matrix, n_dims: int, seed: int) -> str:
+    """What tells apart the axes that were fitted on the rows of a table, on any machine."""
+    names = np.frombuffer("\n".join(map(str, table.var_names)).encode(), dtype=np.uint8)
+    return _checksum(values.data, values.indices, values.indptr, names, np.array([n_dims, seed]))
 
 
 def _checksum(*arrays: np.ndarray) -> str:

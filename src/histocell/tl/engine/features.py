@@ -142,8 +142,14 @@ def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
         msg = (
             f"these are not the features of the model. {'; '.join(wrong)}. Embed again as for the model, or fit another"
         )
+        if any(": axes is principal components" in text for text in wrong):
+            msg += '; hc.pp.embed_genes(data, "pca", reference=...) takes the components of the data of the fit'
         raise ValueError(msg)
-    known = [(want["key"], "encoder" in have) for want, have in zip(expected, actual, strict=True) if "encoder" in want]
+    known = [
+        (want["key"], all(field in have for field in ("encoder", "axes") if field in want))
+        for want, have in zip(expected, actual, strict=True)
+        if "encoder" in want or "axes" in want
+    ]
     if unknown := [f'obsm["{key}"]' for key, is_known in known if not is_known]:
         warn(
             f"nothing is recorded of {listing(unknown)}, as after a concatenation of what was embedded apart: whether encoder, "
