@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 from anndata import AnnData
 
 import histocell as hc
@@ -417,3 +418,45 @@ def test_unsure_cells_are_the_least_sure():
         None,
     ]
     assert CELL_TYPES.baselines == ("majority", "knn", "logistic")
+
+
+class TestAxes:
+    """Numbers of one name that mean something else, as principal components of other cells do."""
+
+    @staticmethod
+    def with_scanpy(seed):
+        table = make_cells(seed=seed)
+        rng = np.random.default_rng(seed)
+        counts = rng.poisson(1 + 9 * np.eye(6)[pd.Categorical(table.obs["cell_type"]).codes], (600, 6)).astype(
+            np.float32
+        )
+        cells = AnnData(
+            np.hstack([counts, np.ones((600, 1), np.float32)]), obs=table.obs, obsm={"spatial": table.obsm["spatial"]}
+        )
+        cells.var["highly_variable"] = np.arange(7) < 6
+        sc.pp.log1p(cells)
+        sc.pp.pca(cells, n_comps=3)
+        return cells
+
+    def test_components_of_scanpy(self):
+        cells, others = self.with_scanpy(0), self.with_scanpy(1)
+        fit(cells, "X_pca")
+        model = hc.models.load(cells, model_key="cell_type_model")
+        with pytest.raises(ValueError, match=r"axes is principal components .* as scanpy.tl.ingest does"):
+            hc.tl.predict_cell_types(others, model=model)
+        hc.tl.predict_cell_types(cells[::2, :6].copy(), model=model)  # without the gene that does not count
+
+    def test_aligned_by_another_model(self):
+        cells, others = make_cells(), make_cells(seed=1)
+        for each in (cells, others):
+            keys.write_provenance(each, "X_pca_genes", n_genes=6)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                hc.tl.fit_alignment(each, "X_pca_genes", "X_toy", model="cca")
+            hc.tl.align(each)
+        fit(cells, "X_aligned_image")
+        model = hc.models.load(cells, model_key="cell_type_model")
+        with pytest.raises(ValueError, match="axes is cca "):
+            hc.tl.predict_cell_types(others, model=model)
+        hc.tl.align(others, model=hc.models.load(cells, model_key="alignment_model"))
+        hc.tl.predict_cell_types(others, model=model)

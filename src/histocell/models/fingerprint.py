@@ -67,6 +67,12 @@ def hash_rows(rows: Iterable[bytes]) -> Hashes:
     return np.frombuffer(b"".join(blake2b(row, digest_size=8).digest() for row in rows), dtype="<u8")
 
 
+def hash_arrays(arrays: Iterable[np.ndarray]) -> str:
+    """A hash of some arrays together, whatever their order, as text."""
+    hashes = np.sort(hash_rows(np.ascontiguousarray(array).tobytes() for array in arrays))
+    return blake2b(hashes.tobytes(), digest_size=8).hexdigest()
+
+
 def to_text(hashes: Hashes) -> str:
     """Hashes as base64."""
     return base64.b64encode(hashes.tobytes()).decode()

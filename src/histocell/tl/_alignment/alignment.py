@@ -12,7 +12,7 @@ from histocell._core.errors import warn
 from histocell._core.rng import as_rng
 from histocell.models.alignment.base import GENES, VIEWS, AlignmentModel
 from histocell.models.base import Model
-from histocell.models.fingerprint import Fingerprint
+from histocell.models.fingerprint import Fingerprint, hash_arrays
 from histocell.models.registry import load, make_model, model_class
 from histocell.tables.access import get_obsm, get_table
 from histocell.tables.fields import FieldsOfView
@@ -226,9 +226,10 @@ def align(
             warn(f'{unknown} of {table.n_obs} rows of obsm["{feature["key"]}"] are not finite; NaN in the aligned one')
     if not inplace:
         return slots
+    facts = {"model": fitted.name, "axes": f"{fitted.name} {hash_arrays(fitted.weights.values())}"}
     for slot, values in slots.items():
         table.obsm[slot] = values
-        keys.write_provenance(table, slot, model=fitted.name, features=[each["key"] for each in described.values()])
+        keys.write_provenance(table, slot, **facts, features=[each["key"] for each in described.values()])
     return None
 
 

@@ -14,6 +14,7 @@ from histocell._core import keys
 from histocell._core.arguments import as_names
 from histocell._core.errors import listing, missing_key, warn
 from histocell._core.settings import logger
+from histocell.models.fingerprint import hash_arrays
 from histocell.models.problem import Joined
 from histocell.tables.access import get_obsm
 from histocell.tables.windows import warn_of_other_patches
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from histocell.models.files import JSON
 
 _DESCRIPTION = ("library", "license", "version", "base", "adapter")
+_COMPONENTS = "principal components"
 _CHUNK = 16_384
 _PREFIX = "X_"
 _OF_GENES = ("X_scgpt", "X_pca_genes", "X_scvi")
@@ -82,7 +84,7 @@ def describe(table: AnnData, names: Sequence[str]) -> list[JSON]:
     """For each embedding its key, dimension, the names of its columns and what its provenance says."""
     out = []
     for name in names:
-        provenance = keys.read_provenance(table, name)
+        provenance = keys.read_provenance(table, name) or _of_scanpy(table, name)
         known = {
             field: provenance[field] for field in (*keys.IDENTITY, *_DESCRIPTION) if provenance.get(field) is not None
         }
@@ -90,6 +92,14 @@ def describe(table: AnnData, names: Sequence[str]) -> list[JSON]:
         named = {} if columns is None else {"columns": columns}
         out.append({"key": name, **known, "dim": int(np.shape(table.obsm[name])[1]), **named})
     return out
+
+
+def _of_scanpy(table: AnnData, name: str) -> JSON:
+    """What tells principal components of scanpy from others: the loadings of the genes that have any."""
+    if name != "X_pca" or "PCs" not in table.varm:
+        return {}
+    loadings = np.asarray(table.varm["PCs"])
+    return {"axes": f"{_COMPONENTS} {hash_arrays(loadings[loadings.any(axis=1)])}"}
 
 
 def genes_first(table: AnnData, names: Sequence[str]) -> tuple[list[str], int]:
@@ -142,8 +152,9 @@ def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
         msg = (
             f"these are not the features of the model. {'; '.join(wrong)}. Embed again as for the model, or fit another"
         )
-        if any(": axes is principal components" in text for text in wrong):
+        if any(f": axes is {_COMPONENTS}" in text for text in wrong):
             msg += '; hc.pp.embed_genes(data, "pca", reference=...) takes the components of the data of the fit'
+            msg += ", as scanpy.tl.ingest does for X_pca" if any('obsm["X_pca"]' in text for text in wrong) else ""
         raise ValueError(msg)
     known = [
         (want["key"], all(field in have for field in ("encoder", "axes") if field in want))
@@ -153,7 +164,7 @@ def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
     if unknown := [f'obsm["{key}"]' for key, is_known in known if not is_known]:
         warn(
             f"nothing is recorded of {listing(unknown)}, as after a concatenation of what was embedded apart: whether encoder, "
-            "patches and resolution are those of the model is not checked. Predict first, or embed after the concatenation"
+            "patches, resolution or axes are those of the model is not checked. Predict first, or embed after the concatenation"
         )
 
 
