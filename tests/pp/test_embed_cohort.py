@@ -153,7 +153,7 @@ def test_other_settings_are_not_mixed(slides, tmp_path, tiny):
     with pytest.raises(ValueError, match=r"a\.zarr was made with other settings: .*size_um is 60\.0, now 80\.0"):
         hc.pp.embed_cohort(slides, out=out, size_um=80)
     with pytest.raises(
-        ValueError, match=r'encoder is "morphology", now "tiny"; weights is "1", now "random".*overwrite'
+        ValueError, match=r'encoder is "morphology", now "tiny"; weights is "2", now "random".*overwrite'
     ):
         hc.pp.embed_cohort(slides, tiny, weights="random", out=out, size_um=SIZE_UM)
     with pytest.raises(ValueError, match=r"stain is null, now .*reinhard"):
