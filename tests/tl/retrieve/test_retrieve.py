@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 import histocell as hc
+from histocell._core import keys
 from histocell.models.alignment.search import unit
 
 
@@ -44,6 +45,20 @@ def test_a_gene_finds_images_of_its_cells(cells):
     assert value["value"] == pytest.approx(level[found].mean() / level.mean(), rel=1e-5)
     assert value["chance_low"] < 1 < value["chance_high"] < value["value"]
     assert hits.loc[hits["query"] == "A", "expression"].mean() == pytest.approx(value["value"])
+
+
+def test_what_is_not_of_one_space_is_not_compared(cells):
+    other = cells.copy()
+    for table, encoder in ((cells, "one"), (other, "two")):
+        keys.write_provenance(table, "X_image", encoder=encoder)
+    with pytest.raises(ValueError, match="encoder is two of the queries and one of what is searched"):
+        hc.tl.retrieve(cells, "X_image", genes=["A"], reference=other)
+    for key, axes in (("X_image", "cca 1"), ("X_genes", "cca 2")):
+        keys.write_provenance(cells, key, axes=axes)
+    with pytest.raises(ValueError, match=r"axes is cca 2 .* align both by one model"):
+        hc.tl.retrieve(cells, "X_image", rows=["cell1"], query_key="X_genes")
+    keys.write_provenance(cells, "X_genes", axes="cca 1")
+    hc.tl.retrieve(cells, "X_image", rows=["cell1"], query_key="X_genes")
 
 
 def test_signature_takes_all_its_genes(cells):

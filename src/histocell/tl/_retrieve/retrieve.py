@@ -16,7 +16,7 @@ from histocell.tables.access import get_obsm, get_table, split_parts
 from histocell.tables.sections import Sections
 from histocell.tl._retrieve.queries import Queries, gene_queries, row_queries, signatures
 from histocell.tl._retrieve.scores import enrichment, label_precision, partner_scores
-from histocell.tl.engine.features import dense
+from histocell.tl.engine.features import dense, describe, differing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +127,8 @@ def retrieve(
     KeyError
         When an embedding, a gene, a row or a column is missing.
     ValueError
-        When not exactly one of `genes`, `rows` and `vectors` is given, or embeddings differ in their columns.
+        When not exactly one of `genes`, `rows` and `vectors` is given, or embeddings differ in their columns, their
+        encoder, or the model that aligned them.
 
     References
     ----------
@@ -155,8 +156,10 @@ def retrieve(
         known = _reference_rows(source, split_key)
         learnt[known if source is table else []] = True
         queries = gene_queries(source, _matrix(source, query_key or key), wanted, known, n_reference)
+        _check_alike(table, key, source, query_key or key)
     elif rows is not None:
         queries = row_queries(table, _matrix(table, query_key or key), rows)
+        _check_alike(table, key, table, query_key or key)
     else:
         queries = _vectors(vectors)
     _check_width(queries, searched, key)
@@ -189,6 +192,17 @@ def _check(**counts: int) -> None:
 def _check_one(**queries: object) -> None:
     if sum(each is not None for each in queries.values()) != 1:
         msg = f"give one of {listing(f'{name}=' for name in queries)}: what is looked for"
+        raise ValueError(msg)
+
+
+def _check_alike(table: AnnData, key: str, source: AnnData, query_key: str) -> None:
+    """Refuse queries from another space than the one that is searched, where both are known."""
+    (searched,), (asked,) = describe(table, [key]), describe(source, [query_key])
+    fields = [field for field in differing(searched, asked) if field == "axes" or key == query_key]
+    if wrong := [
+        f"{field} is {asked[field]} of the queries and {searched[field]} of what is searched" for field in fields
+    ]:
+        msg = f'obsm["{query_key}"] and obsm["{key}"] cannot be compared: {"; ".join(wrong)}. Embed both alike, or align both by one model'
         raise ValueError(msg)
 
 

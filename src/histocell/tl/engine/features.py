@@ -139,8 +139,7 @@ def check_same(table: AnnData, expected: Sequence[JSON]) -> None:
     wrong = [
         f'obsm["{want["key"]}"]: {field} is {have[field]}, the model was fitted with {want[field]}'
         for want, have in zip(expected, actual, strict=True)
-        for field in keys.IDENTITY
-        if field in want and field in have and not _equal(want[field], have[field])
+        for field in differing(want, have)
     ]
     wrong += [
         f'obsm["{want["key"]}"]: {text}'
@@ -235,6 +234,12 @@ def _different_columns(wanted: Sequence[str], there: Sequence[str]) -> list[str]
     )
     texts = {"it lacks columns of the model": absent, "the model does not know its columns": extra}
     return [f"{text} ({listing(names, 5)})" for text, names in texts.items() if names]
+
+
+def differing(one: JSON, other: JSON) -> list[str]:
+    """What two embeddings, as `describe` has them, must agree on and do not, of what is known of both."""
+    known = [field for field in keys.IDENTITY if field in one and field in other]
+    return [field for field in known if not _equal(one[field], other[field])]
 
 
 def _equal(a: object, b: object) -> bool:
