@@ -150,19 +150,17 @@ def retrieve(
     table = sections.table
     searched = _embedding(table, key)
     wanted = None if genes is None else signatures(genes)
+    source = table if genes is None or reference is None else get_table(reference)
     learnt = np.zeros(table.n_obs, dtype=bool)
     if wanted is not None:
-        source = table if reference is None else get_table(reference)
         known = _reference_rows(source, split_key)
         learnt[known if source is table else []] = True
         queries = gene_queries(source, _matrix(source, query_key or key), wanted, known, n_reference)
-        _check_alike(table, key, source, query_key or key)
     elif rows is not None:
         queries = row_queries(table, _matrix(table, query_key or key), rows)
-        _check_alike(table, key, table, query_key or key)
     else:
         queries = _vectors(vectors)
-    _check_width(queries, searched, key)
+    _check_space(queries, searched, (table, key), None if vectors is not None else (source, query_key or key))
     allowed = _gallery(table, gallery, split_key, learnt)
     own = _own(sections, queries, other_sections=other_sections, same=query_key in (None, key))
     found = nearest(queries.vectors, searched, k, allowed=allowed, own=own, method=method)
@@ -195,21 +193,22 @@ def _check_one(**queries: object) -> None:
         raise ValueError(msg)
 
 
-def _check_alike(table: AnnData, key: str, source: AnnData, query_key: str) -> None:
-    """Refuse queries from another space than the one that is searched, where both are known."""
-    (searched,), (asked,) = describe(table, [key]), describe(source, [query_key])
-    fields = [field for field in differing(searched, asked) if field == "axes" or key == query_key]
-    if wrong := [
-        f"{field} is {asked[field]} of the queries and {searched[field]} of what is searched" for field in fields
-    ]:
-        msg = f'obsm["{query_key}"] and obsm["{key}"] cannot be compared: {"; ".join(wrong)}. Embed both alike, or align both by one model'
-        raise ValueError(msg)
-
-
-def _check_width(queries: Queries, searched: NDArray[np.floating], key: str) -> None:
+def _check_space(
+    queries: Queries, searched: NDArray[np.floating], place: tuple[AnnData, str], origin: tuple[AnnData, str] | None
+) -> None:
+    """Refuse queries from another space than the one that is searched, by their width and what is recorded of both."""
+    key = place[1]
     if queries.vectors.shape[1] != searched.shape[1]:
         widths = f'{queries.vectors.shape[1]} columns, obsm["{key}"] has {searched.shape[1]}'
         msg = f"queries have {widths}: they lie in no space together"
+        raise ValueError(msg)
+    if origin is None:
+        return
+    (one,), (other,) = describe(place[0], [key]), describe(origin[0], [origin[1]])
+    fields = [field for field in differing(one, other) if field == "axes" or key == origin[1]]
+    if wrong := [f"{field} is {other[field]} of the queries and {one[field]} of what is searched" for field in fields]:
+        both = f'obsm["{origin[1]}"] and obsm["{key}"]'
+        msg = f"{both} cannot be compared: {'; '.join(wrong)}. Embed both alike, or align both by one model"
         raise ValueError(msg)
 
 
