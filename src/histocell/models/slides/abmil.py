@@ -121,7 +121,7 @@ class ABMIL(SlideModel):
     name = "abmil"
     summary = "Gated attention over the tiles of a slide, which says which of them tell the outcome."
     limits = "wants some dozens of slides of each class; attention is no proof of a cause"
-    cost = "CPU: one to two slides a second on one core, of 2,048 tiles of 1,536 numbers; a GPU helps"
+    cost = "CPU: about five slides a second on one core, of 2,048 tiles of 1,536 numbers; a GPU helps"
     reference = "Ilse, Tomczak and Welling 2018, arXiv:1802.04712"
     config_class = ABMILConfig
     config: ABMILConfig
