@@ -99,7 +99,11 @@ def test_counts_are_not_changed(cells, checkpoint):
     hc.pp.embed_genes(cells, "pca", n_dims=5)
     for name in ("data", "indices", "indptr"):
         np.testing.assert_array_equal(getattr(cells.X, name), getattr(before, name))
-    assert hc.get.provenance(cells, "X_scgpt")["checkpoint"].startswith("tiny-")
+    facts = hc.get.provenance(cells, "X_scgpt")
+    assert facts["checkpoint"].startswith("tiny-")
+    checkpoint.rename(checkpoint.parent / "renamed")
+    hc.pp.embed_genes(cells, "scgpt", checkpoint=checkpoint.parent / "renamed")
+    assert hc.get.provenance(cells, "X_scgpt")["axes"] == facts["axes"]
 
 
 def test_ensembl_identifiers_need_symbols(cells, checkpoint):

@@ -156,6 +156,11 @@ class TestBadInput:
             table = hc.io.slide_table(tiles, summary=frame[10:])
         assert table.obsm["composition"]["share of T cells"].isna().sum() == 10
 
+    def test_summary_that_was_put_together_twice(self, made):
+        summary = summary_of([True, False], np.random.default_rng(0))
+        with pytest.raises(ValueError, match="several values of one feature of a slide: S1, S2"):
+            hc.io.slide_table(made[0], summary=pd.concat([summary, summary]))
+
     def test_summary_that_is_no_numbers(self, made, user_sees):
         tiles, slides = made
         frame = slides.obsm["composition"].assign(stage="II")

@@ -142,6 +142,10 @@ def _composition(summary: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """What each slide is made of, in the order of the slides."""
     wide = summary
     if {"slide", "feature", "value"} <= set(summary):
+        if (repeated := summary.duplicated(["slide", "feature"])).any():
+            which = listing(summary.loc[repeated, "slide"].astype(str).unique(), 5)
+            msg = f"summary has several values of one feature of a slide: {which}; it was put together twice, or slides share a name"
+            raise ValueError(msg)
         wide = summary.pivot(index="slide", columns="feature", values="value")
         wide = wide[summary["feature"].unique()]
     wide = wide.set_axis(wide.index.astype(str)).rename(columns=lambda name: str(name).replace("/", "_"))

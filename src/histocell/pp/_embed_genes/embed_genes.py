@@ -215,7 +215,7 @@ def _scgpt(
     inference = Inference(read.network.to(chosen), read.vocabulary, max_length, seed, DTYPES[precision])
     facts: dict[str, object] = {
         "checkpoint": read.version,
-        "axes": read.version,
+        "axes": f"scGPT {read.version.rpartition('-')[2]}",  # the weights, whatever their folder is called
         "n_genes_known": len(known.columns),
         "genes_from": known.source,
         "max_length": max_length,
