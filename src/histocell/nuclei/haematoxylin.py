@@ -109,11 +109,16 @@ class Watershed:
             context = estimate_context([image], mpp)
         if context.problem is not None:
             return np.zeros(image.shape[:2], np.int32)
-        stained = stain_map(image, context.stains, low=context.low, high=context.high)
+        stained = self._map(image, mpp, context)
         contrast = 2 * (1 - self.sensitivity)
         labels, n, smooth = find_nuclei(stained, mpp=mpp, max_area_um2=self.max_area_um2, contrast=contrast)
         sums = label_sums(labels, n, smooth, image, context.stains.density)
         return _numbered(labels, self._is_nucleus(sums, mpp, contrast))
+
+    def _map(self, image: NDArray[np.uint8], mpp: float, context: SlideContext) -> NDArray[np.float32]:
+        """What the level sets are of, (h, w): 0 in stroma, 1 in nuclei."""
+        del mpp
+        return stain_map(image, context.stains, low=context.low, high=context.high)
 
     def _is_nucleus(self, sums: NDArray[np.float64], mpp: float, contrast: float) -> NDArray[np.bool_]:
         """Which labels have the size, the strength and the colour of nuclei."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from histocell._core.errors import MissingKeyError, listing
 from histocell.nuclei.haematoxylin import Watershed
+from histocell.nuclei.unet import UNet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,10 +44,10 @@ class Segmenter(Protocol):
         ...
 
 
-METHODS: dict[str, Callable[..., Segmenter]] = {Watershed.name: Watershed}
+METHODS: dict[str, Callable[..., Segmenter]] = {Watershed.name: Watershed, UNet.name: UNet}
 
 
-def load_method(name: str, **settings: float) -> Segmenter:
+def load_method(name: str, **settings: float | str) -> Segmenter:
     """A method of segmentation.
 
     Parameters

@@ -81,7 +81,7 @@ def segment_cohort(
     paths: Sequence[str | PathLike[str]],
     *,
     out: str | PathLike[str],
-    method: str | Callable[[NDArray[np.uint8], float], object] = "watershed",
+    method: str | Callable[[NDArray[np.uint8], float], object] = "unet",
     settings: Mapping[str, object] | None = None,
     weights: str | PathLike[str] | None = None,
     trust_code: bool = False,

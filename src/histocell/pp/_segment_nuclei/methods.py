@@ -57,6 +57,8 @@ class Method:
         What has to be seen around the core of a block.
     window_px
         Edge of all its images, where it wants one size.
+    grid_um
+        Blocks that start at multiples of this are seen alike; 0 where it does not matter.
     enlarges
         Whether it wants px of this size of coarser slides, too.
     runs_in_threads
@@ -70,6 +72,7 @@ class Method:
     mpp: float
     margin_um: float
     window_px: int | None
+    grid_um: float
     enlarges: bool
     runs_in_threads: bool
     definition: Mapping[str, object]
@@ -143,7 +146,8 @@ def resolve_method(
             network = LazySlideModel(method.removeprefix(LAZYSLIDE), weights, options, device=device)
         segmenter, definition = network, {"version": network.version}  # type: ignore[assignment]
     elif method in METHODS:
-        segmenter, name = load_method(method, **options), method  # type: ignore[arg-type,assignment]
+        on = {"device": device} if "device" in METHODS[method].__dataclass_fields__ else {}  # type: ignore[attr-defined]
+        segmenter, name = load_method(method, **(on | options)), method  # type: ignore[arg-type,assignment]
         definition = {"version": version("histocell")}
     else:
         msg = f"no method {method!r}; there are {listing(METHODS)}, {INSTANSEG}, {LAZYSLIDE}<model> and functions (image, mpp) -> labels"
@@ -156,6 +160,7 @@ def resolve_method(
         mpp=wanted,
         margin_um=halo + _REACH_UM,
         window_px=getattr(segmenter, "window_px", None),
+        grid_um=getattr(segmenter, "grid_um", 0.0),
         enlarges=method_mpp is not None or getattr(segmenter, "enlarges", False),
         runs_in_threads=isinstance(method, str) and method in METHODS,
         definition={"method": name, "settings": options, **definition, "method_mpp": wanted, "halo_um": halo},
