@@ -1,7 +1,7 @@
 """Nuclei of whole slides: the same in blocks of any size, no seams, bounded memory, and mm² per second.
 
 ``python tests/benchmarks/bench_nuclei_slide.py`` prints all parts, ``--part blocks`` one of them; ``--side 20000`` is the
-side of the slide of the last two. The slide is synthetic tissue, mirrored side by side into a tiled JPEG TIFF. The recipe
+side of the slide of the last two. ``--method unet`` is the other built-in method. The slide is synthetic tissue, mirrored side by side into a tiled JPEG TIFF. The recipe
 beside is that of scikit-image's gallery: haematoxylin of HED, Otsu's threshold, watershed on distances, of blocks of the
 same size with the same margin, on as many threads.
 """
@@ -28,6 +28,7 @@ from histocell.images.slide_image import open_image
 MPP = 0.5
 TILE = 2000
 BLOCKS = (512, 1024, 2048, 4096)
+METHOD = ["watershed"]
 
 
 def tissue(side: int = TILE, rng: int = 0) -> np.ndarray:
@@ -93,7 +94,9 @@ def outlines(labels: np.ndarray) -> list[shapely.Polygon]:
 
 def segmented(path: Path, **options: object):
     """The nuclei of a slide, all of which is tissue."""
-    result = hc.pp.segment_nuclei(hc.io.slide(path), region=None, inplace=False, measure=False, **options)
+    result = hc.pp.segment_nuclei(
+        hc.io.slide(path), method=METHOD[0], region=None, inplace=False, measure=False, **options
+    )
     return result["nuclei"], result["nucleus_table"].obsm["spatial"]
 
 
@@ -138,7 +141,12 @@ def part_memory(folder: Path, side: int) -> None:
     for length in (2000, side):
         path = folder / f"{length}.tif"
         write_slide(path, length)
-        run = subprocess.run([sys.executable, __file__, "--one", str(path)], capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            [sys.executable, __file__, "--one", str(path), "--method", METHOD[0]],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         facts = json.loads(run.stdout)
         area = (length * MPP / 1000) ** 2
         print(
@@ -152,7 +160,7 @@ def run_one(path: Path) -> None:
     """Segment one slide and print time and memory as JSON."""
     import resource
 
-    hc.pp.segment_nuclei(hc.datasets.synthetic_tissue(size_px=600))  # compiles
+    hc.pp.segment_nuclei(hc.datasets.synthetic_tissue(size_px=600), method=METHOD[0])  # compiles
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     start = time.perf_counter()
     found, _ = segmented(path)
@@ -166,7 +174,7 @@ def part_speed(folder: Path, side: int) -> None:
     path = folder / "speed.tif"
     write_slide(path, 4096)
     image = open_image(path)
-    hc.pp.segment_nuclei(hc.datasets.synthetic_tissue(size_px=600))
+    hc.pp.segment_nuclei(hc.datasets.synthetic_tissue(size_px=600), method=METHOD[0])
     margin, n_threads = 64, numba.get_num_threads()
 
     def labels(corner: tuple[int, int]) -> np.ndarray:
@@ -208,7 +216,9 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS)
     parser.add_argument("--side", type=int, default=20_000)
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--method", choices=("watershed", "unet"), default="watershed")
     options = parser.parse_args()
+    METHOD[0] = options.method
     if options.one:
         run_one(options.one)
         return

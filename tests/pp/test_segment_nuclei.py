@@ -94,10 +94,10 @@ def test_blocks_that_see_other_outlines_make_no_twins_and_lose_nothing():
         assert len(found) == len(centers)
 
 
-def test_the_built_in_method_sees_the_same_in_blocks_of_any_size(tissue):
-    whole = hc.pp.segment_nuclei(tissue, inplace=False)["nuclei"]
+def test_watershed_sees_the_same_in_blocks_of_any_size(tissue):
+    whole = hc.pp.segment_nuclei(tissue, method="watershed", inplace=False)["nuclei"]
     for block_px in (150, 333):
-        parts = hc.pp.segment_nuclei(tissue, inplace=False, block_px=block_px)["nuclei"]
+        parts = hc.pp.segment_nuclei(tissue, method="watershed", inplace=False, block_px=block_px)["nuclei"]
         same = set(shapely.to_wkb(whole.geometry)) & set(shapely.to_wkb(parts.geometry))
         assert len(same) >= 0.999 * max(len(whole), len(parts))
 
@@ -132,7 +132,7 @@ def test_shapes_and_table_fit_and_survive_a_file(tissue, tmp_path):
     assert set(table.obs["section"]) == {"he"}
     assert (table.obs["mpp"] == 0.5).all()
     assert np.allclose(table.obsm["spatial"], np.column_stack([shapes.centroid.x, shapes.centroid.y]))
-    assert hc.get.provenance(table, "nuclei")["method"] == "watershed"
+    assert hc.get.provenance(table, "nuclei")["method"] == "unet"
     tissue.write(tmp_path / "tissue.zarr")
     back = sd.read_zarr(tmp_path / "tissue.zarr")
     matched = sd.match_table_to_element(back, "nuclei", "nucleus_table")
