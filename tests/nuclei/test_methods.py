@@ -43,6 +43,11 @@ def example() -> tuple[np.ndarray, np.ndarray]:
     return tissue()
 
 
+@pytest.fixture(scope="module", params=["watershed", "unet"])
+def method(request):
+    return load_method(request.param)
+
+
 @pytest.fixture(scope="module")
 def watershed():
     return load_method("watershed")
@@ -52,9 +57,9 @@ def scores(truth: np.ndarray, found: np.ndarray) -> dict[str, float]:
     return segmentation_scores(truth, found)
 
 
-def test_planted_nuclei_are_found_with_their_outlines(example, watershed):
+def test_planted_nuclei_are_found_with_their_outlines(example, method):
     image, truth = example
-    found = watershed(image, MPP)
+    found = method(image, MPP)
     assert found.dtype == np.int32
     assert found.shape == truth.shape
     assert set(np.unique(found)) == set(range(found.max() + 1))
@@ -63,12 +68,12 @@ def test_planted_nuclei_are_found_with_their_outlines(example, watershed):
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.35])
-def test_other_resolutions_give_the_same_nuclei(example, watershed, mpp):
+def test_other_resolutions_give_the_same_nuclei(example, method, mpp):
     image, truth = example
     side = round(len(image) * MPP / mpp)
     small = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BOX))
     want = np.asarray(Image.fromarray(truth).resize((side, side), Image.Resampling.NEAREST))
-    assert scores(want, watershed(small, mpp))["f1"] > 0.97
+    assert scores(want, method(small, mpp))["f1"] > 0.97
 
 
 def test_a_label_depends_on_pixels_within_the_halo_alone(watershed):
@@ -106,13 +111,13 @@ def test_limits_of_the_area_hold(example):
     assert area.max() <= 38
 
 
-def test_the_context_of_the_slide_holds_for_a_block_without_nuclei(example, watershed):
+def test_the_context_of_the_slide_holds_for_a_block_without_nuclei(example, method):
     image, _ = example
-    context = watershed.context([image], MPP)
+    context = method.context([image], MPP)
     y, x = np.mgrid[:300, :300]
     stroma = painted(np.stack([0.12 + 0.05 * np.sin(y / 9) * np.sin(x / 7), np.full(y.shape, 0.35)], axis=-1))
-    assert watershed(stroma, MPP, context).max() == 0
-    assert watershed(stroma, MPP).max() <= 2  # alone: its contrast is not amplified
+    assert method(stroma, MPP, context).max() == 0
+    assert method(stroma, MPP).max() <= 2  # alone: its contrast is not amplified
 
 
 def test_all_images_of_a_sample_count(example, watershed):
@@ -131,27 +136,27 @@ def test_a_part_of_the_pixels_of_a_large_sample_is_enough(example, watershed):
 
 
 @pytest.mark.parametrize("colour", [(255, 255, 255), (240, 238, 241), (225, 205, 215)])
-def test_blank_images_have_no_nuclei_and_say_so(watershed, colour):
+def test_blank_images_have_no_nuclei_and_say_so(method, colour):
     noise = np.random.default_rng(0).normal(0, 3, (256, 256, 1))
     image = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
     with pytest.warns(UserWarning, match="blank, or nearly"):
-        assert watershed(image, MPP).max() == 0
+        assert method(image, MPP).max() == 0
 
 
-def test_fluorescence_is_named(example, watershed):
+def test_fluorescence_is_named(example, method):
     _, truth = example
     image = np.zeros((*truth.shape, 3), np.uint8)
     image[..., 2] = 220 * (truth > 0)
     with pytest.warns(UserWarning, match="fluorescence"):
-        assert watershed(image, MPP).max() == 0
+        assert method(image, MPP).max() == 0
 
 
-def test_brown_nuclei_are_left_out_and_named(example, watershed):
+def test_brown_nuclei_are_left_out_and_named(example, method):
     image, truth = example
     brown = LIGHT * 10 ** -(np.array([0.27, 0.57, 0.78]) * 1.1)
     image = np.where((truth % 2 == 1)[..., None], brown, image).astype(np.uint8)
     with pytest.warns(UserWarning, match="DAB"):
-        found = watershed(image, MPP)
+        found = method(image, MPP)
     blue = np.where(truth % 2 == 0, truth, 0)
     assert scores(blue, found)["recall"] > 0.9
     assert scores(blue, found)["precision"] > 0.9
@@ -167,15 +172,17 @@ def test_scattered_pixels_are_not_named_as_another_stain(example, watershed, rec
 
 
 @pytest.mark.parametrize("ink", [(30, 40, 160), (25, 25, 25), (20, 120, 60)])
-def test_pen_marks_have_no_nuclei_and_leave_others_alone(example, watershed, ink):
+def test_pen_marks_have_no_nuclei_and_leave_others_alone(example, method, ink):
     image, truth = example
     y, x = np.indices(truth.shape)
     stroke = np.abs(y - 0.7 * x - 60) < 50
     image = np.where(stroke[..., None], image * (np.array(ink) / 255), image).astype(np.uint8)
     with pytest.warns(UserWarning, match="ink"):
-        found = watershed(image, MPP)
+        found = method(image, MPP)
     inside, outside = (len(np.unique(truth[part])) - 1 for part in (stroke, ~stroke))
-    assert len(np.unique(found[stroke & ~ndimage.binary_dilation(~stroke, iterations=8)])) - 1 < 0.3 * inside
+    under = np.unique(found[stroke & ~ndimage.binary_dilation(~stroke, iterations=8)])[1:]
+    wrong = [k for k in under if (truth[found == k] > 0).mean() < 0.6]  # others show through
+    assert len(wrong) < 0.1 * inside
     untouched = [k for k in range(1, truth.max() + 1) if not stroke[truth == k].any()]
     hit = [k for k in untouched if (found[truth == k] > 0).mean() > 0.5]
     assert len(hit) > 0.8 * len(untouched)
@@ -185,18 +192,18 @@ def test_pen_marks_have_no_nuclei_and_leave_others_alone(example, watershed, ink
 @pytest.mark.parametrize(
     ("ink", "named"), [((30, 40, 160), "as ink or another"), ((205, 30, 40), "red, as ink or blood")]
 )
-def test_ink_on_glass_has_no_nuclei(watershed, ink, named):
+def test_ink_on_glass_has_no_nuclei(method, ink, named):
     y, x = np.indices((300, 300))
     image = np.where((np.abs(y - x) < 60)[..., None], ink, 245)
     image = np.clip(image + np.random.default_rng(0).normal(0, 5, image.shape), 0, 255).astype(np.uint8)
     with pytest.warns(UserWarning, match=named):
-        assert watershed(image, MPP).max() == 0
+        assert method(image, MPP).max() == 0
 
 
-def test_empty_and_tiny_images_have_no_nuclei(watershed, example):
-    context = watershed.context([example[0]], MPP)
+def test_empty_and_tiny_images_have_no_nuclei(method, example):
+    context = method.context([example[0]], MPP)
     for shape in ((0, 0, 3), (0, 7, 3), (1, 1, 3), (3, 2, 3)):
-        assert watershed(np.full(shape, 200, np.uint8), MPP, context).shape == shape[:2]
+        assert method(np.full(shape, 200, np.uint8), MPP, context).shape == shape[:2]
 
 
 @pytest.mark.parametrize(
@@ -212,11 +219,11 @@ def test_empty_and_tiny_images_have_no_nuclei(watershed, example):
         ([[1]], 0.5, TypeError, "not list"),
     ],
 )
-def test_what_is_no_image_is_refused(watershed, image, mpp, error, message):
+def test_what_is_no_image_is_refused(method, image, mpp, error, message):
     with pytest.raises(error, match=message):
-        watershed(image, mpp)
+        method(image, mpp)
     with pytest.raises(error, match=message):
-        watershed.context([image], mpp)
+        method.context([image], mpp)
 
 
 def test_names_and_settings_are_checked():

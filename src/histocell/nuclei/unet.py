@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SHARE = 0.5  # of the network in the map
 NUCLEAR, DEPTH = 0.5, 0.7  # weights of its two outputs: about 1 in the middle of a nucleus
+DENSEST = 1.2  # of the map of density: more is in no tissue that the network knows, but in ink
 _COARSEST_MPP = 0.75
 
 
@@ -35,7 +36,7 @@ class UNet(Watershed):
     -----
     The network of 390,000 parameters learned from synthetic tissue and tiles of NuCLS (CC0):
     tests/benchmarks/train_nuclei_network.py. It sees haematoxylin and eosin in the units of the slide, at about 0.5 um per
-    px. Level sets, outlines and splitting are those of ``"watershed"``.
+    px. Where an image is denser than tissue, as under a black pen, haematoxylin counts alone. Level sets, outlines and splitting are those of ``"watershed"``.
     """
 
     device: str | None = None
@@ -54,7 +55,7 @@ class UNet(Watershed):
         maps = stain_maps(image, context)
         nuclear, depth = nuclear_fields(self._network(), maps, mpp)
         out = (1 - SHARE) * maps[0] + SHARE * (NUCLEAR * nuclear + DEPTH * depth)
-        return np.ascontiguousarray(out, dtype=np.float32)
+        return np.where(maps[2] > DENSEST, maps[0], out)
 
     def _network(self) -> nn.Module:
         from histocell._core.device import pick_device
