@@ -36,7 +36,8 @@ class UNet(Watershed):
     -----
     The network of 390,000 parameters learned from synthetic tissue and tiles of NuCLS (CC0):
     tests/benchmarks/train_nuclei_network.py. It sees haematoxylin and eosin in the units of the slide, at about 0.5 um per
-    px. Where an image is denser than tissue, as under a black pen, haematoxylin counts alone. Level sets, outlines and splitting are those of ``"watershed"``.
+    px. Where an image is denser than tissue, as under a black pen, haematoxylin counts alone. Level sets,
+    outlines and splitting are those of ``"watershed"``.
     """
 
     device: str | None = None

@@ -76,8 +76,8 @@ def segment_nuclei(
         it is there; without it, tissue is found as :func:`histocell.pp.tissue_mask` finds it.
     method
         ``"unet"`` and the faster ``"watershed"`` (both built in), ``"instanseg"`` (with `weights`), ``"lazyslide:<model>"``,
-        or a function ``(image, mpp) -> labels`` from uint8 (h, w, 3) to whole numbers (h, w), 0 outside of nuclei. A function may have
-        the attributes ``mpp`` and ``halo_um``; it sees one block at a time.
+        or a function ``(image, mpp) -> labels`` from uint8 (h, w, 3) to whole numbers (h, w), 0 outside of nuclei. A function
+        may have the attributes ``mpp`` and ``halo_um``; it sees one block at a time.
     settings
         Settings of a method by name.
     weights
